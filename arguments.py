@@ -1,0 +1,144 @@
+"""The command line of the three scripts: shared argument groups, checked before anything is loaded."""
+
+import argparse
+import importlib.util
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from transformers.trainer_utils import SchedulerType
+
+from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
+from models.objectives import METHODS
+from utils import InputError
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, without the usage text before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
+    """The parser of one script.
+
+    Args:
+        tasks: the names of the script's tasks, for the help text.
+        defaults: what differs between the scripts.
+    """
+    parser = Parser(description=description, allow_abbrev=False)
+
+    group = parser.add_argument_group("what to do, in any combination")
+    group.add_argument("--do_train", action="store_true", help="fine-tune, and save each epoch")
+    group.add_argument("--do_eval", action="store_true", help="evaluate: after each epoch, or a saved checkpoint")
+    group.add_argument("--do_test", action="store_true", help="predict the test set: the best epoch, or a checkpoint")
+
+    group = parser.add_argument_group("data")
+    group.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(tasks)}")
+    group.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
+    group.add_argument("--eval_on", choices=("dev", "test"), default="dev", help="which labelled set --do_eval uses")
+    group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
+    group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
+    group.add_argument("--num_workers", type=natural, default=0, help="processes that collate (default: %(default)s)")
+
+    group = parser.add_argument_group("model")
+    group.add_argument("--load_model_path", required=True, help="folder, installed encoder package, or name on the Hub")
+    group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
+    group.add_argument("--test_model_file", help="a .bin of ours or of the release, or a Hugging Face folder")
+    group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
+    group.add_argument("--do_lower_case", action="store_true", help="lower-case the text (default: as the checkpoint)")
+    group.add_argument(
+        "--use_slow_tokenizer", action="store_true", help="the pure Python tokenizer, where there is one"
+    )
+    group.add_argument("--attn_implementation", choices=ATTENTION_IMPLEMENTATIONS, default="sdpa")
+
+    group = parser.add_argument_group("method")
+    group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
+    group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
+    group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
+
+    group = parser.add_argument_group("training")
+    group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
+    group.add_argument(
+        "--gradient_accumulation_steps", type=positive_int, default=1, help="parts a batch is split into"
+    )
+    group.add_argument("--eval_batch_size", type=positive_int)
+    group.add_argument("--learning_rate", type=positive, help="(default: %(default)s)")
+    group.add_argument("--num_train_epochs", type=positive_int, default=3)
+    group.add_argument("--max_train_steps", type=positive_int, help="stop after so many optimizer steps")
+    group.add_argument("--lr_scheduler_type", choices=[kind.value for kind in SchedulerType], default="linear")
+    group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
+    group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
+    group.add_argument("--max_grad_norm", type=non_negative, default=0.0, help="clip the gradient; 0 is off")
+    group.add_argument("--group_by_length", action="store_true", default=None, help="batch sequences of like length")
+    group.add_argument("--no_group_by_length", action="store_false", dest="group_by_length")
+    group.add_argument("--seed", type=natural, default=42)
+
+    group = parser.add_argument_group("device")
+    group.add_argument("--no_cuda", action="store_true", help="stay on the processor")
+    group.add_argument("--fp16", action="store_true", help="float16; on a processor bf16 where it has it, else fp32")
+    group.add_argument("--bf16", action="store_true", help="bfloat16")
+
+    group = parser.add_argument_group("output")
+    group.add_argument("--output_dir", required=True, help="folder of this run")
+    group.add_argument("--overwrite_output_dir", action="store_true", help="replace the results in --output_dir")
+    group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
+    group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
+
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse and check what can be checked without reading a file; settles the defaults that depend on others.
+
+    Raises:
+        InputError: the arguments contradict each other.
+    """
+    args = parser.parse_args(argv)
+    if not (args.do_train or args.do_eval or args.do_test):
+        raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
+    if args.fp16 and args.bf16:
+        raise InputError("--fp16 and --bf16 exclude each other: give one of them")
+    if args.test_model_file is None and not args.do_train:
+        flag = "--do_test" if args.do_test else "--do_eval"
+        raise InputError(f"{flag} without --do_train needs --test_model_file, the checkpoint to use")
+    if args.test_model_file is not None and args.do_train:
+        raise InputError(
+            "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
+        )
+    if args.train_batch_size < args.gradient_accumulation_steps:
+        raise InputError(
+            f"--train_batch_size {args.train_batch_size}: fewer examples than"
+            f" --gradient_accumulation_steps {args.gradient_accumulation_steps} parts to split them into"
+        )
+    if args.test_model_file is not None and not Path(args.test_model_file).exists():
+        raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
+    if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
+        raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    # The release pads everything to the full length, in random batches.
+    args.pad_to_max_length = args.pad_to_max_length or args.protocol == "release"
+    if args.group_by_length is None:
+        args.group_by_length = not args.pad_to_max_length
+    return args
+
+
+def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):
+    def parse_number(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {description}")
+        return value
+
+    return parse_number
+
+
+positive_int = _number(int, 1, math.inf, "a whole number above 0")
+natural = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
+positive = _number(float, 0, math.inf, "a number above 0", open_low=True)
+non_negative = _number(float, 0, math.inf, "a number from 0")
+proportion = _number(float, 0, 1, "a number from 0 to 1")

@@ -1,0 +1,174 @@
+"""The tasks, one row each: files, columns, labels, metrics and the name of the submission file.
+
+A file is looked for under `<data_dir>/<TASK>` in any case. Where a tuple of names is given, the first that exists is
+taken: the official name stands first, the release's own after it.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from utils import InputError
+
+BINARY = ("0", "1")
+# The order of the labels is the release's, so that its checkpoints mean the same here.
+ENTAILMENT = ("entailment", "not_entailment")
+NLI = ("contradiction", "entailment", "neutral")
+NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One set of rows of a task.
+
+    files: each entry is one file, given by its possible names; all entries together are the set.
+    optional: the set is left out, and the log says so, when its files are not there.
+    submission: name of the predictions file, without its suffix.
+    """
+
+    files: tuple[Names, ...]
+    optional: bool = False
+    submission: str = ""
+
+
+@dataclass(frozen=True)
+class SentenceTask:
+    """A sentence or sentence-pair classification (or regression) task.
+
+    text: the column of each sentence, by its possible names in the header.
+    label: the column of the label.
+    labels: the label words in class order; empty for a regression.
+    metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
+    evaluation: set name -> rows for `dev` and `test`, the first set of a split being the primary one.
+    header: the columns of a labelled file that has no header line.
+    aliases: other spellings of labels in the official files.
+    score_range: of a regression; predictions in a submission are clipped to it.
+    broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
+    """
+
+    name: str
+    text: tuple[Names, ...]
+    label: Names
+    metrics: Names
+    train: DataSet
+    dev: Mapping[str, DataSet]
+    test: Mapping[str, DataSet]
+    labels: Names = BINARY
+    header: Names | None = None
+    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    score_range: tuple[float, float] | None = None
+    broken_rows: int = 0
+
+    @property
+    def regression(self) -> bool:
+        return not self.labels
+
+
+def _sentence_task(name: str, text: tuple[Names, ...], label: str, metrics: Names, **changes) -> SentenceTask:
+    """A row with the usual GLUE file names, which `changes` may replace."""
+    files = {
+        "train": DataSet((("train.tsv",),)),
+        "dev": {name: DataSet((("dev.tsv",),))},
+        "test": {name: DataSet((("test.tsv",),), submission=name)},
+    }
+    return SentenceTask(name=name, text=text, label=(label,), metrics=metrics, **{**files, **changes})
+
+
+ONE = (("sentence",),)
+TWO = (("sentence1",), ("sentence2",))
+ANLI_ROUNDS = ("R1", "R2", "R3")
+
+
+def _anli(split: str) -> dict[str, DataSet]:
+    """All rounds together, the primary figure, and each round alone."""
+    files = {name: (f"{name}/{split}.jsonl",) for name in ANLI_ROUNDS}
+    return {"ANLI": DataSet(tuple(files.values()))} | {name: DataSet((names,)) for name, names in files.items()}
+
+
+SENTENCE_TASKS: dict[str, SentenceTask] = {
+    task.name: task
+    for task in (
+        _sentence_task("CoLA", ONE, "label", ("matthews",), header=("source", "label", "mark", "sentence")),
+        _sentence_task("SST-2", ONE, "label", ("accuracy",)),
+        _sentence_task("MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy")),
+        _sentence_task("STS-B", TWO, "score", ("spearman", "pearson"), labels=(), score_range=(0.0, 5.0)),
+        # Three rows of the official train file lack columns; the release passes over them without a word.
+        _sentence_task("QQP", (("question1",), ("question2",)), "is_duplicate", ("f1", "accuracy"), broken_rows=10),
+        _sentence_task(
+            "MNLI",
+            TWO,
+            "gold_label",
+            ("accuracy",),
+            labels=NLI,
+            dev={
+                "MNLI-m": DataSet((("dev_matched.tsv",),)),
+                "MNLI-mm": DataSet((("dev_mismatched.tsv",),), optional=True),
+            },
+            test={
+                "MNLI-m": DataSet((("test_matched.tsv",),), submission="MNLI-m"),
+                "MNLI-mm": DataSet((("test_mismatched.tsv",),), submission="MNLI-mm"),
+                # GLUE's diagnostic set has no training data of its own: it is predicted by an MNLI model.
+                "AX": DataSet(
+                    (
+                        (
+                            "AX.tsv",
+                            "diagnostic.tsv",
+                            "../AX/AX.tsv",
+                            "../AX/diagnostic.tsv",
+                            "../diagnostic/diagnostic.tsv",
+                        ),
+                    ),
+                    optional=True,
+                    submission="AX",
+                ),
+            },
+        ),
+        _sentence_task("QNLI", (("question",), ("sentence",)), "label", ("accuracy",), labels=ENTAILMENT),
+        _sentence_task("RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT),
+        _sentence_task("WNLI", TWO, "label", ("accuracy",)),
+        _sentence_task(
+            "ANLI",
+            (("context", "sentence1"), ("hypothesis", "sentence2")),
+            "label",
+            ("accuracy",),
+            labels=NLI,
+            aliases=NLI_LETTERS,
+            train=DataSet(tuple((f"{name}/train.jsonl",) for name in ANLI_ROUNDS)),
+            dev=_anli("dev"),
+            test=_anli("test"),
+        ),
+        _sentence_task(
+            "PAWS-QQP",
+            TWO,
+            "label",
+            ("accuracy", "f1"),
+            dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
+            test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
+        ),
+        # Our own text, from data.demo: in the shifted set a word that gives the label away says the opposite.
+        _sentence_task(
+            "DEMO",
+            ONE,
+            "label",
+            ("accuracy",),
+            dev={"DEMO": DataSet((("dev.tsv",),)), "shifted": DataSet((("shifted.tsv",),))},
+        ),
+    )
+}
+
+
+def find_task(name: str, tasks: Mapping[str, SentenceTask]):
+    """The task of that name, in any case.
+
+    Raises:
+        InputError: there is none; the message suggests the nearest.
+    """
+    by_lower = {known.lower(): task for known, task in tasks.items()}
+    if name.lower() in by_lower:
+        return by_lower[name.lower()]
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
+    hint = f"did you mean {by_lower[near[0]].name}?" if near else f"known tasks are {', '.join(tasks)}."
+    raise InputError(f"--task_name {name}: no such task; {hint}")

@@ -1,0 +1,312 @@
+"""Adversarial Self-Attention (ASA): the method, complete in one file.
+
+Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
+
+In every encoder layer an adversary reads the layer's input and decides which query-key pairs the attention may use.
+It is trained to make the masked prediction differ from the plain one, and it is charged for each pair that it masks.
+The encoder stays an unmodified Hugging Face model: the mask enters through a forward pre-hook on each of its layers.
+
+    model = AsaModel(AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32))
+    model.train()
+    model(**batch).loss.backward()     # task + divergence + tau^2 * penalty
+    model.backbone.save_pretrained(f)  # what is kept: evaluation and inference use the plain model
+
+Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidden size, N encoder layers.
+"""
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+# Where the encoder layers stand below `backbone.base_model`. "*" goes through a list of modules.
+ENCODER_LAYERS = {
+    "albert": "encoder.albert_layer_groups.*.albert_layers",
+    "bert": "encoder.layer",
+    "camembert": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "electra": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+}
+# The kernels that take an arbitrary float mask and give it a gradient.
+ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
+PROTOCOLS = ("paper", "release")
+
+# The attention score of a masked unit. It is also the gain of the divergence gradient that reaches the adversary,
+# while the penalty has none, so another value would be another method.
+MASKED_SCORE = -1e4
+
+
+@dataclass
+class AsaOutput(ModelOutput):
+    """What `AsaModel` returns in training mode.
+
+    loss: task_loss + divergence + tau^2 * penalty; scalar, the figure to call `backward` on.
+    logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
+    task_loss: the backbone's own loss in the clean pass; scalar.
+    divergence: how far the two predictions are apart; scalar.
+    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
+    keep_rate: (N,), share of the real query-key pairs that each layer's adversary keeps; no gradient.
+    fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
+        scalar, no gradient.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    adv_logits: torch.Tensor | None = None
+    task_loss: torch.Tensor | None = None
+    divergence: torch.Tensor | None = None
+    penalty: torch.Tensor | None = None
+    keep_rate: torch.Tensor | None = None
+    fully_masked: torch.Tensor | None = None
+
+
+class AsaModel(nn.Module):
+    """A Hugging Face model together with one adversary per encoder layer.
+
+    In training mode `forward(**batch)` runs the clean and the adversarial pass and returns an `AsaOutput`; in
+    evaluation mode it is the backbone, and returns the backbone's own output.
+
+    Args:
+        backbone: a sequence-classification, multiple-choice, token-classification or masked-LM model of one of the
+            types in `ENCODER_LAYERS`. It is trained in place.
+        tau: weight of the penalty is tau^2.
+        protocol: "paper" counts real tokens only; "release" repeats the authors' code, which counts padding too.
+
+    Raises:
+        ValueError: the model type, its attention implementation or the protocol is not supported.
+    """
+
+    def __init__(self, backbone: nn.Module, tau: float = 0.5, protocol: str = "paper"):
+        super().__init__()
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
+        layers = encoder_layers(backbone)
+        config = backbone.config
+        self.backbone = backbone
+        self.tau = tau
+        self.protocol = protocol
+        # ALBERT calls a shared layer several times; each call has an adversary of its own.
+        calls = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+        weight = next(backbone.parameters())
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
+        self.adversaries = nn.ModuleList(
+            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype) for _ in range(calls)
+        )
+        self._pass: _AdversarialPass | None = None
+        for layer in layers:
+            layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
+
+    def forward(self, **batch):
+        """Both passes on one batch; the keywords are those of the backbone, `labels` among them.
+
+        Returns:
+            `AsaOutput` in training mode, the backbone's own output in evaluation mode.
+
+        Raises:
+            ValueError: training without labels, or with a loss for which no divergence is defined.
+        """
+        if not self.training:
+            return self.backbone(**batch)
+        labels = batch.get("labels")
+        if labels is None:
+            raise ValueError("training with ASA needs labels in the batch")
+
+        clean = self.backbone(**batch, return_dict=True)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with self.adversarial_mode(batch.get("attention_mask")) as masks:
+            adv_logits = self.backbone(**inputs, return_dict=True).logits
+
+        divergence = self._divergence(clean.logits, adv_logits, labels)
+        penalty = torch.stack(masks.penalty).sum()
+        return AsaOutput(
+            loss=clean.loss + divergence + self.tau**2 * penalty,
+            logits=clean.logits,
+            adv_logits=adv_logits,
+            task_loss=clean.loss,
+            divergence=divergence,
+            penalty=penalty,
+            keep_rate=torch.stack(masks.keep_rate),
+            fully_masked=torch.stack(masks.fully_masked).mean(),
+        )
+
+    @contextlib.contextmanager
+    def adversarial_mode(self, attention_mask: torch.Tensor | None = None):
+        """Within this context the backbone's attention is masked by the adversaries.
+
+        Args:
+            attention_mask: the batch's own, (..., L), non-zero on real tokens; None where every token is real.
+
+        Yields:
+            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per layer.
+        """
+        self._pass = _AdversarialPass(attention_mask, count_padding=self.protocol == "release")
+        try:
+            yield self._pass
+            if self._pass.calls != len(self.adversaries):
+                raise RuntimeError(f"{len(self.adversaries)} adversaries, but {self._pass.calls} layers were called")
+        finally:
+            self._pass = None  # a failed step leaves the plain model behind
+
+    def _mask_attention(self, layer: nn.Module, args: tuple, kwargs: dict):
+        """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
+        if self._pass is None:
+            return None
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        incoming = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        # Detached: the adversary must not reach the encoder except through the mask.
+        score = self.adversaries[self._pass.calls](hidden_states.detach())
+        bias = combine(self._pass.bias(score), incoming, _query_dtype(hidden_states))
+        if len(args) > 1:
+            return (args[0], bias, *args[2:]), kwargs
+        return args, {**kwargs, "attention_mask": bias}
+
+    def _divergence(self, clean: torch.Tensor, adversarial: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """How far two predictions are apart, per sequence; neither side is detached (paper, section 3.3)."""
+        if self.backbone.config.problem_type == "multi_label_classification":
+            raise ValueError("ASA defines no divergence for multi-label classification")
+        if clean.ndim == 2 and clean.shape[-1] == 1:  # regression
+            if self.protocol == "paper":
+                return F.mse_loss(clean.to(_at_least_float32(clean)), adversarial.to(_at_least_float32(clean)))
+            clean, adversarial = clean.T, adversarial.T  # the release normalises across the batch
+            return symmetric_kl(clean, adversarial) / clean.shape[-1]
+        if clean.ndim == 3 and self.protocol == "paper":  # one prediction per token
+            labelled = labels != -100
+            return symmetric_kl(clean[labelled], adversarial[labelled]) / len(labels)
+        return symmetric_kl(clean, adversarial) / len(labels)
+
+
+class Adversary(nn.Module):
+    """Two linear maps whose scaled product scores every query-key pair: one head over the full width."""
+
+    def __init__(self, hidden_size: int, initializer_range: float):
+        super().__init__()
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        for linear in (self.query, self.key):
+            nn.init.normal_(linear.weight, std=initializer_range)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Scores (B, L, L) of hidden states (B, L, H), in float32 (or float64) also under autocast.
+
+        The backward pass carries the gain of 1e4 and, in fp16, the loss scale: half precision would overflow.
+        """
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            hidden_states = hidden_states.to(self.query.weight.dtype)
+            query, key = self.query(hidden_states), self.key(hidden_states)  # (B, L, H)
+            return query @ key.transpose(1, 2) / hidden_states.shape[-1] ** 0.5
+
+
+class KeepMask(torch.autograd.Function):
+    """Score -> keep-mask, 1 where the score is positive and the key is real, else 0.
+
+    Backward: straight through the threshold with the derivative of the sigmoid, and reversed, so that a descent step
+    on the loss is an ascent step for the adversary. The release adds noise that cancels itself; there is none here.
+    """
+
+    @staticmethod
+    def forward(ctx, score: torch.Tensor, real_key: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(score, real_key)
+        return ((score > 0) & real_key).to(score.dtype)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        score, real_key = ctx.saved_tensors
+        gate = score.sigmoid()
+        return -grad * gate * (1 - gate) * real_key, None
+
+
+class _AdversarialPass:
+    """The record of one adversarial pass: which tokens are real, and what each layer's adversary masked."""
+
+    def __init__(self, attention_mask: torch.Tensor | None, count_padding: bool):
+        self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
+        self.count_padding = count_padding
+        self.penalty: list[torch.Tensor] = []
+        self.keep_rate: list[torch.Tensor] = []
+        self.fully_masked: list[torch.Tensor] = []
+
+    @property
+    def calls(self) -> int:
+        return len(self.penalty)
+
+    def bias(self, score: torch.Tensor) -> torch.Tensor:
+        """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record."""
+        if self.real is None:
+            self.real = torch.ones(score.shape[:2], dtype=torch.bool, device=score.device)
+        real_key, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
+        keep = KeepMask.apply(score, real_key)
+
+        # Where nothing is kept the row stays as it is, with the gradient of its mask: a bias of -1e4 on a whole row
+        # is no bias at all in float32, and something else in float16.
+        closed = keep.detach().sum(-1, keepdim=True) == 0  # (B, L, 1)
+        bias = (1 - keep) * MASKED_SCORE - closed * MASKED_SCORE
+
+        counted = keep if self.count_padding else keep * real_query
+        self.penalty.append(counted.sum() / len(score))
+        with torch.no_grad():
+            self.keep_rate.append((keep * real_query).sum() / self.real.sum(-1).square().sum())
+            self.fully_masked.append((closed & real_query).sum() / self.real.sum())
+        return bias
+
+
+def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+    """The mask to hand to the attention: the adversary's bias, and whatever the incoming mask forbids.
+
+    Args:
+        bias: (B, L, L).
+        incoming: None, boolean (True allows) or float (added to the scores), broadcastable to (B, 1, L, L).
+        dtype: of the result, where the incoming mask does not have a floating type itself.
+
+    Returns:
+        (B, 1, L, L). The minimum of the two, not their sum, which overflows in float16; and not `torch.minimum`,
+        which halves the gradient where both are 0.
+    """
+    bias = bias.unsqueeze(1)
+    if incoming is None:
+        return bias.to(dtype)
+    if incoming.dtype == torch.bool:
+        return bias.to(dtype).masked_fill(~incoming, torch.finfo(dtype).min)
+    bias = bias.to(incoming.dtype)
+    return torch.where(incoming < bias, incoming, bias)
+
+
+def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Half of KL(p||q) + KL(q||p), summed over all but the last dimension; logits (..., classes), computed in float32."""
+    p, q = (F.log_softmax(logits, -1, dtype=_at_least_float32(logits)) for logits in (p, q))
+    return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
+
+
+def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The encoder layers of a supported model, in order; a layer that is shared stands there once.
+
+    Raises:
+        ValueError: the model type or its attention implementation is not supported.
+    """
+    model_type = getattr(backbone.config, "model_type", type(backbone).__name__)
+    if model_type not in ENCODER_LAYERS:
+        raise ValueError(f"model type {model_type!r} is not supported by ASA: use one of {', '.join(ENCODER_LAYERS)}")
+    implementation = backbone.config._attn_implementation
+    if implementation not in ATTENTION_IMPLEMENTATIONS:
+        raise ValueError(
+            f"attention implementation {implementation!r} gives the mask no gradient:"
+            f" use one of {', '.join(ATTENTION_IMPLEMENTATIONS)}"
+        )
+    modules = [backbone.base_model]
+    for name in ENCODER_LAYERS[model_type].split("."):
+        modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]
+    return [layer for layers in modules for layer in layers]
+
+
+def _query_dtype(hidden_states: torch.Tensor) -> torch.dtype:
+    device = hidden_states.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

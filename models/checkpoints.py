@@ -1,0 +1,140 @@
+"""Save and load: plain state dicts under the release's names, and stock Hugging Face folders.
+
+The release names an adversary `<prefix>.encoder.adversary.<layer>.{query,key}.{weight,bias}`, `<prefix>` being that of
+the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Types the release does not know
+(`distilbert`, ...) are saved by the same rule.
+"""
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from models.asa import AsaModel
+from models.encoders import load_config, load_pretrained
+from utils import InputError, atomic_file, atomic_folder
+
+ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+\.(?:query|key)\.(?:weight|bias))")
+# Index buffers that older transformers versions stored; today's models make their own.
+OBSOLETE = re.compile(r"\w+\.embeddings\.(position_ids|token_type_ids)")
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The Hugging Face model inside: the model itself, where it is not wrapped."""
+    return getattr(model, "backbone", model)
+
+
+def release_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights under the release's names; the tensors share storage with the parameters.
+
+    Args:
+        model: an `AsaModel`, another wrapper with a `backbone`, or a Hugging Face model, which has no adversaries.
+    """
+    backbone = backbone_of(model)
+    state = dict(backbone.state_dict())
+    if isinstance(model, AsaModel):
+        prefix = f"{backbone.base_model_prefix}.encoder.adversary"
+        state |= {f"{prefix}.{name}": tensor for name, tensor in model.adversaries.state_dict().items()}
+    return state
+
+
+def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, torch.Tensor]) -> None:
+    """Copy weights under the release's names into the model.
+
+    Args:
+        model: as for `release_state_dict`. A plain model takes checkpoints with and without adversaries.
+        source: a state dict, or the path of one (`torch.save` or safetensors).
+
+    Raises:
+        InputError: the file is not a state dict, or it is that of another model. The model is then unchanged.
+    """
+    state = source if isinstance(source, Mapping) else read_state_dict(source)
+    where = "checkpoint" if isinstance(source, Mapping) else str(source)
+    state = {name: tensor for name, tensor in state.items() if not OBSOLETE.fullmatch(name)}
+    if not isinstance(model, AsaModel):
+        state = {name: tensor for name, tensor in state.items() if not ADVERSARY.fullmatch(name)}
+
+    target = release_state_dict(model)
+    missing, unexpected = target.keys() - state.keys(), state.keys() - target.keys()
+    if missing or unexpected:
+        name = min(missing or unexpected)
+        what = "it has no" if missing else "the model has no"
+        raise InputError(
+            f"{where}: a checkpoint of another model: {what} {name}"
+            f" ({len(missing)} weights missing, {len(unexpected)} not expected)"
+        )
+    for name, tensor in target.items():
+        if state[name].shape != tensor.shape:
+            raise InputError(
+                f"{where}: a checkpoint of another shape: {name} is {tuple(state[name].shape)},"
+                f" the model's is {tuple(tensor.shape)}"
+            )
+    with torch.no_grad():
+        for name, tensor in target.items():
+            tensor.copy_(state[name])
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a `.bin` or `.safetensors` file. Nothing that a file holds is ever executed.
+
+    Raises:
+        InputError: the file is missing, damaged, or holds something other than named tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: the checkpoint cannot be read, it may be cut short ({type(error).__name__})"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise InputError(f"{path}: not a state dict: names with tensors are expected")
+    return state
+
+
+def save_checkpoint(model: nn.Module, path: str | Path) -> None:
+    """Write `release_state_dict(model)` with `torch.save`, whole or not at all."""
+    with atomic_file(path) as temporary:
+        torch.save(release_state_dict(model), temporary)
+
+
+def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
+    """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out."""
+    with atomic_folder(folder) as temporary:
+        backbone_of(model).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def load_saved(
+    auto_class: type, source: str | Path, config: PreTrainedConfig, attn_implementation: str
+) -> PreTrainedModel:
+    """The plain model that a run, the release or Hugging Face saved.
+
+    Args:
+        source: a file for `load_release_checkpoint`, or a Hugging Face folder.
+        config: what the model has to be; it says the number of labels.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or it is that of another model.
+    """
+    if not Path(source).is_dir():
+        model = auto_class.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
+        load_release_checkpoint(model, source)
+        return model
+    saved = load_config(str(source), config.model_type, None, flag="--test_model_file")
+    if saved.num_labels != config.num_labels:
+        raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
+    return load_pretrained(auto_class, str(source), saved, None, attn_implementation, flag="--test_model_file")

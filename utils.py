@@ -1,0 +1,73 @@
+"""The ground: errors a user can mend, logging, and files that are whole or absent."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+log = logging.getLogger("asa")
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used. The message is one sentence: what is wrong, where, and what to do."""
+
+
+def run_script(main) -> None:
+    """Run a script's `main()`: `InputError` becomes one sentence on standard error and exit status 2."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        with logging_redirect_tqdm([logging.getLogger()]):
+            main()
+    except InputError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, it is flushed to disk and renamed to `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; when the block ends well, it takes the place of `path`."""
+    path = Path(path)
+    temporary, previous = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for leftover in (temporary, previous):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(previous)
+        temporary.rename(path)
+    finally:
+        for leftover in (temporary, previous):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, value) -> None:
+    """Write a JSON file, whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
