@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from transformers.trainer_utils import SchedulerType
-
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
 from utils import InputError
+
+# Those of the release: they need no settings of their own.
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,8 +67,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--eval_batch_size", type=positive_int)
     group.add_argument("--learning_rate", type=positive, help="(default: %(default)s)")
     group.add_argument("--num_train_epochs", type=positive_int, default=3)
-    group.add_argument("--max_train_steps", type=positive_int, help="stop after so many optimizer steps")
-    group.add_argument("--lr_scheduler_type", choices=[kind.value for kind in SchedulerType], default="linear")
+    group.add_argument(
+        "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
+    )
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
     group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
     group.add_argument("--max_grad_norm", type=non_negative, default=0.0, help="clip the gradient; 0 is off")

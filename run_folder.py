@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from utils import InputError, write_json, write_text
+from utils import InputError, write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
 
@@ -44,37 +44,35 @@ class RunFolder:
         files = [self.results, self.lines, self.metrics, self.best]
         return [path for path in files if path.exists()] + sorted(self.path.glob("*_pytorch_model.bin"))
 
-    def open(self, args: argparse.Namespace, submissions: list[str]) -> None:
-        """Make the folder, and clear what this run replaces.
-
-        Args:
-            submissions: names of the test sets that will be predicted.
-
-        Raises:
-            InputError: the folder cannot be written, or it has results and --overwrite_output_dir is not given.
-        """
-        self.check(args, submissions)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if args.do_train:
-                for path in self.trained():
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except OSError as error:
-            raise InputError(f"--output_dir {self.path}: cannot be written ({error.strerror})") from None
-
-    def check(self, args: argparse.Namespace, submissions: list[str]) -> None:
-        """Raise what `open` would raise for a folder in use; writes nothing."""
+    def check(self, args: argparse.Namespace, task) -> None:
+        """Raise `InputError` if the folder has results that this run would replace and may not; writes nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {self.path}: a file of that name is in the way")
         used = self.trained() if args.do_train else []
-        used += [path for path in map(self.submission, submissions) if path.exists()]
-        if args.do_eval and not args.do_train and self.evaluation.exists():
+        if args.do_eval and not args.do_train:
             used.append(self.evaluation)
+        if args.do_test:
+            used += [self.submission(data_set.submission) for data_set in task.submissions.values()]
+        used = [path for path in used if path.exists()]
         if used and not args.overwrite_output_dir:
             raise InputError(
                 f"--output_dir {self.path}: it has results already ({used[0].name}):"
                 " give another folder, or --overwrite_output_dir to replace them"
             )
+
+    def open(self, args: argparse.Namespace, task) -> None:
+        """Make the folder, and clear what a training run replaces.
+
+        Raises:
+            InputError: the folder cannot be written, or `check` fails.
+        """
+        self.check(args, task)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for path in self.trained() if args.do_train else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except OSError as error:
+            raise InputError(f"--output_dir {self.path}: cannot be written ({error.strerror})") from None
 
     def add_line(self, line: str) -> None:
         with open(self.lines, "a", encoding="utf-8") as file:

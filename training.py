@@ -7,41 +7,96 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, Subset
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, get_scheduler
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
 from data.features import Features
-from models.checkpoints import export, load_release_checkpoint, save_checkpoint
-from models.objectives import report
+from data.readers import Splits
+from models import objectives
+from models.asa import IGNORED_LABEL
+from models.checkpoints import export, load_release_checkpoint, load_saved, save_checkpoint
+from models.encoders import load_pretrained
 from run_folder import RunFolder, describe
 from utils import log
 
-Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # (logits, labels) -> metrics, the primary one first
+
+@dataclass
+class Head:
+    """What differs between the scripts.
+
+    auto_class: the transformers class that makes the model.
+    collate: rows -> padded batch.
+    score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
+    write: (path, examples, logits per row) -> writes a predictions file.
+    loss_name: what the epoch lines call the training loss.
+    """
+
+    auto_class: type
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
+    score: Callable[[Features, list[np.ndarray]], dict[str, float]]
+    write: Callable[[Path, list, list[np.ndarray]], None]
+    loss_name: str = "train loss"
 
 
 @dataclass
 class Run:
-    """What training, evaluation and prediction share.
-
-    collate: rows -> padded batch.
-    score: (logits (n, ...), labels (n, ...)) -> metric name -> value; the first is the primary one, more is better.
-    loss_name: what the epoch lines call the training loss.
-    """
+    """What training, evaluation and prediction share."""
 
     args: argparse.Namespace
+    head: Head
     accelerator: Accelerator
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
-    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
-    score: Score
     folder: RunFolder
-    loss_name: str = "train loss"
+
+
+def execute(
+    args: argparse.Namespace,
+    task,
+    head: Head,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Splits,
+    features: Splits,
+) -> None:
+    """Train, evaluate and test as the arguments say; nothing is written before the model stands.
+
+    Raises:
+        InputError: the weights cannot be used, or the output folder cannot.
+    """
+    folder = RunFolder(args.output_dir)
+    set_seed(args.seed)
+    if args.do_train:
+        backbone = load_pretrained(
+            head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation
+        )
+        model = objectives.build(args.method, backbone, args)
+    else:
+        model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
+    accelerator = make_accelerator(args)
+    run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
+    folder.open(args, task)
+    record = describe(args, accelerator.device, examples.counts())
+
+    if args.do_train:
+        best = train(run, features.train, features.eval, record)
+        log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
+    elif args.do_eval:
+        scores = evaluate(run, features.eval)
+        folder.write_evaluation(record | scores)
+        print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
+    for name, test_features in features.test.items():
+        path = folder.submission(task.submissions[name].submission)
+        head.write(path, examples.test[name], predict(run, test_features)[0])
+        log.info(f"predictions: {path}")
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
@@ -88,17 +143,17 @@ class StepSampler(Sampler[list[int]]):
         return sorted(rows, key=self.lengths.__getitem__)
 
 
-def train(run: Run, features: Features, eval_sets: dict[str, Features], examples: dict[str, int]) -> dict:
+def train(run: Run, features: Features, eval_sets: dict[str, Features], head: dict) -> dict:
     """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
 
     Args:
         eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        examples: how many there are of each kind, for the results.
+        head: the results' own head, from `describe`.
 
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
     """
-    args, accelerator, folder = run.args, run.accelerator, run.folder
+    args, accelerator, collate = run.args, run.accelerator, run.head.collate
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
     epochs = math.ceil(steps / len(sampler))
@@ -108,15 +163,15 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], examples
     loader = DataLoader(
         features,
         batch_sampler=sampler,
-        collate_fn=lambda rows: [run.collate(part) for part in _parts(rows, args.gradient_accumulation_steps)],
+        collate_fn=lambda rows: [collate(part) for part in _parts(rows, args.gradient_accumulation_steps)],
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    run.model, optimizer, loader = accelerator.prepare(run.model, optimizer, loader)
+    optimizer, loader = accelerator.prepare(optimizer, loader)
     if args.report_to != "none":
         accelerator.init_trackers("tensorboard")
 
-    results = describe(args, accelerator.device, examples) | {"epochs": [], "best": None}
+    results = head | {"epochs": [], "best": None}
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     bar = tqdm(total=steps, unit="step", mininterval=0.5 if sys.stderr.isatty() else 30)
     step = 0
@@ -126,8 +181,6 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], examples
         of_epoch, of_window = Means(), Means()
         started = time.perf_counter()
         for parts in loader:
-            if step == steps:
-                break
             figures = optimize(run, parts, optimizer)
             if not accelerator.optimizer_step_was_skipped:
                 scheduler.step()
@@ -137,6 +190,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], examples
             of_window.add(figures)
             if step % args.logging_steps == 0 or step == steps:
                 _log_window(run, step, epoch, scheduler.get_last_lr()[0], of_window.take())
+            if step == steps:
+                break
         seconds = time.perf_counter() - started
 
         means = of_epoch.take()
@@ -153,26 +208,28 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], examples
     bar.close()
     accelerator.end_training()
 
-    if results["best"]["epoch"] != results["epochs"][-1]["epoch"]:
-        load_release_checkpoint(accelerator.unwrap_model(run.model), folder.checkpoint(results["best"]["epoch"]))
-    return results["best"]
+    best = results["best"]
+    if best is not results["epochs"][-1]:
+        load_release_checkpoint(accelerator.unwrap_model(run.model), run.folder.checkpoint(best["epoch"]))
+    return best
 
 
 def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[str, torch.Tensor]:
-    """One optimizer step on one batch, given in parts; each part weighs what it holds of the batch's examples.
+    """One optimizer step on one batch, given in parts, which weigh what they hold of it.
 
     Returns:
         The step's figures, still on the device.
     """
     accelerator, model = run.accelerator, run.model
-    total = sum(len(part["labels"]) for part in parts)
+    examples = sum(len(part["labels"]) for part in parts)
+    labels = sum(_labelled(part["labels"]) for part in parts)
     figures = Means()
     for part in parts:
-        share = len(part["labels"]) / total
+        shares = len(part["labels"]) / examples, _labelled(part["labels"]) / labels
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(model):
             output = model(**part)
-            accelerator.backward(output.loss * share)
-        figures.add(report(output), share)
+            accelerator.backward(objectives.weighted_loss(output, *shares))
+        figures.add(objectives.figures(output, *shares))
     if run.args.max_grad_norm:
         accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
     optimizer.step()
@@ -194,7 +251,7 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
     scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
     for name, features in sets.items():
         logits, loss = predict(run, features)
-        metrics = run.score(logits, np.asarray(features.columns["labels"]))
+        metrics = run.head.score(features, logits)
         if not scores["metrics"]:
             scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
         else:
@@ -203,48 +260,52 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
 
 
 @torch.inference_mode()
-def predict(run: Run, features: Features) -> tuple[np.ndarray, float | None]:
+def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
     """The plain model's predictions.
 
     Returns:
-        Logits (n, ...) in the order of the rows, and the mean loss per example, or None without labels.
+        The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
     """
     accelerator = run.accelerator
-    # The longest first, so that a batch holds rows of like length and a lack of memory shows at once.
+    # The longest first: a batch holds rows of like length, and a lack of memory shows at once.
     order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
     loader = DataLoader(
-        Subset(features, order), run.args.eval_batch_size, collate_fn=run.collate, num_workers=run.args.num_workers
+        Subset(features, order),
+        run.args.eval_batch_size,
+        collate_fn=run.head.collate,
+        num_workers=run.args.num_workers,
     )
-    model, loader = run.model, accelerator.prepare(loader)
-    model.eval()
-    logits, losses = [], []
+    loader = accelerator.prepare(loader)
+    run.model.eval()
+    logits, losses = [], Means()
     for batch in loader:
-        output = model(**batch)
-        logits.append(accelerator.gather_for_metrics(output.logits).float().cpu())
+        output = run.model(**batch)
+        padded = accelerator.pad_across_processes(output.logits, dim=1)
+        logits.extend(accelerator.gather_for_metrics(padded).float().cpu().numpy())
         if output.loss is not None:
-            losses.append(accelerator.gather_for_metrics(output.loss.repeat(len(output.logits))).float().cpu())
-    in_order = torch.empty(len(order), dtype=torch.long)
-    in_order[order] = torch.arange(len(order))
-    loss = torch.cat(losses).double().mean().item() if losses else None
-    return torch.cat(logits)[in_order].numpy(), loss
+            count = _labelled(batch["labels"])
+            losses.add({"sum": accelerator.reduce(output.loss * count), "labels": accelerator.reduce(count)})
+    rows = [row for _, row in sorted(zip(order, logits, strict=True), key=lambda pair: pair[0])]
+    loss = (losses.sums["sum"] / losses.sums["labels"]).item() if losses.sums else None
+    return rows, loss
 
 
 class Means:
-    """Weighted sums of figures that stay on the device until they are taken."""
+    """Sums of figures, which stay on the device until their means are taken."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
-        self.weight = 0.0
+        self.added = 0
 
-    def add(self, figures: dict[str, torch.Tensor], weight: float = 1.0) -> None:
+    def add(self, figures: dict[str, torch.Tensor]) -> None:
         for name, figure in figures.items():
-            self.sums[name] = self.sums.get(name, 0) + figure.float() * weight
-        self.weight += weight
+            self.sums[name] = self.sums.get(name, 0) + figure.float()
+        self.added += 1
 
     def take(self) -> dict[str, float | list[float]]:
         """The means since the last call."""
-        means = {name: (total / self.weight).tolist() for name, total in self.sums.items()}
-        self.sums, self.weight = {}, 0.0
+        means = {name: (total / self.added).tolist() for name, total in self.sums.items()}
+        self.sums, self.added = {}, 0
         return means
 
 
@@ -263,7 +324,7 @@ def _save_epoch(run: Run, record: dict, results: dict) -> None:
     if results["best"] is record:
         export(model, run.tokenizer, run.folder.best)
     run.folder.write_results(results)
-    line = epoch_line(record, run.loss_name)
+    line = epoch_line(record, run.head.loss_name)
     run.folder.add_line(line)
     tqdm.write(line)
 
@@ -286,6 +347,11 @@ def _log_window(run: Run, step: int, epoch: int, learning_rate: float, means: di
 def _is_better(record: dict, best: dict) -> bool:
     """Whether an epoch beats the best so far; without an evaluation the last one does."""
     return record["eval_score"] is None or record["eval_score"] > best["eval_score"]
+
+
+def _labelled(labels: torch.Tensor) -> torch.Tensor:
+    """How many labels a batch has, on its device."""
+    return (labels != IGNORED_LABEL).sum()
 
 
 def _parts(rows: list, parts: int) -> list[list]:

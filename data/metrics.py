@@ -1,6 +1,7 @@
 """The official metrics, in per cent; scikit-learn and SciPy compute them."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -32,11 +33,12 @@ METRICS = {
 }
 
 
-def compute(names: tuple[str, ...], labels: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+def compute(names: tuple[str, ...], labels: Sequence, predictions: np.ndarray) -> dict[str, float]:
     """Metric name -> per cent.
 
     Args:
         labels: (n,), class indices, or scores of a regression.
         predictions: (n,), likewise.
     """
+    labels = np.asarray(labels)
     return {name: 100 * float(METRICS[name](labels, predictions)) for name in names}

@@ -1,22 +1,77 @@
 """Official files -> examples. A row that cannot be read is an error with file and line, never dropped silently."""
 
+import argparse
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.tasks import DataSet, SentenceTask
 from utils import InputError, log
 
+INDEX_COLUMNS = ("index", "id", "uid")
+
 
 @dataclass(slots=True)
 class Example:
-    """One row: its sentences, its label (class index, or score of a regression; None in a test file), its index."""
+    """One row.
+
+    label: class index, or score of a regression; None in a test file.
+    index: what the file calls the row; None where it does not say.
+    """
 
     texts: tuple[str, ...]
     label: int | float | None
-    index: str
+    index: str | None
+
+
+@dataclass
+class Splits:
+    """What a run works on: lists of examples, or what `map` makes of them.
+
+    train: None without --do_train.
+    eval, test: set name -> examples, the primary set first; empty without --do_eval, --do_test.
+    """
+
+    train: list | None
+    eval: dict[str, list]
+    test: dict[str, list]
+
+    def map(self, function: Callable[[list], object]) -> "Splits":
+        """The same splits with `function` applied to each list."""
+        return Splits(
+            None if self.train is None else function(self.train),
+            {name: function(examples) for name, examples in self.eval.items()},
+            {name: function(examples) for name, examples in self.test.items()},
+        )
+
+    def counts(self) -> dict[str, int]:
+        """How many examples each split has; of several sets, the primary one."""
+        counts = {} if self.train is None else {"train": len(self.train)}
+        for split, sets in (("eval", self.eval), ("test", self.test)):
+            if sets:
+                counts[split] = len(next(iter(sets.values())))
+        return counts
+
+
+def read_splits(task: SentenceTask, args: argparse.Namespace) -> Splits:
+    """All examples that the arguments ask for.
+
+    Raises:
+        InputError: a folder or file is missing, empty or not readable.
+    """
+    folder = task_folder(args.data_dir, task.name)
+
+    def read_sets(sets: Mapping[str, DataSet], labelled: bool) -> dict[str, list[Example]]:
+        read = {name: read_set(task, data_set, folder, labelled) for name, data_set in sets.items()}
+        return {name: examples for name, examples in read.items() if examples is not None}
+
+    return Splits(
+        train=read_set(task, task.train, folder, labelled=True) if args.do_train else None,
+        eval=read_sets(getattr(task, args.eval_on), labelled=True) if args.do_eval else {},
+        test=read_sets(task.submissions, labelled=False) if args.do_test else {},
+    )
 
 
 def task_folder(data_dir: str | Path, name: str) -> Path:
@@ -66,7 +121,8 @@ def read_file(task: SentenceTask, path: Path, labelled: bool) -> list[Example]:
         where = f"{path}, line {line}"
         texts = tuple(_decoded(_column(row, names, where), where) for names in task.text)
         label = _label(task, _column(row, task.label, where), where) if labelled else None
-        examples.append(Example(texts, label, row.get("index", row.get("id", str(len(examples))))))
+        index = next((str(row[name]) for name in INDEX_COLUMNS if name in row), None)
+        examples.append(Example(texts, label, index))
     if not examples:
         raise InputError(f"{path}: the file has no rows")
     return examples

@@ -19,5 +19,6 @@ def write_submission(path: str | Path, task: SentenceTask, examples: list[Exampl
         words = [f"{score:.3f}" for score in np.clip(predictions, *task.score_range)]
     else:
         words = [task.labels[int(label)] for label in predictions]
-    rows = zip((example.index for example in examples), words, strict=True)
-    write_text(path, "index\tprediction\n" + "".join(f"{index}\t{word}\n" for index, word in rows))
+    rows = enumerate(zip(examples, words, strict=True))
+    lines = (f"{row if example.index is None else example.index}\t{word}\n" for row, (example, word) in rows)
+    write_text(path, "index\tprediction\n" + "".join(lines))

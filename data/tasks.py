@@ -66,6 +66,11 @@ class SentenceTask:
     def regression(self) -> bool:
         return not self.labels
 
+    @property
+    def submissions(self) -> dict[str, DataSet]:
+        """The test sets that have a predictions file."""
+        return {name: data_set for name, data_set in self.test.items() if data_set.submission}
+
 
 def _sentence_task(name: str, text: tuple[Names, ...], label: str, metrics: Names, **changes) -> SentenceTask:
     """A row with the usual GLUE file names, which `changes` may replace."""
@@ -85,7 +90,8 @@ ANLI_ROUNDS = ("R1", "R2", "R3")
 def _anli(split: str) -> dict[str, DataSet]:
     """All rounds together, the primary figure, and each round alone."""
     files = {name: (f"{name}/{split}.jsonl",) for name in ANLI_ROUNDS}
-    return {"ANLI": DataSet(tuple(files.values()))} | {name: DataSet((names,)) for name, names in files.items()}
+    together = DataSet(tuple(files.values()), submission="ANLI" if split == "test" else "")
+    return {"ANLI": together} | {name: DataSet((names,)) for name, names in files.items()}
 
 
 SENTENCE_TASKS: dict[str, SentenceTask] = {

@@ -36,6 +36,8 @@ ENCODER_LAYERS = {
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 PROTOCOLS = ("paper", "release")
 
+IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
+
 # The attention score of a masked unit. It is also the gain of the divergence gradient that reaches the adversary,
 # while the penalty has none, so another value would be another method.
 MASKED_SCORE = -1e4
@@ -175,7 +177,7 @@ class AsaModel(nn.Module):
             clean, adversarial = clean.T, adversarial.T  # the release normalises across the batch
             return symmetric_kl(clean, adversarial) / clean.shape[-1]
         if clean.ndim == 3 and self.protocol == "paper":  # one prediction per token
-            labelled = labels != -100
+            labelled = labels != IGNORED_LABEL
             return symmetric_kl(clean[labelled], adversarial[labelled]) / len(labels)
         return symmetric_kl(clean, adversarial) / len(labels)
 
@@ -277,7 +279,7 @@ def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtyp
 
 
 def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Half of KL(p||q) + KL(q||p), summed over all but the last dimension; logits (..., classes), computed in float32."""
+    """Half of KL(p||q) + KL(q||p), summed over rows, in float32; logits (..., classes)."""
     p, q = (F.log_softmax(logits, -1, dtype=_at_least_float32(logits)) for logits in (p, q))
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
 

@@ -18,22 +18,33 @@ METHODS = {
 }
 
 
+# What a training output may hold beside its losses, averaged over steps for the log.
+REPORTED = ("divergence", "penalty", "keep_rate", "fully_masked")
+
+
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
     """The module to train for a method of `METHODS`, with its settings from the arguments."""
     return METHODS[method](backbone, args)
 
 
-def printed_loss(output) -> torch.Tensor:
-    """The figure that is printed as the train loss: without ASA's penalty, as in the release."""
-    return output.task_loss + output.divergence if "divergence" in output else output.loss
+def weighted_loss(output, example_share: float, label_share: torch.Tensor | float) -> torch.Tensor:
+    """What a part of a batch adds to the loss of the whole, so that parts add up to it exactly.
+
+    Args:
+        output: of a method's module in training mode, on the part.
+        example_share: the part's share of the batch's examples, over which divergence and penalty are means.
+        label_share: its share of the batch's labels, over which a task loss is a mean; another figure only where an
+            example has several labels.
+    """
+    task_loss = output.get("task_loss", output.loss)
+    return task_loss * label_share + (output.loss - task_loss) * example_share
 
 
-# What a training output may hold beside its loss, and what is averaged over steps for the log.
-REPORTED = ("task_loss", "divergence", "penalty", "keep_rate", "fully_masked")
+def figures(output, example_share: float, label_share: torch.Tensor | float) -> dict[str, torch.Tensor]:
+    """What a part of a batch adds to the figures in the log: a scalar each, or one figure a layer.
 
-
-def report(output) -> dict[str, torch.Tensor]:
-    """The detached figures to log of one training output; a scalar each, but for those with one figure a layer."""
-    figures = {"train_loss": printed_loss(output)}
-    figures |= {name: output[name] for name in REPORTED if name in output}
-    return {name: figure.detach() for name, figure in figures.items()}
+    `train_loss` is the figure that is printed: without ASA's penalty, as in the release.
+    """
+    task_loss = output.get("task_loss", output.loss).detach() * label_share
+    means = {name: output[name].detach() * example_share for name in REPORTED if name in output}
+    return {"train_loss": task_loss + means.get("divergence", 0.0), "task_loss": task_loss, **means}
