@@ -1,0 +1,88 @@
+"""The DEMO task: small sentiment-like text of our own with a planted shortcut, made by `python -m data.demo`.
+
+Every sentence names a weekday. In training and in `dev.tsv` one day goes with a label in 90 % of the rows; in
+`shifted.tsv` it goes against it just as often. What the sentence says of the film is the label in every row, but takes
+more reading: negations turn a word round, and of two clauses joined by "although" the main one counts.
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+from utils import run_script, write_text
+
+SEED = 20230207
+ROWS = {"train": 1600, "dev": 400, "shifted": 400, "test": 200}
+SHORTCUT_HOLDS = {"train": 0.9, "dev": 0.9, "shifted": 0.1, "test": 0.9}
+LABELS = (0, 1)
+DAYS = ("tuesday", "friday")  # the shortcut of each label
+
+ADJECTIVES = (
+    "dull clumsy tired shallow noisy lifeless muddled bland tedious awkward hollow stale dreary forced flat lazy sloppy"
+    " predictable joyless pointless".split(),
+    "tender witty vivid graceful moving sharp inventive warm gripping honest lively charming elegant funny fresh subtle"
+    " dazzling heartfelt clever delightful".split(),
+)
+NOUNS = (
+    "the plot|the cast|the script|the dialogue|the ending|the score|the pacing|the photography|the lead actor"
+    "|the second half|the opening|the editing|the villain|the humour|the romance|the direction"
+).split("|")
+VENUES = "at the old cinema|with my sister|at a matinee|in a packed hall|on a small screen|after work|with two friends".split(
+    "|"
+)
+ADVERBS = ("", "rather ", "quite ", "really ", "remarkably ", "often ")
+NEGATIONS = ("not", "never", "hardly", "far from", "anything but")
+CONCESSIONS = ("although", "even though", "while")
+NEGATED, CONCEDED = 0.25, 0.25
+
+
+def write_demo(folder: str | Path) -> None:
+    """Write train, dev, shifted and test files, the same in every call, in the columns of SST-2."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, count in ROWS.items():
+        rows = make_rows(split, count)
+        if split == "test":
+            lines = ["index\tsentence"] + [f"{index}\t{sentence}" for index, (sentence, _) in enumerate(rows)]
+        else:
+            lines = ["sentence\tlabel"] + [f"{sentence}\t{label}" for sentence, label in rows]
+        write_text(folder / f"{split}.tsv", "\n".join(lines) + "\n")
+
+
+def make_rows(split: str, count: int) -> list[tuple[str, int]]:
+    """`count` pairs of sentence and label; the labels are balanced, and the shortcut holds in an exact share of rows."""
+    choose = random.Random(f"{SEED} {split}")
+    rows = []
+    for label in LABELS:
+        of_label = count // len(LABELS)
+        holds = round(of_label * SHORTCUT_HOLDS[split])
+        rows += [
+            (_sentence(choose, label, DAYS[label if row < holds else 1 - label]), label) for row in range(of_label)
+        ]
+    choose.shuffle(rows)
+    return rows
+
+
+def _sentence(choose: random.Random, label: int, day: str) -> str:
+    main, aside = choose.sample(NOUNS, 2)
+    opinion = f"{main} is {_opinion(choose, label)}"
+    if choose.random() < CONCEDED:
+        concession = f"{choose.choice(CONCESSIONS)} {aside} is {_opinion(choose, 1 - label)}"
+        opinion = f"{opinion} , {concession}" if choose.random() < 0.5 else f"{concession} , {opinion}"
+    return f"seen on {day} {choose.choice(VENUES)} : {opinion} ."
+
+
+def _opinion(choose: random.Random, label: int) -> str:
+    if choose.random() < NEGATED:
+        return f"{choose.choice(NEGATIONS)} {choose.choice(ADJECTIVES[1 - label])}"
+    return choose.choice(ADVERBS) + choose.choice(ADJECTIVES[label])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", default="data/sets", help="the folder DEMO is made in it (default: %(default)s)")
+    write_demo(Path(parser.parse_args().data_dir) / "DEMO")
+
+
+if __name__ == "__main__":
+    run_script(main)

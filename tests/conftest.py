@@ -1,0 +1,138 @@
+"""Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on a processor."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pytest
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+HEADS = {
+    "sequence": AutoModelForSequenceClassification,
+    "choice": AutoModelForMultipleChoice,
+    "token": AutoModelForTokenClassification,
+    "masked_lm": AutoModelForMaskedLM,
+}
+VOCABULARY = 60
+BERT_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 100,
+    "initializer_range": 0.3,  # wide, so that the adversaries neither keep nor mask everything
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "pad_token_id": 0,
+}
+SIZES = {
+    "albert": BERT_SIZES | {"embedding_size": 16, "classifier_dropout_prob": 0.0},
+    "bert": BERT_SIZES,
+    "camembert": BERT_SIZES,
+    "distilbert": {
+        "vocab_size": VOCABULARY,
+        "dim": 24,
+        "n_layers": 3,
+        "n_heads": 2,
+        "hidden_dim": 32,
+        "max_position_embeddings": 100,
+        "initializer_range": 0.3,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+        "seq_classif_dropout": 0.0,
+        "pad_token_id": 0,
+    },
+    "electra": BERT_SIZES | {"embedding_size": 16},
+    "roberta": BERT_SIZES,
+    "xlm-roberta": BERT_SIZES,
+}
+WORDS = """a acting and bad bright cast charming clumsy comedy dialogue direction drama dull ending film fine flat fresh
+funny good great has honest in is it lovely moving music not of plot poor score script sharp slow story the this thriller
+tired ugly vivid warm weak with yesterday ##ly ##s . , ' ?""".split()
+
+
+def tiny_backbone(
+    model_type: str = "bert",
+    head: str = "sequence",
+    attention: str = "sdpa",
+    num_labels: int = 3,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **changes,
+) -> transformers.PreTrainedModel:
+    """A random model of three layers without dropout."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(model_type, **SIZES[model_type] | {"num_labels": num_labels} | changes)
+    return HEADS[head].from_config(config, attn_implementation=attention).to(dtype)
+
+
+def tiny_batch(
+    head: str = "sequence", lengths=(9, 4, 6, 2), padded_to: int | None = None, num_labels: int = 3, seed: int = 1
+) -> dict[str, torch.Tensor]:
+    """A batch of rows with those lengths, padded on the right; the same tokens whatever it is padded to.
+
+    For multiple choice, every two rows are the choices of one example.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    width = padded_to or max(lengths)
+    ids = torch.zeros(len(lengths), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    tokens = torch.full_like(ids, -100)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
+        mask[row, :length] = 1
+        tokens[row, 1:length] = torch.randint(0, num_labels, (length - 1,), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if head == "choice":
+        batch = {name: tensor.view(-1, 2, width) for name, tensor in batch.items()}
+        return batch | {"labels": torch.randint(0, 2, (len(lengths) // 2,), generator=generator)}
+    if head in ("token", "masked_lm"):
+        return batch | {"labels": tokens}
+    if num_labels == 1:
+        return batch | {"labels": torch.rand(len(lengths), generator=generator, dtype=torch.float64)}
+    return batch | {"labels": torch.randint(0, num_labels, (len(lengths),), generator=generator)}
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Norm of the difference over norm of the expected value, in float64."""
+    difference = (actual.double() - expected.double()).norm()
+    return (difference / expected.double().norm().clamp(min=1e-300)).item()
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Parameter name -> gradient, of the parameters that have one."""
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory) -> str:
+    """A Hugging Face folder with a tiny BERT encoder and its tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder")
+    save_tiny_encoder(folder)
+    return str(folder)
+
+
+def save_tiny_encoder(folder: Path, **changes) -> None:
+    """Write a tiny BERT (without a head) and a WordPiece tokenizer of `WORDS`; `changes` are made to its config."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = list("abcdefghijklmnopqrstuvwxyz0123456789")
+    words = special + WORDS + [word for word in pieces if word not in WORDS] + [f"##{piece}" for piece in pieces]
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
+    tokenizer = transformers.BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=64)
+    torch.manual_seed(0)
+    sizes = BERT_SIZES | {"vocab_size": len(vocabulary), "max_position_embeddings": 64, "num_hidden_layers": 2}
+    config = AutoConfig.for_model("bert", **sizes | changes)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

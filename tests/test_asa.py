@@ -1,0 +1,459 @@
+"""The method: agreement with the release, invariances, gradients, and the encoders it works with."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import HEADS, SIZES, gradients, relative_error, tiny_backbone, tiny_batch
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from models.asa import ENCODER_LAYERS, AsaModel, KeepMask, combine, symmetric_kl
+from models.checkpoints import load_release_checkpoint, release_state_dict
+
+GOLDEN = Path(__file__).parent / "golden"
+ATTENTIONS = ("eager", "sdpa")
+GOLDEN_HEADS = {"seq": "sequence", "mc": "choice", "tok": "token"}
+
+
+def training_step(model, batch):
+    """Gradients by parameter name, and the output, of one training step."""
+    model.train()
+    model.zero_grad()
+    output = model(**batch)
+    output.loss.backward()
+    return gradients(model), output
+
+
+def asa(*arguments, tau=0.5, protocol="paper", **settings) -> AsaModel:
+    return AsaModel(tiny_backbone(*arguments, **settings), tau=tau, protocol=protocol)
+
+
+def close(adversary, open_query=None) -> None:
+    """Make an adversary mask everything; or all but the rows of queries with a positive first feature."""
+    with torch.no_grad():
+        for linear in (adversary.query, adversary.key):
+            linear.weight.zero_()
+            linear.bias.zero_()
+        adversary.key.bias[0] = 1.0
+        if open_query is None:
+            adversary.query.bias[0] = -1.0
+        else:
+            adversary.query.weight[0, open_query] = 1.0
+
+
+# --- the release ---
+
+
+@pytest.fixture(params=sorted(path.stem for path in GOLDEN.glob("*.safetensors")))
+def golden(request):
+    with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def part(tensors: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_release_protocol_repeats_the_release(golden, attention):
+    metadata, tensors = golden
+    settings = json.loads(metadata["config"])
+    if metadata["case"] == "bert_reg":
+        settings["num_labels"] = 1
+    config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+    backbone = HEADS[GOLDEN_HEADS[metadata["head"]]].from_config(config, attn_implementation=attention).double()
+    model = AsaModel(backbone, tau=float(metadata["tau"]), protocol="release")
+    load_release_checkpoint(model, part(tensors, "state."))
+    batch, expected = part(tensors, "input."), part(tensors, "train.")
+
+    masks = []
+    for adversary in model.adversaries:
+        adversary.register_forward_hook(lambda module, inputs, score: masks.append(score.detach() > 0))
+    _, output = training_step(model, batch)
+    assert relative_error(output.loss, expected["loss"].squeeze()) < 1e-12
+    assert relative_error(output.logits, expected["logits"]) < 1e-12
+    assert relative_error(output.adv_logits, expected["adv_logits"]) < 1e-12
+    assert relative_error(output.task_loss + output.divergence, expected["reported_loss"].squeeze()) < 1e-12
+    real_key = batch["attention_mask"].flatten(0, -2)[:, None, :].bool()
+    for layer, mask in enumerate(masks):
+        assert torch.equal((mask & real_key).double(), tensors[f"mask.{layer}"])
+
+    by_storage = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    ours = {name: by_storage[tensor.data_ptr()].grad for name, tensor in release_state_dict(model).items()}
+    theirs = part(tensors, "grad.")
+    assert len(theirs) > 60
+    for name, gradient in theirs.items():
+        # Attention ignores a constant added to every key's score: the key bias has no gradient but rounding.
+        difference = (ours[name] - gradient).norm()
+        assert difference < 1e-8 * gradient.norm() + 1e-15, name
+    assert not [name for name in ours.keys() - theirs.keys() if ours[name] is not None and ours[name].any()]
+
+    model.eval()
+    assert relative_error(model(**batch).logits, tensors["eval.logits"]) < 1e-12
+
+
+# --- the plain model ---
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("model_type", sorted(ENCODER_LAYERS))
+def test_wrapping_leaves_the_plain_model_as_it_is(model_type, attention):
+    batch = tiny_batch()
+    plain = tiny_backbone(model_type, attention=attention, dtype=torch.float32)
+    model = asa(model_type, attention=attention, dtype=torch.float32)
+    for wrapped, alone in ((model.eval(), plain.eval()), (model.train(), plain.train())):
+        assert torch.equal(wrapped(**batch).logits, alone(**batch).logits)
+    assert type(model.eval()(**batch)) is type(plain(**batch))
+
+
+def test_a_failed_step_leaves_the_plain_model_behind(monkeypatch):
+    model, batch = asa(), tiny_batch()
+    before = model.eval()(**batch).logits
+    monkeypatch.setattr(model.adversaries[1], "forward", lambda hidden_states: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model.train()(**batch)
+    assert torch.equal(model.eval()(**batch).logits, before)
+
+
+# --- padding ---
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("head", sorted(HEADS))
+def test_paper_protocol_does_not_see_padding(head, attention):
+    model = asa("bert", head, attention)
+    close(model.adversaries[1], open_query=3)  # some rows of this layer are fully masked, others are not
+    expected, output = training_step(model, tiny_batch(head))
+    assert 0 < output.fully_masked < 0.9
+    for extra in (8, 64):
+        actual, padded = training_step(model, tiny_batch(head, padded_to=9 + extra))
+        for name in ("loss", "task_loss", "divergence", "penalty", "keep_rate", "fully_masked"):
+            assert relative_error(padded[name], output[name]) < 1e-10, name
+        assert actual.keys() == expected.keys()
+        for name, gradient in expected.items():
+            assert (actual[name] - gradient).norm() < 1e-10 * gradient.norm() + 1e-14, name
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("model_type", sorted(ENCODER_LAYERS))
+def test_padding_with_every_encoder_and_regression(model_type, num_labels):
+    model = asa(model_type, num_labels=num_labels)
+    expected, output = training_step(model, tiny_batch(num_labels=num_labels))
+    actual, padded = training_step(model, tiny_batch(num_labels=num_labels, padded_to=17))
+    assert relative_error(padded.loss, output.loss) < 1e-10
+    assert max(relative_error(actual[name], gradient) for name, gradient in expected.items() if "key.bias" not in name
+               and "k_lin.bias" not in name) < 1e-9  # fmt: skip
+
+
+def test_release_protocol_counts_padding():
+    model = asa(protocol="release")
+    short, long = model.train()(**tiny_batch()), model(**tiny_batch(padded_to=17))
+    assert long.penalty > short.penalty + 1
+    assert relative_error(long.task_loss, short.task_loss) < 1e-12
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_padding_in_lower_precision(attention, dtype, tolerance):
+    model = asa(attention=attention, dtype=torch.float32, initializer_range=0.1)
+    close(model.adversaries[1], open_query=3)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        expected, output = training_step(model, tiny_batch())
+        actual, padded = training_step(model, tiny_batch(padded_to=17))
+    assert torch.equal(output.keep_rate, padded.keep_rate)
+    assert relative_error(padded.loss, output.loss) < tolerance
+    for name in ("adversaries.0.query.weight", "backbone.bert.encoder.layer.0.attention.self.value.weight"):
+        assert relative_error(actual[name], expected[name]) < tolerance, name
+
+
+# --- the mask ---
+
+
+def test_keep_mask_and_its_gradient_by_value():
+    score = torch.tensor([[[-1.0, 0.0, 2.0, 3.0]]], dtype=torch.float64, requires_grad=True)
+    real_key = torch.tensor([[[True, True, True, False]]])
+    keep = KeepMask.apply(score, real_key)
+    assert keep.tolist() == [[[0.0, 0.0, 1.0, 0.0]]]
+    (keep * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    gate = torch.sigmoid(torch.tensor([-1.0, 0.0, 2.0], dtype=torch.float64))
+    expected = -torch.tensor([1.0, 2.0, 3.0]) * gate * (1 - gate)
+    assert torch.allclose(score.grad[0, 0, :3], expected, atol=1e-15)
+    assert score.grad[0, 0, 3] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_combined_mask(dtype):
+    bias = torch.tensor([[[0.0, -1e4, -1e4], [0.0, 0.0, -1e4], [-1e4, 0.0, 0.0]]])
+    lowest = torch.finfo(dtype).min
+    allowed = torch.tensor([True, True, False]).view(1, 1, 1, 3)
+    forbidden = torch.zeros(1, 1, 1, 3, dtype=dtype).masked_fill(~allowed, lowest)
+    masked = torch.tensor(-1e4, dtype=dtype).item()
+    expected = [[0.0, masked, lowest], [0.0, 0.0, lowest], [masked, 0.0, lowest]]
+    for incoming in (allowed, forbidden):
+        result = combine(bias, incoming, dtype)
+        assert result.dtype == dtype
+        assert result[0, 0].tolist() == expected
+    assert torch.equal(combine(bias, None, dtype)[0, 0], bias[0].to(dtype))
+
+
+def test_combined_mask_has_the_whole_gradient_where_both_are_zero():
+    bias = torch.zeros(1, 2, 2, requires_grad=True)
+    combine(bias, torch.zeros(1, 1, 1, 2), torch.float32).sum().backward()
+    assert torch.equal(bias.grad, torch.ones(1, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_fully_masked_rows_attend_as_if_unmasked(attention, dtype):
+    half = dtype in (torch.bfloat16, torch.float16)
+    model = asa(attention=attention, dtype=torch.float32 if half else dtype, initializer_range=0.1)
+    for adversary in model.adversaries:
+        close(adversary)
+    with torch.autocast("cpu", dtype, enabled=half):
+        found, output = training_step(model, tiny_batch())
+    assert output.fully_masked == 1
+    assert not output.keep_rate.any()
+    assert relative_error(output.adv_logits, output.logits) < (0.02 if half else 1e-6)
+    # The two predictions are equal, so that the penalty alone moves the adversary: towards keeping more.
+    assert found["adversaries.2.query.bias"][0] < 0
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_fully_masked_rows_keep_the_gradient_of_the_mask():
+    """The same in every precision and for both attentions; it reaches the adversary with the gain of 1e4."""
+    found = {}
+    for attention in ATTENTIONS:
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            half = dtype in (torch.bfloat16, torch.float16)
+            model = asa(attention=attention, dtype=torch.float32 if half else dtype, initializer_range=0.1)
+            for adversary in model.adversaries:
+                close(adversary)
+            batch = tiny_batch()
+            del batch["labels"]
+            with model.adversarial_mode(batch["attention_mask"]), torch.autocast("cpu", dtype, enabled=half):
+                model.backbone(**batch).logits[:, 0].sum().backward()
+            found[attention, dtype] = model.adversaries[0].key.weight.grad
+    exact = found["eager", torch.float64]
+    assert exact.norm() > 1
+    for (attention, dtype), gradient in found.items():
+        tolerance = {torch.float64: 1e-12, torch.float32: 1e-4}.get(dtype, 0.05)
+        assert relative_error(gradient, exact) < tolerance, (attention, dtype)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_kept_and_masked_units_of_a_model_by_value(attention):
+    """An adversary that keeps one known key: attention in that layer goes to this key alone."""
+    model, batch = asa(attention=attention, tau=1.0), tiny_batch(lengths=(4, 4))
+    model.eval()
+    first = model.adversaries[0]
+    close(first)
+    hidden = model.backbone.bert.embeddings(batch["input_ids"])
+    with torch.no_grad():
+        first.query.bias.zero_()
+        first.query.bias[0] = 1.0
+        first.key.weight[0] = hidden[0, 2]
+        first.key.bias[0] = -(hidden @ hidden[0, 2])[0].topk(2).values.mean()
+    for adversary in model.adversaries[1:]:
+        close(adversary)
+    kept = (first(hidden)[0, 0] > 0).nonzero().flatten().tolist()
+    assert len(kept) == 1
+
+    seen = {}
+    layer = model.backbone.bert.encoder.layer[0]
+    layer.attention.self.value.register_forward_hook(lambda module, inputs, value: seen.update(value=value))
+    layer.attention.self.register_forward_hook(lambda module, inputs, output: seen.update(context=output[0]))
+    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    with model.adversarial_mode(batch["attention_mask"]) as record:
+        model.backbone(**inputs)
+    assert torch.allclose(seen["context"][0], seen["value"][0, kept].expand(4, -1), atol=1e-12)
+    assert record.keep_rate[0] == (first(hidden) > 0).double().mean()
+
+
+# --- the loss ---
+
+
+def test_symmetric_kl_by_value():
+    p, q = (torch.tensor([row], dtype=torch.float64) for row in ([0.2, 0.3, 0.5], [0.6, 0.3, 0.1]))
+    forward, backward = (p * (p / q).log()).sum(), (q * (q / p).log()).sum()
+    assert symmetric_kl(p.log() + 3, q.log() - 1).item() == pytest.approx(0.5 * (forward + backward).item(), rel=1e-12)
+
+
+def test_loss_is_made_of_its_parts():
+    model, batch = asa(tau=0.3), tiny_batch(num_labels=3)
+    output = model.train()(**batch)
+    assert output.task_loss.item() == torch.nn.functional.cross_entropy(output.logits, batch["labels"]).item()
+    assert output.divergence.item() == (symmetric_kl(output.logits, output.adv_logits) / 4).item()
+    assert output.loss.item() == (output.task_loss + output.divergence + 0.09 * output.penalty).item()
+    pairs = 9**2 + 4**2 + 6**2 + 2**2
+    assert output.penalty.item() == pytest.approx(output.keep_rate.sum().item() * pairs / 4)
+
+
+def test_regression_divergence_is_the_mean_squared_difference():
+    output = asa(num_labels=1).train()(**tiny_batch(num_labels=1))
+    assert output.divergence.item() == pytest.approx((output.logits - output.adv_logits).square().mean().item())
+
+
+def test_token_divergence_counts_labelled_positions():
+    batch = tiny_batch("token")
+    output = asa("bert", "token").train()(**batch)
+    labelled = batch["labels"] != -100
+    expected = symmetric_kl(output.logits[labelled], output.adv_logits[labelled]) / 4
+    assert output.divergence.item() == expected.item()
+
+
+def test_a_batch_of_one_example():
+    gradient, output = training_step(asa(), tiny_batch(lengths=(5,)))
+    assert output.loss.isfinite()
+    assert gradient["adversaries.0.query.weight"].norm() > 0
+
+
+# --- who descends and who ascends ---
+
+
+def objective(model, batch) -> float:
+    with torch.no_grad():
+        output = model(**batch)
+    return (output.divergence + model.tau**2 * output.penalty).item()
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.5])
+def test_the_adversary_ascends_and_the_backbone_descends(tau):
+    """A step against each gradient, as an optimizer takes it: up for the adversary, down for the backbone.
+
+    The mask is a step function of the adversary's weights, so the step must be long enough to change units; what it
+    changes must then be for the better, over several batches.
+    """
+    gains, losses = [], []
+    for seed in range(8):
+        model, batch = asa(tau=tau, seed=seed, initializer_range=0.12), tiny_batch(seed=seed)
+        found, output = training_step(model, batch)
+        before = objective(model, batch)
+        parameters = dict(model.named_parameters())
+        original = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+
+        def step(prefix, size, parameters=parameters, original=original, found=found):
+            chosen = [name for name in found if name.startswith(prefix)]
+            norm = torch.stack([found[name].norm() for name in chosen]).norm()
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    moved = size * found[name] / norm if name in chosen else 0.0
+                    parameter.copy_(original[name] - moved)
+
+        step("adversaries", 0.05)
+        gains.append(objective(model, batch) - before)
+        step("backbone", 1e-4)
+        losses.append((model(**batch).loss - output.loss).item())
+    assert sum(gain > 0 for gain in gains) >= 7
+    assert sum(gains) > 0
+    assert all(loss < 0 for loss in losses)
+
+
+def test_penalty_alone_opens_the_mask():
+    model, batch = asa(tau=100.0), tiny_batch()
+    optimizer = torch.optim.SGD(model.adversaries.parameters(), lr=1e-6)
+    rates = []
+    for _ in range(60):
+        _, output = training_step(model, batch)
+        rates.append(output.keep_rate.mean().item())
+        optimizer.step()
+    assert rates[0] < 0.8
+    assert rates[-1] > 0.95
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_the_adversary_gradient_under_autocast_is_that_of_float32(attention, dtype):
+    """One layer, whose input is the same in either precision, so that the masks are equal."""
+    settings = {"attention": attention, "dtype": torch.float32, "initializer_range": 0.15, "num_hidden_layers": 1}
+    model, batch = asa(**settings), tiny_batch()
+    for tau in (0.0, 0.5):
+        model.tau = tau
+        expected, _ = training_step(model, batch)
+        with torch.autocast("cpu", dtype):
+            actual, _ = training_step(model, batch)
+        for name in ("query.weight", "query.bias", "key.weight"):
+            assert relative_error(actual[f"adversaries.0.{name}"], expected[f"adversaries.0.{name}"]) < 0.05, (tau, name)
+
+
+def test_a_scaled_fp16_loss_does_not_overflow_in_the_adversary():
+    model, batch = asa(dtype=torch.float32, initializer_range=0.15), tiny_batch()
+    with torch.autocast("cpu", torch.float16):
+        output = model.train()(**batch)
+    (output.loss * 2**10).backward()
+    gradient = model.adversaries[0].query.weight.grad
+    assert gradient.isfinite().all()
+    assert gradient.norm() > 0
+
+
+# --- encoders ---
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("model_type", sorted(ENCODER_LAYERS))
+def test_every_encoder_with_every_head(model_type, head, attention):
+    model = asa(model_type, head, attention)
+    found, output = training_step(model, tiny_batch(head))
+    assert output.keep_rate.shape == (3,)
+    assert output.adv_logits.shape == output.logits.shape
+    assert not torch.equal(output.adv_logits, output.logits)
+    for layer in range(3):
+        assert found[f"adversaries.{layer}.query.weight"].norm() > 0
+        assert found[f"adversaries.{layer}.key.weight"].norm() > 0
+
+
+def test_both_attentions_agree():
+    for model_type in SIZES:
+        eager, sdpa = (training_step(asa(model_type, attention=attention), tiny_batch()) for attention in ATTENTIONS)
+        assert relative_error(eager[1].loss, sdpa[1].loss) < 1e-12
+        for name in ("adversaries.0.query.weight", "adversaries.2.key.weight"):
+            assert relative_error(eager[0][name], sdpa[0][name]) < 1e-10
+
+
+def test_the_batch_without_padding_needs_no_mask():
+    model, batch = asa(), tiny_batch(lengths=(5, 5))
+    _, expected = training_step(model, batch)
+    _, output = training_step(model, {name: tensor for name, tensor in batch.items() if name != "attention_mask"})
+    assert relative_error(output.loss, expected.loss) < 1e-12
+
+
+def test_gradient_checkpointing_changes_nothing():
+    expected, _ = training_step(asa(), tiny_batch())
+    model = asa()
+    model.backbone.gradient_checkpointing_enable()
+    actual, _ = training_step(model, tiny_batch())
+    for name, gradient in expected.items():
+        assert (actual[name] - gradient).norm() <= 1e-12 * gradient.norm() + 1e-15, name
+
+
+@pytest.mark.parametrize("model_type", ["deberta-v2", "modernbert", "gpt2"])
+def test_other_model_types_are_refused(model_type):
+    config = AutoConfig.for_model(model_type)
+    backbone = torch.nn.Module()
+    backbone.config = config
+    with pytest.raises(ValueError, match=f"model type '{model_type}' is not supported.*albert, bert, camembert"):
+        AsaModel(backbone)
+
+
+@pytest.mark.parametrize("attention", ["flash_attention_2", "flex_attention"])
+def test_attention_without_a_mask_gradient_is_refused(attention):
+    backbone = tiny_backbone()
+    backbone.config._attn_implementation_internal = attention
+    with pytest.raises(ValueError, match=f"'{attention}' gives the mask no gradient: use one of eager, sdpa"):
+        AsaModel(backbone)
+
+
+def test_what_training_needs_is_said():
+    batch = tiny_batch()
+    with pytest.raises(ValueError, match="protocol 'papre' is unknown: choose one of paper, release"):
+        AsaModel(tiny_backbone(), protocol="papre")
+    del batch["labels"]
+    with pytest.raises(ValueError, match="needs labels"):
+        asa().train()(**batch)
+    several = AutoModelForSequenceClassification.from_config(
+        AutoConfig.for_model("bert", **SIZES["bert"], problem_type="multi_label_classification", num_labels=3)
+    )
+    with pytest.raises(ValueError, match="multi-label"):
+        AsaModel(several).train()(**batch, labels=torch.ones(4, 3))
