@@ -10,14 +10,7 @@ from transformers.trainer_utils import SchedulerType
 
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
-from utils import InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, without the usage text before it."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+from utils import InputError, Parser
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
