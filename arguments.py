@@ -8,17 +8,10 @@ from pathlib import Path
 
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
-from utils import InputError
+from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, without the usage text before it."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:

@@ -1,5 +1,6 @@
 """The ground: errors a user can mend, logging, and files that are whole or absent."""
 
+import argparse
 import contextlib
 import json
 import logging
@@ -16,6 +17,13 @@ log = logging.getLogger("asa")
 
 class InputError(ValueError):
     """What the user gave cannot be used. The message is one sentence: what is wrong, where, and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one sentence, without the usage text before it."""
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
 def run_script(main) -> None:

@@ -27,9 +27,9 @@ NOUNS = (
     "the plot|the cast|the script|the dialogue|the ending|the score|the pacing|the photography|the lead actor"
     "|the second half|the opening|the editing|the villain|the humour|the romance|the direction"
 ).split("|")
-VENUES = "at the old cinema|with my sister|at a matinee|in a packed hall|on a small screen|after work|with two friends".split(
-    "|"
-)
+VENUES = (
+    "at the old cinema|with my sister|at a matinee|in a packed hall|on a small screen|after work|with friends"
+).split("|")
 ADVERBS = ("", "rather ", "quite ", "really ", "remarkably ", "often ")
 NEGATIONS = ("not", "never", "hardly", "far from", "anything but")
 CONCESSIONS = ("although", "even though", "while")
@@ -50,7 +50,7 @@ def write_demo(folder: str | Path) -> None:
 
 
 def make_rows(split: str, count: int) -> list[tuple[str, int]]:
-    """`count` pairs of sentence and label; the labels are balanced, and the shortcut holds in an exact share of rows."""
+    """`count` pairs of sentence and label: balanced labels, and the shortcut in an exact share of the rows."""
     choose = random.Random(f"{SEED} {split}")
     rows = []
     for label in LABELS:

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,13 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
         InputError: there is no such folder.
     """
     data_dir = Path(data_dir)
+    fetch = f"python -m data.download {name} --data_dir {shlex.quote(str(data_dir))}"
     if not data_dir.is_dir():
-        raise InputError(f"--data_dir {data_dir}: no such folder; it must hold a folder {name}")
+        raise InputError(f"--data_dir {data_dir}: no such folder; it must hold a folder {name} (to fetch it: {fetch})")
     for folder in sorted(data_dir.iterdir()):
         if folder.name.lower() == name.lower() and folder.is_dir():
             return folder
-    raise InputError(f"--data_dir {data_dir}: it has no folder {name} (in any case); put the task's files there")
+    raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
 
 
 def read_set(task: SentenceTask, data_set: DataSet, folder: Path, labelled: bool) -> list[Example] | None:

@@ -5,7 +5,7 @@ taken: the official name stands first, the release's own after it.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -172,9 +172,18 @@ def find_task(name: str, tasks: Mapping[str, SentenceTask]):
     Raises:
         InputError: there is none; the message suggests the nearest.
     """
-    by_lower = {known.lower(): task for known, task in tasks.items()}
+    return tasks[find_name(name, tasks, f"--task_name {name}")]
+
+
+def find_name(name: str, known: Iterable[str], given: str) -> str:
+    """The known task name that is `name` in any case; `given` is how an error quotes what the user gave.
+
+    Raises:
+        InputError: there is none; the message suggests the nearest.
+    """
+    by_lower = {word.lower(): word for word in known}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
-    hint = f"did you mean {by_lower[near[0]].name}?" if near else f"known tasks are {', '.join(tasks)}."
-    raise InputError(f"--task_name {name}: no such task; {hint}")
+    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known tasks are {', '.join(by_lower.values())}."
+    raise InputError(f"{given}: no such task; {hint}")

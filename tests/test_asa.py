@@ -373,8 +373,8 @@ def test_the_adversary_gradient_under_autocast_is_that_of_float32(attention, dty
         expected, _ = training_step(model, batch)
         with torch.autocast("cpu", dtype):
             actual, _ = training_step(model, batch)
-        for name in ("query.weight", "query.bias", "key.weight"):
-            assert relative_error(actual[f"adversaries.0.{name}"], expected[f"adversaries.0.{name}"]) < 0.05, (tau, name)
+        for name in ("adversaries.0.query.weight", "adversaries.0.query.bias", "adversaries.0.key.weight"):
+            assert relative_error(actual[name], expected[name]) < 0.05, (tau, name)
 
 
 def test_a_scaled_fp16_loss_does_not_overflow_in_the_adversary():

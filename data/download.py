@@ -1,0 +1,277 @@
+"""Fetch the official files of a task into the layout that the readers look for.
+
+python -m data.download SST-2 DREAM
+python -m data.download --list
+"""
+
+import argparse
+import contextlib
+import hashlib
+import http.client
+import os
+import shutil
+import stat
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PureWindowsPath
+
+from tqdm import tqdm
+
+from data.readers import task_folder
+from data.sources import GLUE, SOURCES, Remote, Source, Sums
+from data.tasks import find_name
+from utils import InputError, Parser, atomic_file, log, run_script
+
+BLOCK = 1 << 16  # bytes
+TIMEOUT = 60  # seconds without a byte
+WAITS = (0, 2, 8)  # seconds before each new try after a connection broke off
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fetch what the arguments name; a task that fails does not keep the others from being fetched.
+
+    Raises:
+        InputError: a task is not known, or could not be fetched.
+    """
+    args = parse_arguments(argv)
+    sources = chosen(args.tasks or ["all"])
+    if args.list:
+        print("\n\n".join(describe(source, args.data_dir) for source in sources))
+        return
+    failed = []
+    for source in sources:
+        if source.instead and "all" in map(str.lower, args.tasks):
+            log.info(f"{source.name}: left out: {instead(source, args.data_dir)}")
+            continue
+        try:
+            download(source, args.data_dir)
+        except InputError as error:
+            if len(sources) == 1:
+                raise
+            log.error(f"{source.name}: {error}")
+            failed.append(source.name)
+    if failed:
+        raise InputError(f"could not be fetched: {', '.join(failed)} (the reasons stand above)")
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments.
+
+    Raises:
+        InputError: neither a task nor --list is given.
+    """
+    parser = Parser(description="Fetch the official files of tasks.", allow_abbrev=False)
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"in any case: {', '.join(SOURCES)}, glue, all")
+    parser.add_argument("--data_dir", default="data/sets", help="gets a folder per task (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="show size, licence, terms and origin; fetch nothing")
+    args = parser.parse_args(argv)
+    if not args.tasks and not args.list:
+        raise InputError("nothing to do: name a task, glue or all (see --list)")
+    return args
+
+
+def chosen(names: Sequence[str]) -> list[Source]:
+    """The sources of task names in any case, `glue` and `all` among them; each source once.
+
+    Raises:
+        InputError: a name is not known; the message suggests the nearest.
+    """
+    groups = {"glue": GLUE, "all": tuple(SOURCES)}
+    found = [find_name(name, [*SOURCES, *groups], name) for name in names]
+    return [SOURCES[task] for task in dict.fromkeys(task for name in found for task in groups.get(name, (name,)))]
+
+
+def describe(source: Source, data_dir: str | Path) -> str:
+    """Size, licence, terms and origin of a task's files, as lines of text."""
+    if source.instead:
+        return f"{source.name}\n  terms: {source.terms}\n  to do: {instead(source, data_dir)}"
+    addresses = "\n        ".join(remote.url for remote in source.remotes)
+    return (
+        f"{source.name}, {source.megabytes:g} MB\n  terms: {source.terms}\n"
+        f"  from: {addresses}\n  checksums: {source.sums_from}"
+    )
+
+
+def instead(source: Source, data_dir: str | Path) -> str:
+    """What to do for a task that cannot be fetched freely."""
+    return source.instead.format(folder=Path(data_dir) / source.name)
+
+
+def download(source: Source, data_dir: str | Path) -> None:
+    """Put a task's files into `<data_dir>/<name>` (in any case); those that are there and verified are not fetched.
+
+    Raises:
+        InputError: the task cannot be fetched freely, the network or the server fails, or what came is not the
+            official file; no file is then half-written, and what can be continued is kept as `*.part`.
+    """
+    if source.instead:
+        raise InputError(f"{source.name}: {instead(source, data_dir)}")
+    try:
+        folder = task_folder(data_dir, source.name)
+    except InputError:
+        folder = Path(data_dir) / source.name
+    try:
+        for remote in source.remotes:
+            if not _in_place(folder, remote.files):
+                _fetch_remote(remote, folder)
+        if source.build and not _in_place(folder, source.built):
+            for name, text in source.build(folder).items():
+                with _verified(folder / name, source.built[name], f"{folder / name}, as built") as temporary:
+                    temporary.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
+    finally:
+        # Fails unless the folder is empty. Left behind, an empty one would pass for a task that is there.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+    log.info(f"{source.name}: complete in {folder}")
+
+
+def fetch(url: str, part: Path) -> None:
+    """Fetch an address into `part`, from where an earlier call stopped if the server can do that.
+
+    Raises:
+        InputError: the server cannot be reached, answers with an error, or broke off too often. What has come is kept.
+    """
+    # pooch, which would do the rest, opens its file anew at every download and never asks for a range: 300 MB of MNLI
+    # over a line that breaks would start from zero each time.
+    before = _size(part)
+    for wait in (*WAITS, None):
+        try:
+            if _receive(url, part):
+                return
+            problem = "the connection broke off"
+        except urllib.error.HTTPError as error:
+            raise InputError(f"{url}: the server answers {error.code} {error.reason}") from None
+        except (OSError, http.client.HTTPException) as error:
+            problem = getattr(error, "reason", error)
+        # A server that gave nothing at all in this call is not there: trying again would only make the user wait.
+        if wait is None or _size(part) == before:
+            break
+        log.warning(f"{url}: {problem} after {_size(part)} bytes; trying again")
+        time.sleep(wait)
+    kept = f"; {_size(part)} bytes are kept, and the same command goes on from there" if _size(part) else ""
+    raise InputError(f"{url}: cannot be fetched ({problem}){kept}")
+
+
+def _receive(url: str, part: Path) -> bool:
+    """Append what is missing of `part`, as far as it comes; True when it is complete."""
+    start = _size(part)
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not start:
+            raise
+        if error.headers.get("Content-Range") == f"bytes */{start}":
+            return True
+        part.unlink()  # longer than the file: it is the beginning of something else
+        return _receive(url, part)
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            start = 0  # the server ignores ranges, and sends everything
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        part.parent.mkdir(parents=True, exist_ok=True)
+        interval = 0.5 if sys.stderr.isatty() else 30
+        with (
+            open(part, "ab" if start else "wb") as file,
+            tqdm(desc=part.stem, total=total, initial=start, unit="B", unit_scale=True, mininterval=interval) as bar,
+        ):
+            while block := response.read(BLOCK):
+                file.write(block)
+                bar.update(len(block))
+    return total is None or _size(part) == total
+
+
+def _fetch_remote(remote: Remote, folder: Path) -> None:
+    """Fetch one address, check it, and put its file or the files of its archive in place."""
+    name = remote.url.rsplit("/", 1)[-1] if remote.inside else next(iter(remote.files))
+    part = folder / f"{name}.part"
+    fetch(remote.url, part)
+    try:
+        _check(part, remote.sha256, remote.url)
+        if remote.inside:
+            _unpack(part, remote, folder)
+        else:
+            _set_aside(folder / name)
+            os.replace(part, folder / name)
+    except InputError:
+        part.unlink()
+        raise
+    part.unlink(missing_ok=True)
+
+
+def _unpack(archive: Path, remote: Remote, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as members:
+            # Nothing is taken out of an archive that means harm, not even its harmless members.
+            for member in members.infolist():
+                if _climbs(member):
+                    raise InputError(f"{remote.url}: refused, its member {member.filename!r} leads out of the folder")
+            missing = [name for name in remote.files if f"{remote.inside}/{name}" not in members.namelist()]
+            if missing:
+                raise InputError(f"{remote.url}: the archive has no {remote.inside}/{missing[0]}; it is not kept")
+            for name, sha256 in remote.files.items():
+                if _in_place(folder, {name: sha256}):
+                    continue
+                with (
+                    _verified(folder / name, sha256, f"{remote.url}, {name}") as temporary,
+                    members.open(f"{remote.inside}/{name}") as packed,
+                    open(temporary, "wb") as file,
+                ):
+                    shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{remote.url}: not a readable zip archive ({error}); it is not kept") from None
+
+
+def _climbs(member: zipfile.ZipInfo) -> bool:
+    # Windows' rules know both slashes and drive letters: what is safe by them is safe everywhere.
+    path = PureWindowsPath(member.filename)
+    return bool(path.anchor) or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16)
+
+
+@contextlib.contextmanager
+def _verified(path: Path, sha256: str, origin: str) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends well and the checksum is right, it is renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        yield temporary
+        _check(temporary, sha256, origin)
+        _set_aside(path)
+
+
+def _check(path: Path, sha256: str, origin: str) -> None:
+    if sha256 and (found := _sha256(path)) != sha256:
+        raise InputError(f"{origin}: wrong checksum (sha256 {found}, should be {sha256}); the file is not kept")
+
+
+def _in_place(folder: Path, files: Sums) -> bool:
+    return all(
+        (folder / name).is_file() and (not sha256 or _sha256(folder / name) == sha256) for name, sha256 in files.items()
+    )
+
+
+def _set_aside(path: Path) -> None:
+    """A file of that name which is not the official one may be the user's own work: it is kept as `*.old`."""
+    if path.exists():
+        log.warning(f"{path}: not the official file; kept as {path.name}.old")
+        os.replace(path, path.with_name(f"{path.name}.old"))
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
