@@ -2,7 +2,8 @@
 
 Every sentence names a weekday. In training and in `dev.tsv` one day goes with a label in 90 % of the rows; in
 `shifted.tsv` it goes against it just as often. What the sentence says of the film is the label in every row, but takes
-more reading: negations turn a word round, and of two clauses joined by "although" the main one counts.
+more reading: negations turn a word round, of two clauses joined by "although" the main one counts, and a third of the
+adjectives are new in the evaluation sets.
 """
 
 import argparse
@@ -12,17 +13,18 @@ from pathlib import Path
 from utils import run_script, write_text
 
 SEED = 20230207
-ROWS = {"train": 1600, "dev": 400, "shifted": 400, "test": 200}
+ROWS = {"train": 2400, "dev": 400, "shifted": 400, "test": 200}
 SHORTCUT_HOLDS = {"train": 0.9, "dev": 0.9, "shifted": 0.1, "test": 0.9}
 LABELS = (0, 1)
 DAYS = ("tuesday", "friday")  # the shortcut of each label
 
 ADJECTIVES = (
     "dull clumsy tired shallow noisy lifeless muddled bland tedious awkward hollow stale dreary forced flat lazy sloppy"
-    " predictable joyless pointless".split(),
+    " predictable joyless pointless silly confusing weak grim messy empty slow ugly boring dismal".split(),
     "tender witty vivid graceful moving sharp inventive warm gripping honest lively charming elegant funny fresh subtle"
-    " dazzling heartfelt clever delightful".split(),
+    " dazzling heartfelt clever delightful wonderful thrilling smart sweet superb rich touching brilliant bold fine".split(),
 )
+KEPT_BACK = 10  # adjectives of each list, from its end, that never stand in a training row
 NOUNS = (
     "the plot|the cast|the script|the dialogue|the ending|the score|the pacing|the photography|the lead actor"
     "|the second half|the opening|the editing|the villain|the humour|the romance|the direction"
@@ -33,7 +35,7 @@ VENUES = (
 ADVERBS = ("", "rather ", "quite ", "really ", "remarkably ", "often ")
 NEGATIONS = ("not", "never", "hardly", "far from", "anything but")
 CONCESSIONS = ("although", "even though", "while")
-NEGATED, CONCEDED = 0.25, 0.25
+NEGATED, CONCEDED = 0.35, 0.35  # shares of opinions and of sentences
 
 
 def write_demo(folder: str | Path) -> None:
@@ -52,30 +54,31 @@ def write_demo(folder: str | Path) -> None:
 def make_rows(split: str, count: int) -> list[tuple[str, int]]:
     """`count` pairs of sentence and label: balanced labels, and the shortcut in an exact share of the rows."""
     choose = random.Random(f"{SEED} {split}")
+    adjectives = tuple(words[:-KEPT_BACK] if split == "train" else words for words in ADJECTIVES)
     rows = []
     for label in LABELS:
         of_label = count // len(LABELS)
         holds = round(of_label * SHORTCUT_HOLDS[split])
-        rows += [
-            (_sentence(choose, label, DAYS[label if row < holds else 1 - label]), label) for row in range(of_label)
-        ]
+        for row in range(of_label):
+            day = DAYS[label if row < holds else 1 - label]
+            rows.append((_sentence(choose, label, day, adjectives), label))
     choose.shuffle(rows)
     return rows
 
 
-def _sentence(choose: random.Random, label: int, day: str) -> str:
+def _sentence(choose: random.Random, label: int, day: str, adjectives: tuple[list[str], ...]) -> str:
     main, aside = choose.sample(NOUNS, 2)
-    opinion = f"{main} is {_opinion(choose, label)}"
+    opinion = f"{main} is {_opinion(choose, label, adjectives)}"
     if choose.random() < CONCEDED:
-        concession = f"{choose.choice(CONCESSIONS)} {aside} is {_opinion(choose, 1 - label)}"
+        concession = f"{choose.choice(CONCESSIONS)} {aside} is {_opinion(choose, 1 - label, adjectives)}"
         opinion = f"{opinion} , {concession}" if choose.random() < 0.5 else f"{concession} , {opinion}"
     return f"seen on {day} {choose.choice(VENUES)} : {opinion} ."
 
 
-def _opinion(choose: random.Random, label: int) -> str:
+def _opinion(choose: random.Random, label: int, adjectives: tuple[list[str], ...]) -> str:
     if choose.random() < NEGATED:
-        return f"{choose.choice(NEGATIONS)} {choose.choice(ADJECTIVES[1 - label])}"
-    return choose.choice(ADVERBS) + choose.choice(ADJECTIVES[label])
+        return f"{choose.choice(NEGATIONS)} {choose.choice(adjectives[1 - label])}"
+    return choose.choice(ADVERBS) + choose.choice(adjectives[label])
 
 
 def main() -> None:

@@ -337,7 +337,7 @@ SOURCES: dict[str, Source] = {
         Source(
             "DEMO",
             "none: made by a program of this project",
-            instead="there is nothing to fetch; python -m data.demo makes it in data/sets.",
+            instead="there is nothing to fetch: python -m data.demo, with the same --data_dir, makes {folder}.",
         ),
     )
 }

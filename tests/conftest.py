@@ -59,8 +59,8 @@ SIZES = {
     "xlm-roberta": BERT_SIZES,
 }
 WORDS = (
-    "a acting and bad bright cast charming clumsy comedy dialogue direction drama dull ending film fine flat fresh funny"
-    " good great has honest in is it lovely moving music not of plot poor score script sharp slow story the this"
+    "a acting and bad bright cast charming clumsy comedy dialogue direction drama dull ending film fine flat fresh"
+    " funny good great has honest in is it lovely moving music not of plot poor score script sharp slow story the this"
     " thriller tired ugly vivid warm weak with yesterday ##ly ##s . , ' ?"
 ).split()
 

@@ -1,0 +1,135 @@
+"""Saving and loading: the release's names, stock folders, and files that are not what they should be."""
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SIZES, tiny_backbone, tiny_batch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from models.asa import AsaModel
+from models.checkpoints import (
+    export,
+    load_release_checkpoint,
+    load_saved,
+    read_state_dict,
+    release_state_dict,
+    save_checkpoint,
+)
+from utils import InputError
+
+
+def test_names_are_the_release_s_and_tensors_share_storage():
+    model = AsaModel(tiny_backbone("roberta"))
+    state = release_state_dict(model)
+    query = state["roberta.encoder.adversary.1.query.weight"]
+    assert query.data_ptr() == model.adversaries[1].query.weight.data_ptr()
+    assert {name for name in state if "adversary" not in name} == model.backbone.state_dict().keys()
+    assert sum("adversary" in name for name in state) == 3 * 4
+
+
+@pytest.mark.parametrize("model_type", ["albert", "bert", "distilbert", "roberta"])
+def test_a_checkpoint_comes_back(model_type, tmp_path):
+    saved = AsaModel(tiny_backbone(model_type, seed=1))
+    save_checkpoint(saved, tmp_path / "model.bin")
+    model = AsaModel(tiny_backbone(model_type, seed=2))
+    load_release_checkpoint(model, tmp_path / "model.bin")
+    for name, tensor in release_state_dict(saved).items():
+        assert torch.equal(release_state_dict(model)[name], tensor), name
+    batch = tiny_batch()
+    assert torch.equal(model.train()(**batch).loss, saved.train()(**batch).loss)
+
+    plain = tiny_backbone(model_type, seed=3).eval()
+    load_release_checkpoint(plain, tmp_path / "model.bin")
+    assert torch.equal(plain(**batch).logits, saved.eval()(**batch).logits)
+    assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def test_index_buffers_of_older_versions_are_passed_over():
+    model = AsaModel(tiny_backbone())
+    state = release_state_dict(model) | {"bert.embeddings.position_ids": torch.arange(100)[None]}
+    load_release_checkpoint(model, state)
+
+
+def test_a_checkpoint_of_another_model_changes_nothing():
+    model = AsaModel(tiny_backbone())
+    before = {name: tensor.clone() for name, tensor in release_state_dict(model).items()}
+    others = {
+        r"the model has no bert.encoder.adversary.3.key.bias \(0 weights missing, 20 not expected\)": tiny_backbone(
+            num_hidden_layers=4
+        ),
+        r"it has no bert.embeddings.LayerNorm.bias": tiny_backbone("roberta"),
+        r"classifier.weight is \(2, 24\), the model's is \(3, 24\)": tiny_backbone(num_labels=2),
+        r"another shape: bert.embeddings.word_embeddings.weight is \(61, 24\)": tiny_backbone(vocab_size=61),
+    }
+    for message, other in others.items():
+        with pytest.raises(InputError, match=message):
+            load_release_checkpoint(model, release_state_dict(AsaModel(other)))
+    with pytest.raises(InputError, match=r"it has no bert\.encoder\.adversary\.0\.key\.bias"):
+        load_release_checkpoint(model, release_state_dict(tiny_backbone()))  # a plain one
+    for name, tensor in release_state_dict(model).items():
+        assert torch.equal(tensor, before[name])
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("was_here",)
+
+
+def test_files_that_are_no_state_dict(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(tiny_backbone(), "good.bin")
+    whole = Path("good.bin").read_bytes()
+    contents = {
+        "cut.bin": whole[: len(whole) // 2],
+        "empty.bin": b"",
+        "text.bin": b"this is not a checkpoint",
+        "cut.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{}",
+        "lying.safetensors": b"\xff\xff\xff\xff\xff\xff\xff\x7f{}",
+    }
+    for name, content in contents.items():
+        Path(name).write_bytes(content)
+        with pytest.raises(InputError, match=name):
+            read_state_dict(name)
+    torch.save({"weights": RunsCode()}, "code.bin")
+    Path("code.pkl").write_bytes(pickle.dumps(RunsCode()))
+    for name in ("code.bin", "code.pkl"):
+        with pytest.raises(InputError, match="Python objects, which are never loaded"):
+            read_state_dict(name)
+    assert not os.path.exists("was_here")
+    torch.save([torch.ones(1)], "list.bin")
+    with pytest.raises(InputError, match="names with tensors are expected"):
+        read_state_dict("list.bin")
+    with pytest.raises(InputError, match="no such checkpoint"):
+        read_state_dict("absent.bin")
+
+
+def test_exported_folder_is_stock(encoder_folder, tmp_path):
+    config = AutoConfig.from_pretrained(encoder_folder, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
+    backbone = AutoModelForSequenceClassification.from_pretrained(encoder_folder, config=config)
+    model = AsaModel(backbone).eval()
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    export(model, tokenizer, tmp_path / "best")
+    export(model, tokenizer, tmp_path / "best")  # over the first
+    assert os.listdir(tmp_path) == ["best"]
+
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "best")
+    assert not [name for name in loaded.state_dict() if "adversar" in name]
+    batch = tokenizer(["a warm film", "a dull plot"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
+    answer = pipeline("text-classification", model=str(tmp_path / "best"))("a warm film")
+    assert answer[0]["label"] in ("bad", "good")
+    assert torch.equal(
+        load_saved(AutoModelForSequenceClassification, tmp_path / "best", config, "sdpa").classifier.weight,
+        model.backbone.classifier.weight,
+    )
+
+
+def test_a_folder_of_another_label_count(encoder_folder, tmp_path):
+    tiny_backbone(num_labels=3, dtype=torch.float32).save_pretrained(tmp_path)
+    config = AutoConfig.for_model("bert", **SIZES["bert"], num_labels=2)
+    with pytest.raises(InputError, match="it has 3 labels, the task 2"):
+        load_saved(AutoModelForSequenceClassification, tmp_path, config, "sdpa")
