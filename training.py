@@ -104,7 +104,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
     if precision == "fp16" and not on_gpu:
-        precision = "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+        precision = "bf16" if _has_bf16() else "no"
         log.info(f"--fp16 needs a GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'} on the processor")
     tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
     return Accelerator(cpu=args.no_cuda, mixed_precision=precision, **tracking)
@@ -225,7 +225,7 @@ def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[
     labels = sum(_labelled(part["labels"]) for part in parts)
     figures = Means()
     for part in parts:
-        shares = len(part["labels"]) / examples, _labelled(part["labels"]) / labels
+        shares = (len(part["labels"]), examples), (_labelled(part["labels"]), labels)
         with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(model):
             output = model(**part)
             accelerator.backward(objectives.weighted_loss(output, *shares))
@@ -347,6 +347,12 @@ def _log_window(run: Run, step: int, epoch: int, learning_rate: float, means: di
 def _is_better(record: dict, best: dict) -> bool:
     """Whether an epoch beats the best so far; without an evaluation the last one does."""
     return record["eval_score"] is None or record["eval_score"] > best["eval_score"]
+
+
+def _has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -20,9 +20,9 @@ DAYS = ("tuesday", "friday")  # the shortcut of each label
 
 ADJECTIVES = (
     "dull clumsy tired shallow noisy lifeless muddled bland tedious awkward hollow stale dreary forced flat lazy sloppy"
-    " predictable joyless pointless silly confusing weak grim messy empty slow ugly boring dismal".split(),
+    " predictable joyless pointless silly confusing weak grim messy empty slow ugly boring".split(),
     "tender witty vivid graceful moving sharp inventive warm gripping honest lively charming elegant funny fresh subtle"
-    " dazzling heartfelt clever delightful wonderful thrilling smart sweet superb rich touching brilliant bold fine".split(),
+    " dazzling heartfelt clever delightful wonderful thrilling smart sweet superb rich touching brilliant bold".split(),
 )
 KEPT_BACK = 10  # adjectives of each list, from its end, that never stand in a training row
 NOUNS = (

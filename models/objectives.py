@@ -27,24 +27,31 @@ def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> n
     return METHODS[method](backbone, args)
 
 
-def weighted_loss(output, example_share: float, label_share: torch.Tensor | float) -> torch.Tensor:
+Share = tuple[int | torch.Tensor, int | torch.Tensor]  # (how many the part has, how many the whole batch has)
+
+
+def weighted_loss(output, examples: Share, labels: Share) -> torch.Tensor:
     """What a part of a batch adds to the loss of the whole, so that parts add up to it exactly.
 
     Args:
         output: of a method's module in training mode, on the part.
-        example_share: the part's share of the batch's examples, over which divergence and penalty are means.
-        label_share: its share of the batch's labels, over which a task loss is a mean; another figure only where an
-            example has several labels.
+        examples: the share of the batch's examples, over which divergence and penalty are means.
+        labels: the share of its labels, over which a task loss is a mean; an example may have several.
     """
     task_loss = output.get("task_loss", output.loss)
-    return task_loss * label_share + (output.loss - task_loss) * example_share
+    return _of(task_loss, labels) + _of(output.loss - task_loss, examples)
 
 
-def figures(output, example_share: float, label_share: torch.Tensor | float) -> dict[str, torch.Tensor]:
+def figures(output, examples: Share, labels: Share) -> dict[str, torch.Tensor]:
     """What a part of a batch adds to the figures in the log: a scalar each, or one figure a layer.
 
     `train_loss` is the figure that is printed: without ASA's penalty, as in the release.
     """
-    task_loss = output.get("task_loss", output.loss).detach() * label_share
-    means = {name: output[name].detach() * example_share for name in REPORTED if name in output}
+    task_loss = _of(output.get("task_loss", output.loss).detach(), labels)
+    means = {name: _of(output[name].detach(), examples) for name in REPORTED if name in output}
     return {"train_loss": task_loss + means.get("divergence", 0.0), "task_loss": task_loss, **means}
+
+
+def _of(mean: torch.Tensor, share: Share) -> torch.Tensor:
+    part, whole = share
+    return mean * part / whole

@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pytest
 import torch
 import transformers
+from accelerate.state import AcceleratorState
 from transformers import (
     AutoConfig,
     AutoModelForMaskedLM,
@@ -116,6 +117,13 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameter name -> gradient, of the parameters that have one."""
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate():
+    """Accelerate keeps its device and precision for the life of a process; every test chooses its own."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

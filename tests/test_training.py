@@ -1,0 +1,270 @@
+"""The training loop: what a step is made of, in which order rows come, and which epoch is the best."""
+
+import argparse
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import gradients, relative_error, tiny_backbone, tiny_batch
+from transformers import AutoModelForSequenceClassification
+
+import training
+from data.features import Features
+from models import objectives
+from models.asa import AsaModel
+from models.checkpoints import read_state_dict, release_state_dict
+from run_folder import RunFolder
+from training import Head, Means, Run, StepSampler, epoch_line, make_accelerator, parameter_groups, predict, train
+
+
+class NoTokenizer:
+    """Stands in where a tokenizer is only saved."""
+
+    def save_pretrained(self, folder):
+        pass
+
+
+def pad(rows: list[dict]) -> dict[str, torch.Tensor]:
+    width = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([row["input_ids"] + [0] * (width - len(row["input_ids"])) for row in rows])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    return batch | ({"labels": torch.tensor([row["labels"] for row in rows])} if "labels" in rows[0] else {})
+
+
+def features(count: int, labelled: bool = True) -> Features:
+    random = np.random.default_rng(0)
+    rows = [random.integers(5, 60, length).tolist() for length in random.integers(2, 12, count)]
+    return Features({"input_ids": rows}, random.integers(0, 3, count).tolist() if labelled else None)
+
+
+def accuracy(features: Features, logits: list[np.ndarray]) -> dict[str, float]:
+    return {"accuracy": 100 * float(np.mean(np.stack(logits).argmax(-1) == features.columns["labels"]))}
+
+
+def make_run(folder, model, score=accuracy, **changes) -> Run:
+    settings = {
+        "train_batch_size": 8,
+        "gradient_accumulation_steps": 1,
+        "eval_batch_size": 4,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 3,
+        "max_train_steps": None,
+        "lr_scheduler_type": "linear",
+        "warmup_proportion": 0.1,
+        "weight_decay": 0.01,
+        "max_grad_norm": 0.0,
+        "group_by_length": True,
+        "seed": 42,
+        "num_workers": 0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "no_cuda": True,
+        "fp16": False,
+        "bf16": False,
+    }
+    args = argparse.Namespace(**settings | changes, output_dir=str(folder))
+    accelerator = make_accelerator(args)
+    head = Head(AutoModelForSequenceClassification, pad, score, write=None)
+    folder.mkdir(exist_ok=True)
+    return Run(args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder))
+
+
+def metrics_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# --- a step ---
+
+
+@pytest.mark.parametrize("method", ["asa", "naive"])
+def test_accumulation_is_exact(method, tmp_path):
+    """8 examples at once, 4 x 2, and 3 + 3 + 2, a last batch of 5 among them, end in the same weights."""
+    found = {}
+    for parts in (1, 4, 3):
+        model = objectives.build(method, tiny_backbone(), argparse.Namespace(tau=0.5, protocol="paper"))
+        run = make_run(tmp_path / str(parts), model, gradient_accumulation_steps=parts, num_train_epochs=2)
+        train(run, features(21), {}, {})
+        found[parts] = release_state_dict(model), metrics_of(tmp_path / str(parts))
+    expected, expected_metrics = found[1]
+    for parts in (4, 3):
+        state, metrics = found[parts]
+        for name, tensor in expected.items():
+            # Adam divides by the root of a squared gradient, which for the key biases is rounding alone.
+            if "key.bias" not in name:
+                assert relative_error(state[name], tensor) < 1e-7, name
+        assert [row["step"] for row in metrics] == [1, 2, 3, 4, 5, 6]
+        assert np.allclose([row["train_loss"] for row in metrics], [row["train_loss"] for row in expected_metrics])
+
+
+@pytest.mark.parametrize("head", ["sequence", "token"])
+@pytest.mark.parametrize("method", ["asa", "naive"])
+def test_parts_add_up_to_the_whole(head, method):
+    """Also where the parts of a batch hold different numbers of labels."""
+    batch = tiny_batch(head)
+    model = objectives.build(method, tiny_backbone(head=head), argparse.Namespace(tau=0.5, protocol="paper")).train()
+    model(**batch).loss.backward()
+    expected, figures = {name: gradient.clone() for name, gradient in gradients(model).items()}, Means()
+    model.zero_grad()
+    labels = (batch["labels"] != -100).sum()
+    for rows in (slice(0, 1), slice(1, 4)):
+        part = {name: tensor[rows] for name, tensor in batch.items()}
+        shares = (len(part["labels"]), 4), ((part["labels"] != -100).sum(), labels)
+        output = model(**part)
+        objectives.weighted_loss(output, *shares).backward()
+        figures.add(objectives.figures(output, *shares))
+    for name, gradient in gradients(model).items():
+        assert (gradient - expected[name]).norm() < 1e-12 * expected[name].norm() + 1e-15, name
+    output = model(**batch)
+    printed = output.task_loss + output.divergence if method == "asa" else output.loss
+    assert figures.sums["train_loss"].item() == pytest.approx(printed.item(), rel=1e-6)
+
+
+def test_schedule_counts_optimizer_steps(tmp_path):
+    for parts in (1, 2):
+        run = make_run(
+            tmp_path / str(parts), tiny_backbone(), gradient_accumulation_steps=parts, warmup_proportion=0.34
+        )
+        train(run, features(16), {}, {})
+        # 6 steps, 2 of them warm-up: 0.5, 1, then down to 0; the figure logged is the next step's
+        rates = [row["learning_rate"] for row in metrics_of(tmp_path / str(parts))]
+        assert np.allclose(rates, [0.0005, 0.001, 0.00075, 0.0005, 0.00025, 0.0])
+
+
+def test_max_train_steps_ends_inside_an_epoch(tmp_path):
+    run = make_run(tmp_path / "run", tiny_backbone(), max_train_steps=5, gradient_accumulation_steps=2)
+    train(run, features(21), {}, {})
+    epochs = json.loads(run.folder.results.read_text())["epochs"]
+    assert [epoch["global_step"] for epoch in epochs] == [3, 5]
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    seen = []
+    run = make_run(tmp_path / "run", tiny_backbone(), max_grad_norm=0.01)
+    optimizer = argparse.Namespace(
+        step=lambda: seen.append(torch.stack([g.norm() for g in gradients(run.model).values()]).norm().item()),
+        zero_grad=lambda: None,
+    )
+    training.optimize(run, [tiny_batch()], optimizer)
+    assert seen == [pytest.approx(0.01, rel=1e-3)]
+
+
+def test_biases_and_norms_are_not_decayed():
+    model = AsaModel(tiny_backbone())
+    decayed, free = parameter_groups(model, 0.01)
+    assert decayed["weight_decay"] == 0.01
+    assert free["weight_decay"] == 0
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    assert all(names[id(p)].endswith(".weight") and "LayerNorm" not in names[id(p)] for p in decayed["params"])
+    assert all(names[id(p)].endswith(".bias") or "LayerNorm" in names[id(p)] for p in free["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(names)
+
+
+# --- the order of rows ---
+
+
+def test_sampler_gives_each_row_once_in_an_order_of_its_own():
+    lengths = np.random.default_rng(0).integers(2, 100, 1003).tolist()
+    for grouped in (False, True):
+        sampler = StepSampler(lengths, 16, seed=1, group_by_length=grouped)
+        first, again = list(sampler), list(sampler)
+        assert first == again
+        assert len(first) == len(sampler) == 63
+        assert sorted(row for step in first for row in step) == list(range(1003))
+        assert sorted(map(len, first)) == [11] + 62 * [16]
+        sampler.epoch = 1
+        assert list(sampler) != first
+        assert list(StepSampler(lengths, 16, seed=2, group_by_length=grouped)) != first
+
+
+def test_sampler_groups_like_lengths_without_sorting_the_steps():
+    lengths = np.random.default_rng(0).integers(2, 100, 4000).tolist()
+    steps = [[lengths[row] for row in step] for step in StepSampler(lengths, 16, seed=1, group_by_length=True)]
+    assert np.mean([max(step) - min(step) for step in steps]) < 5
+    longest = np.array([max(step) for step in steps])
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("count", [9, 1])
+def test_predictions_come_in_the_order_of_the_rows(count, tmp_path):
+    """9 rows in batches of 4: the last holds one."""
+    model = tiny_backbone(dtype=torch.float32).eval()
+    run = make_run(tmp_path / "run", AsaModel(model))
+    rows = features(count)
+    logits, loss = predict(run, rows)
+    with torch.no_grad():
+        alone = [model(**pad([rows[row]])) for row in range(count)]
+    assert np.allclose(np.stack(logits), torch.cat([output.logits for output in alone]).numpy(), atol=1e-5)
+    assert loss == pytest.approx(np.mean([output.loss.item() for output in alone]), rel=1e-5)
+    assert predict(run, features(count, labelled=False))[1] is None
+
+
+# --- epochs ---
+
+
+@pytest.mark.parametrize("scores", [[50.0, 70.0, 60.0], [-10.0, -20.0, -30.0], [1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
+def test_the_printed_best_is_the_saved_one(scores, tmp_path, capsys):
+    given = iter(scores)
+    model = AsaModel(tiny_backbone(dtype=torch.float32))
+    run = make_run(tmp_path / "run", model, score=lambda features, logits: {"accuracy": next(given)})
+    best = train(run, features(16), {"dev": features(5)}, {"args": {}})
+    expected = int(np.argmax(scores))
+    results = json.loads(run.folder.results.read_text())
+    assert best == results["best"] == results["epochs"][expected]
+    assert best["epoch"] == expected
+    assert [epoch["eval_score"] for epoch in results["epochs"]] == scores
+
+    assert sorted(path.name for path in run.folder.path.glob("*.bin")) == [
+        f"{epoch}_pytorch_model.bin" for epoch in range(3)
+    ]
+    saved = read_state_dict(run.folder.checkpoint(expected))
+    exported = read_state_dict(run.folder.best / "model.safetensors")
+    assert exported
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in exported.items())
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in release_state_dict(model).items())
+
+    lines = run.folder.lines.read_text().splitlines()
+    assert capsys.readouterr().out.splitlines() == lines
+    assert lines == [epoch_line(epoch, "train loss") for epoch in results["epochs"]]
+    assert len(results["epochs"][0]["keep_rate"]) == 3
+    assert 0 <= results["epochs"][0]["fully_masked"] <= 1
+
+
+def test_epoch_line_is_the_release_s():
+    record = {"epoch": 0, "global_step": 2105, "train_loss": 0.25012, "eval_score": 92.5459, "eval_loss": 0.2111}
+    expected = "Epoch 0: global step = 2105 | train loss = 0.250 | eval score = 92.55 | eval loss = 0.211"
+    assert epoch_line(record, "train loss") == expected
+    assert epoch_line(record, "loss") == expected.replace("train loss", "loss")
+    assert epoch_line(record | {"eval_score": None}, "loss") == "Epoch 0: global step = 2105 | loss = 0.250"
+
+
+def test_tensorboard_gets_the_figures(tmp_path):
+    run = make_run(tmp_path / "run", AsaModel(tiny_backbone(dtype=torch.float32)), report_to="tensorboard")
+    # As execute does it; make_run made the accelerator before the folder was known to be wanted.
+    train(run, features(8), {}, {})
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+# --- precision ---
+
+
+def test_fp16_on_a_processor_goes_on_in_what_it_has(tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "asa")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for supported, expected, text in ((True, "bf16", "bf16"), (False, "no", "fp32")):
+        monkeypatch.setattr(training, "_has_bf16", lambda supported=supported: supported)
+        args = argparse.Namespace(fp16=True, bf16=False, no_cuda=True, report_to="none", output_dir=str(tmp_path))
+        assert make_accelerator(args).mixed_precision == expected
+        assert f"--fp16 needs a GPU: going on in {text} on the processor" in caplog.text
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_bf16_training_keeps_float32_weights(tmp_path):
+    model = AsaModel(tiny_backbone(dtype=torch.float32))
+    run = make_run(tmp_path / "run", model, bf16=True, num_train_epochs=1)
+    train(run, features(8), {"dev": features(3)}, {})
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert np.isfinite(json.loads(run.folder.results.read_text())["epochs"][0]["train_loss"])
+    assert os.listdir(tmp_path / "run" / "best")
