@@ -112,9 +112,12 @@ def load_tokenizer(name: str, cache_dir: str | None, lower_case: bool, slow: boo
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded ({reason})") from None
+    # Without its files transformers 5 makes one that knows no word, and says nothing.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
     if slow and tokenizer.is_fast:
         log.info("--use_slow_tokenizer: transformers 5 has only a fast tokenizer for this model, which is used")
-    if lower_case and len(tokenizer.tokenize("A")) and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
+    if lower_case and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
         log.info("--do_lower_case: this model's tokenizer knows no such setting; the text keeps its case")
     return tokenizer
 

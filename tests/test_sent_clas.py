@@ -1,0 +1,368 @@
+"""run_sent_clas.py as people use it: real command lines, a tiny encoder, small text of our own."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import SIZES, save_tiny_encoder
+from test_data import FORMATS, write
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+import run_sent_clas
+from models.checkpoints import read_state_dict
+from utils import run_script
+
+ROOT = Path(__file__).parent.parent
+LINE = re.compile(
+    r"Epoch (\d+): global step = (\d+) \| train loss = (\d+\.\d{3})"
+    r" \| eval score = (-?\d+\.\d\d) \| eval loss = (\d+\.\d{3})"
+)
+GOOD, BAD = "a warm film", "a dull plot"
+
+
+@pytest.fixture
+def data_dir(tmp_path) -> Path:
+    """SST-2 with 17 training rows, which batches of 4 leave one of, and 9 dev rows."""
+    rows = [f"{text}\t{label}" for label, text in ((1, GOOD), (0, BAD))]
+    write(tmp_path / "data" / "sst-2" / "train.tsv", "sentence\tlabel", *(rows * 8), f"{GOOD} with music\t1")
+    write(tmp_path / "data" / "sst-2" / "dev.tsv", "sentence\tlabel", *(rows * 4), f"{BAD} and more of it\t0")
+    write(tmp_path / "data" / "sst-2" / "test.tsv", "index\tsentence", f"0\t{GOOD}", f"1\t{BAD}", "2\ta film")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def command(data_dir, encoder_folder, tmp_path, monkeypatch):
+    """Run the script in this process: command(flags) -> exit status."""
+    monkeypatch.setattr(sys, "argv", ["run_sent_clas.py"])
+
+    def run(*flags: str, **changes: str | None) -> int:
+        settings = {
+            "task_name": "SST-2",
+            "data_dir": str(data_dir),
+            "load_model_path": encoder_folder,
+            "output_dir": str(tmp_path / "out"),
+            "train_batch_size": "4",
+            "num_train_epochs": "2",
+            "learning_rate": "1e-3",
+            "max_seq_length": "16",
+            **changes,
+        }
+        argv = [part for name, value in settings.items() if value is not None for part in (f"--{name}", value)]
+        AcceleratorState._reset_state(reset_partial_state=True)  # as in a new process
+        try:
+            run_script(lambda: run_sent_clas.main([*argv, *flags]))
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+# --- what a run leaves behind ---
+
+
+@pytest.mark.parametrize("method", ["asa", "naive"])
+def test_train_evaluate_and_test(method, command, tmp_path, capsys):
+    assert command("--do_train", "--do_eval", "--do_test", method=method, logging_steps="2") == 0
+    out = tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "0_pytorch_model.bin",
+        "1_pytorch_model.bin",
+        "SST-2.tsv",
+        "best",
+        "eval_results.txt",
+        "metrics.jsonl",
+        "results.json",
+    ]
+    lines = (out / "eval_results.txt").read_text().splitlines()
+    assert capsys.readouterr().out.splitlines() == lines
+    assert [LINE.fullmatch(line).group(1, 2) for line in lines] == [("0", "5"), ("1", "10")]
+
+    record = results(out)
+    assert record["examples"] == {"train": 17, "eval": 9, "test": 3}
+    assert record["args"]["method"] == method
+    assert record["args"]["warmup_proportion"] == 0.06
+    assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert record["device"].startswith("c")
+    for line, epoch in zip(lines, record["epochs"], strict=True):
+        score, loss = (f"{epoch['eval_score']:.2f}", f"{epoch['eval_loss']:.3f}")
+        assert LINE.fullmatch(line).group(4, 5) == (score, loss)
+        assert epoch["metrics"] == {"accuracy": epoch["eval_score"]}
+        assert epoch["seconds"] > 0
+        if method == "asa":
+            assert len(epoch["keep_rate"]) == 2
+            assert 0 <= epoch["fully_masked"] <= 1
+        else:
+            assert (epoch["keep_rate"], epoch["fully_masked"]) == (None, None)
+    logged = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == [2, 4, 6, 8, 10]
+    assert ("keep_rate" in logged[0]) == (method == "asa")
+    assert (out / "SST-2.tsv").read_text().splitlines()[0] == "index\tprediction"
+
+    state = torch.load(out / "0_pytorch_model.bin", weights_only=True)
+    assert ("bert.encoder.adversary.0.query.weight" in state) == (method == "asa")
+    assert AutoModelForSequenceClassification.from_pretrained(out / "best").config.num_labels == 2
+    assert pipeline("text-classification", model=str(out / "best"))(GOOD)[0]["label"] in ("0", "1")
+
+
+def test_it_learns(command, tmp_path):
+    assert command("--do_train", "--do_eval", "--do_test", num_train_epochs="8", learning_rate="3e-3") == 0
+    assert results(tmp_path / "out")["best"]["eval_score"] == 100
+    assert (tmp_path / "out" / "SST-2.tsv").read_text().startswith("index\tprediction\n0\t1\n1\t0\n2\t")
+
+
+def test_a_saved_checkpoint_scores_as_it_did(command, tmp_path, capsys):
+    """From our own file, which is the release's format, and from the Hugging Face folder; alone and with --do_test."""
+    assert command("--do_train", "--do_eval") == 0
+    best = results(tmp_path / "out")["best"]
+    expected = f"eval score = {best['eval_score']:.2f} | eval loss = {best['eval_loss']:.3f}"
+    for number, source in enumerate((f"{best['epoch']}_pytorch_model.bin", "best")):
+        capsys.readouterr()
+        folder = tmp_path / f"evaluation{number}"
+        file = str(tmp_path / "out" / source)
+        assert command("--do_eval", "--do_test", test_model_file=file, output_dir=str(folder)) == 0
+        assert capsys.readouterr().out.strip() == expected
+        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json"]
+        record = json.loads((folder / "evaluation.json").read_text())
+        assert record["eval_score"] == pytest.approx(best["eval_score"])
+        assert record["args"]["test_model_file"] == file
+
+
+def test_the_second_command_of_the_readme_works_on_the_folder_of_the_first(command, tmp_path):
+    assert command("--do_train", "--do_eval", "--do_lower_case", "--fp16", model_type="bert") == 0
+    file = str(tmp_path / "out" / "1_pytorch_model.bin")
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    assert command("--do_test", "--do_lower_case", model_type="bert", test_model_file=file) == 0
+    assert (tmp_path / "out" / "SST-2.tsv").is_file()
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_runs_repeat_exactly_and_seeds_differ(command, tmp_path):
+    found = []
+    for number, seed in enumerate(("1", "1", "2")):
+        assert command("--do_train", "--do_eval", seed=seed, output_dir=str(tmp_path / str(number))) == 0
+        found.append(read_state_dict(tmp_path / str(number) / "1_pytorch_model.bin"))
+    first, again, other = found
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_release_protocol_pads_to_the_full_length_in_random_batches(command, tmp_path, monkeypatch):
+    widths = set()
+    forward = torch.nn.Embedding.forward
+    monkeypatch.setattr(
+        torch.nn.Embedding, "forward", lambda self, ids: (widths.add(ids.shape[-1]), forward(self, ids))[1]
+    )
+    assert command("--do_train", "--do_eval", protocol="release") == 0
+    assert widths == {16}
+    args = results(tmp_path / "out")["args"]
+    assert (args["pad_to_max_length"], args["group_by_length"]) == (True, False)
+    assert command("--do_train", "--overwrite_output_dir") == 0
+    assert max(widths - {16}) < 10
+    args = results(tmp_path / "out")["args"]
+    assert (args["pad_to_max_length"], args["group_by_length"]) == (False, True)
+    assert results(tmp_path / "out")["best"]["epoch"] == 1  # without an evaluation the last
+
+
+@pytest.mark.parametrize("model_type", ["albert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"])
+def test_other_encoders(model_type, command, encoder_folder, tmp_path):
+    """A folder with a model of another type and the tokenizer of the first."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    config = AutoConfig.for_model(model_type, **SIZES[model_type] | {"vocab_size": len(tokenizer)})
+    AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    status = command("--do_train", "--do_eval", load_model_path=str(tmp_path / "encoder"), model_type=model_type)
+    assert status == 0
+    assert len(results(tmp_path / "out")["best"]["keep_rate"]) == 3
+    file = str(tmp_path / "out" / "1_pytorch_model.bin")
+    arguments = {"load_model_path": str(tmp_path / "encoder"), "test_model_file": file}
+    assert command("--do_eval", output_dir=str(tmp_path / "again"), **arguments) == 0
+    record = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert record["eval_loss"] == pytest.approx(results(tmp_path / "out")["epochs"][1]["eval_loss"], rel=1e-4)
+
+
+@pytest.mark.parametrize("task", sorted(set(FORMATS) - {"SST-2", "DEMO"}))
+def test_every_task_trains_and_is_tested(task, command, tmp_path):
+    header, row, *_, test_header = FORMATS[task]
+    folder = tmp_path / "tasks" / task
+    lines = [*([header] if header else []), *([row] * 5)]
+    train, dev = "train.tsv", {"MNLI": "dev_matched.tsv", "PAWS-QQP": "dev_and_test.tsv"}.get(task, "dev.tsv")
+    for name in (train, dev):
+        write(folder / name, *lines)
+    flags = ["--do_train", "--do_eval"]
+    if test_header:
+        values = "\t".join("7" if column in ("index", "id") else "a plot" for column in test_header.split("\t"))
+        for name in ("test_matched.tsv", "test_mismatched.tsv") if task == "MNLI" else ("test.tsv",):
+            write(folder / name, test_header, values)
+        flags.append("--do_test")
+    assert command(*flags, task_name=task, data_dir=str(tmp_path / "tasks"), num_train_epochs="1") == 0
+    record = results(tmp_path / "out")["best"]
+    assert np.isfinite([record["eval_score"], record["eval_loss"], *record["metrics"].values()]).all()
+    if test_header:
+        names = ["MNLI-m", "MNLI-mm"] if task == "MNLI" else [task]
+        for name in names:
+            lines = (tmp_path / "out" / f"{name}.tsv").read_text().splitlines()
+            assert lines[0] == "index\tprediction"
+            assert lines[1].startswith("7\t")
+            assert len(lines) == 2
+
+
+def test_anli_is_evaluated_by_round_and_on_its_test_set(command, tmp_path):
+    row = {"context": "a plot", "hypothesis": "the plot", "label": "e"}
+    for split, count in (("train", 2), ("dev", 1), ("test", 2)):
+        for name in ("R1", "R2", "R3"):
+            write(tmp_path / "data" / "anli" / name / f"{split}.jsonl", *[json.dumps(row)] * count)
+    assert command("--do_train", "--do_eval", task_name="anli", eval_on="test") == 0
+    record = results(tmp_path / "out")
+    assert record["examples"] == {"train": 6, "eval": 6}
+    assert list(record["best"]["metrics"]) == ["accuracy", "R1/accuracy", "R2/accuracy", "R3/accuracy"]
+
+
+# --- what cannot be ---
+
+
+def truncated(path: Path) -> str:
+    torch.save({f"weight{i}": torch.ones(100) for i in range(9)}, path)
+    path.write_bytes(path.read_bytes()[:700])
+    return str(path)
+
+
+class RunsCode:
+    def __reduce__(self):
+        return os.mkdir, ("was_here",)
+
+
+def with_code(path: Path) -> str:
+    torch.save(RunsCode(), path)
+    return str(path)
+
+
+def of_another_shape(path: Path) -> str:
+    torch.save({"classifier.weight": torch.ones(3, 24)}, path)
+    return str(path)
+
+
+def folder_of_another_type(path: Path) -> str:
+    AutoConfig.for_model("modernbert").save_pretrained(path)
+    return str(path)
+
+
+def folder_without_tokenizer(path: Path) -> str:
+    save_tiny_encoder(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    return str(path)
+
+
+def folder_with_cut_weights(path: Path) -> str:
+    save_tiny_encoder(path)
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    return str(path)
+
+
+def rows(*lines: str):
+    def make(path: Path) -> str:
+        write(path / "SST-2" / "train.tsv", *lines)
+        return str(path)
+
+    return make
+
+
+def bytes_(content: bytes):
+    def make(path: Path) -> str:
+        write(path / "SST-2" / "train.tsv").write_bytes(content)
+        return str(path)
+
+    return make
+
+
+TRAIN, TEST = ["--do_train"], ["--do_test"]
+BAD_COMMANDS = {
+    "nothing to do": ([], {}, "nothing to do: give --do_train, --do_eval or --do_test"),
+    "unknown task": (TRAIN, {"task_name": "SST"}, r"--task_name SST: no such task; did you mean SST-2\?"),
+    "no data folder": (TRAIN, {"data_dir": "absent"}, "--data_dir absent: no such folder"),
+    "no task folder": (TRAIN, {"task_name": "RTE"}, r"it has no folder RTE in any case.*python -m data\.download RTE"),
+    "no file": (["--do_eval", *TRAIN], {"task_name": "CoLA", "data_dir": rows("x")}, "it has no folder CoLA"),
+    "columns": (TRAIN, {"data_dir": rows("sentence\tlabel", "a film")}, r"train\.tsv, line 2: 1 columns where 2"),
+    "label": (TRAIN, {"data_dir": rows("sentence\tlabel", "a film\tx")}, "line 2: unknown label 'x'; SST-2 has 0, 1"),
+    "empty file": (TRAIN, {"data_dir": rows()}, "the file has no rows"),
+    "UTF-8": (TRAIN, {"data_dir": bytes_(b"sentence\tlabel\n\xff\t1\n")}, "not valid UTF-8 near byte 15"),
+    "test without file": (TEST, {}, "--do_test without --do_train needs --test_model_file"),
+    "eval without file": (["--do_eval"], {}, "--do_eval without --do_train needs --test_model_file"),
+    "train with file": (TRAIN, {"test_model_file": truncated}, "--test_model_file and --do_train exclude each other"),
+    "fp16 and bf16": ([*TRAIN, "--fp16", "--bf16"], {}, "--fp16 and --bf16 exclude each other"),
+    "model type": (TRAIN, {"model_type": "roberta"}, "--model_type roberta: the checkpoint .* is a bert model"),
+    "accumulation": (TRAIN, {"gradient_accumulation_steps": "8"}, "--train_batch_size 4: fewer examples than"),
+    "no checkpoint": (TEST, {"test_model_file": "absent.bin"}, "--test_model_file absent.bin: no such file"),
+    "shape": (TEST, {"test_model_file": of_another_shape}, "a checkpoint of another model: it has no bert"),
+    "truncated": (TEST, {"test_model_file": truncated}, "not a readable checkpoint, it may be cut short"),
+    "code": (TEST, {"test_model_file": with_code}, "it holds Python objects, which are never loaded"),
+    "no encoder": (TRAIN, {"load_model_path": "no-such-encoder"}, "no-such-encoder: not a folder with"),
+    "other encoder": (TRAIN, {"load_model_path": folder_of_another_type}, "'modernbert' is not supported; use"),
+    "no tokenizer": (TRAIN, {"load_model_path": folder_without_tokenizer}, "its tokenizer cannot be loaded"),
+    "cut weights": (TRAIN, {"load_model_path": folder_with_cut_weights}, "its weights cannot be loaded"),
+    "length": (TRAIN, {"max_seq_length": "65"}, "--max_seq_length 65: this encoder takes 3 to 64 tokens"),
+    "number": (TRAIN, {"learning_rate": "fast"}, "argument --learning_rate: 'fast' is not a number above 0"),
+    "infinite": (TRAIN, {"tau": "inf"}, "argument --tau: 'inf' is not a number from 0"),
+    "choice": (TRAIN, {"method": "asap"}, "argument --method: invalid choice: 'asap'"),
+    "flag": ([*TRAIN, "--do_trian"], {}, "unrecognized arguments: --do_trian"),
+    "output is a file": (TRAIN, {"output_dir": with_code}, "a file of that name is in the way"),
+    "output in a file": (TRAIN, {"output_dir": lambda path: with_code(path) + "/out"}, "cannot be written"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(BAD_COMMANDS))
+def test_bad_input_is_one_sentence_and_writes_nothing(case, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags, changes, message = BAD_COMMANDS[case]
+    changes = {name: value if isinstance(value, str) else value(tmp_path / "given") for name, value in changes.items()}
+    before = sorted(path for path in tmp_path.rglob("*"))
+    assert command(*flags, **changes) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if ": error: " in line]
+    assert len(lines) == 1
+    assert err.endswith(lines[0] + "\n")
+    assert re.search(message, lines[0])
+    assert "Traceback" not in err
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
+    assert command("--do_train", "--do_eval", "--do_test", num_train_epochs="1") == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    again = {"test_model_file": str(tmp_path / "out" / "0_pytorch_model.bin")}
+    for flags, changes in ((["--do_train"], {}), (["--do_test"], again)):
+        assert command(*flags, **changes) == 2
+        assert "it has results already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
+    assert command("--do_train", "--do_eval", "--overwrite_output_dir", num_train_epochs="2", seed="7") == 0
+    assert results(tmp_path / "out")["args"]["seed"] == 7
+    assert len((tmp_path / "out" / "eval_results.txt").read_text().splitlines()) == 2
+
+
+def test_from_the_shell(data_dir, encoder_folder, tmp_path):
+    """The exit status and the two streams of a real process, once in good order and once not."""
+    script = [sys.executable, str(ROOT / "run_sent_clas.py"), "--task_name", "sst-2", "--data_dir", str(data_dir)]
+    script += ["--load_model_path", encoder_folder, "--output_dir", str(tmp_path / "out"), "--max_seq_length", "16"]
+    settings = {"capture_output": True, "text": True, "cwd": tmp_path}
+    good = subprocess.run([*script, "--do_train", "--do_eval", "--num_train_epochs", "1"], **settings)
+    assert good.returncode == 0, good.stderr
+    assert LINE.fullmatch(good.stdout.strip())
+    assert "keep rate" in good.stderr
+    bad = subprocess.run([*script, "--do_train"], **settings)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert re.fullmatch(r"run_sent_clas\.py: error: --output_dir .*: it has results already.*\n", bad.stderr)
