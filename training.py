@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import math
 import sys
 import time
@@ -153,7 +154,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], head: di
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
     """
-    args, accelerator, collate = run.args, run.accelerator, run.head.collate
+    args, accelerator = run.args, run.accelerator
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
     epochs = math.ceil(steps / len(sampler))
@@ -163,7 +164,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], head: di
     loader = DataLoader(
         features,
         batch_sampler=sampler,
-        collate_fn=lambda rows: [collate(part) for part in _parts(rows, args.gradient_accumulation_steps)],
+        collate_fn=functools.partial(collate_parts, run.head.collate, args.gradient_accumulation_steps),
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -235,6 +236,11 @@ def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[
     optimizer.step()
     optimizer.zero_grad()
     return figures.sums
+
+
+def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+    """The rows of an optimizer step as up to `parts` padded batches of like size."""
+    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts))]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -358,10 +364,6 @@ def _has_bf16() -> bool:
 def _labelled(labels: torch.Tensor) -> torch.Tensor:
     """How many labels a batch has, on its device."""
     return (labels != IGNORED_LABEL).sum()
-
-
-def _parts(rows: list, parts: int) -> list[list]:
-    return _chunks(rows, math.ceil(len(rows) / parts))
 
 
 def _chunks(rows: list, size: int) -> list[list]:

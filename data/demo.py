@@ -35,7 +35,7 @@ VENUES = (
 ADVERBS = ("", "rather ", "quite ", "really ", "remarkably ", "often ")
 NEGATIONS = ("not", "never", "hardly", "far from", "anything but")
 CONCESSIONS = ("although", "even though", "while")
-NEGATED, CONCEDED = 0.25, 0.25  # shares of opinions and of sentences
+NEGATED, CONCEDED = 0.1, 0.2  # shares of opinions and of sentences
 
 
 def write_demo(folder: str | Path) -> None:
