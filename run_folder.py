@@ -12,7 +12,7 @@ import torch
 
 from utils import InputError, write_json
 
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn")
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
 
 class RunFolder:

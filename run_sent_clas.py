@@ -11,13 +11,11 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 import arguments
 from data import metrics
-from data.features import sentence_features
-from data.readers import read_splits
+from data.features import padding, sentence_features
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task
-from models.encoders import load_config, load_tokenizer
-from run_folder import RunFolder
-from training import Head, execute
+from models.encoders import named_labels
+from training import Head, execute, prepare
 from utils import run_script
 
 
@@ -30,14 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     task = find_task(args.task_name, SENTENCE_TASKS)
     args.task_name = task.name
-    RunFolder(args.output_dir).check(args, task)
-
-    examples = read_splits(task, args)
-    labels = {"id2label": dict(enumerate(task.labels)), "label2id": {label: i for i, label in enumerate(task.labels)}}
-    config = load_config(
-        args.load_model_path, args.model_type, args.cache_dir, **({"num_labels": 1} if task.regression else labels)
-    )
-    tokenizer = load_tokenizer(args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer)
+    changes = {"num_labels": 1} if task.regression else named_labels(task.labels)
+    examples, config, tokenizer = prepare(args, task, changes)
     features = examples.map(lambda rows: sentence_features(rows, tokenizer, args.max_seq_length))
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
@@ -45,13 +37,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     head = Head(
         AutoModelForSequenceClassification,
-        collate=DataCollatorWithPadding(
-            tokenizer, padding="max_length" if args.pad_to_max_length else "longest", max_length=args.max_seq_length
-        ),
+        collate=DataCollatorWithPadding(tokenizer, **padding(args)),
         score=lambda rows, logits: metrics.compute(task.metrics, rows.columns["labels"], predictions(logits)),
-        write=lambda path, rows, logits: write_submission(path, task, rows, predictions(logits)),
+        write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits)),
     )
-    execute(args, task, head, config, tokenizer, examples, features)
+    execute(args, task, head, config, tokenizer, features)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -20,11 +20,12 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
 from data.features import Features
-from data.readers import Splits
+from data.readers import Splits, read_splits
+from data.tasks import Task
 from models import objectives
 from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, save_checkpoint
-from models.encoders import load_pretrained
+from models.encoders import load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
 from utils import log
 
@@ -36,14 +37,14 @@ class Head:
     auto_class: the transformers class that makes the model.
     collate: rows -> padded batch.
     score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
-    write: (path, examples, logits per row) -> writes a predictions file.
+    write: (path, features, logits per row) -> writes a predictions file.
     loss_name: what the epoch lines call the training loss.
     """
 
     auto_class: type
     collate: Callable[[list[dict]], dict[str, torch.Tensor]]
     score: Callable[[Features, list[np.ndarray]], dict[str, float]]
-    write: Callable[[Path, list, list[np.ndarray]], None]
+    write: Callable[[Path, Features, list[np.ndarray]], None]
     loss_name: str = "train loss"
 
 
@@ -59,13 +60,29 @@ class Run:
     folder: RunFolder
 
 
+def prepare(
+    args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
+) -> tuple[Splits, PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The examples that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
+
+    Raises:
+        InputError: the data, the encoder or the output folder cannot be used.
+    """
+    RunFolder(args.output_dir).check(args, task)
+    examples = read_splits(task, args)
+    config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
+    tokenizer = load_tokenizer(
+        args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
+    )
+    return examples, config, tokenizer
+
+
 def execute(
     args: argparse.Namespace,
-    task,
+    task: Task,
     head: Head,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
-    examples: Splits,
     features: Splits,
 ) -> None:
     """Train, evaluate and test as the arguments say; nothing is written before the model stands.
@@ -74,6 +91,11 @@ def execute(
         InputError: the weights cannot be used, or the output folder cannot.
     """
     folder = RunFolder(args.output_dir)
+    unseen = {split: rows.report for split, rows in features.primary().items()}
+    for split, report in unseen.items():
+        log.info(
+            f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {round(value, 4)}" for name, value in report.items())
+        )
     set_seed(args.seed)
     if args.do_train:
         backbone = load_pretrained(
@@ -85,7 +107,7 @@ def execute(
     accelerator = make_accelerator(args)
     run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
     folder.open(args, task)
-    record = describe(args, accelerator.device, examples.counts())
+    record = describe(args, accelerator.device, features.counts()) | {"unseen": unseen}
 
     if args.do_train:
         best = train(run, features.train, features.eval, record)
@@ -96,7 +118,7 @@ def execute(
         print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
     for name, test_features in features.test.items():
         path = folder.submission(task.submissions[name].submission)
-        head.write(path, examples.test[name], predict(run, test_features)[0])
+        head.write(path, test_features, predict(run, test_features)[0])
         log.info(f"predictions: {path}")
 
 
@@ -258,6 +280,8 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
     for name, features in sets.items():
         logits, loss = predict(run, features)
         metrics = run.head.score(features, logits)
+        if run.accelerator.is_main_process:
+            log.info(f"{name}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items()))
         if not scores["metrics"]:
             scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
         else:
@@ -290,7 +314,8 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         logits.extend(accelerator.gather_for_metrics(padded).float().cpu().numpy())
         if output.loss is not None:
             count = _labelled(batch["labels"])
-            losses.add({"sum": accelerator.reduce(output.loss * count), "labels": accelerator.reduce(count)})
+            total = objectives.of_labels(output.loss, (count, 1))
+            losses.add({"sum": accelerator.reduce(total), "labels": accelerator.reduce(count)})
     rows = [row for _, row in sorted(zip(order, logits, strict=True), key=lambda pair: pair[0])]
     loss = (losses.sums["sum"] / losses.sums["labels"]).item() if losses.sums else None
     return rows, loss

@@ -1,20 +1,47 @@
 """Examples -> what the encoder reads: token ids, with the length of each row known for sorting and grouping."""
 
-from collections.abc import Sequence
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorForMultipleChoice, PreTrainedTokenizerBase
 
-from data.readers import Example
+from data.examples import ChoiceExample, Example, WordsExample
+from models.asa import IGNORED_LABEL
 from utils import InputError
+
+TRUNCATIONS = ("longest_first", "only_first")
+# DREAM draws a blank with up to 24 underscores. The release puts the choice in place of each of them.
+BLANKS = {"paper": "_+", "release": "_"}
 
 
 class Features(Dataset):
-    """Tokenised rows: `features[i]` is what a collator pads, `lengths[i]` its number of tokens."""
+    """Tokenised examples: `features[i]` is what a collator pads, `lengths[i]` its number of tokens.
 
-    def __init__(self, columns: dict[str, list], labels: Sequence | None = None):
+    examples: what the rows were made from.
+    lengths: of a row with several sequences, the longest counts.
+    report: figures on what the encoder does not see, for the log and the results.
+    first_tokens: of a token task, the place of each word's first token in its row; None where the row has none.
+    """
+
+    def __init__(
+        self,
+        columns: dict[str, list],
+        labels: Sequence | None = None,
+        *,
+        examples: Sequence = (),
+        lengths: list[int] | None = None,
+        report: Mapping[str, float] = MappingProxyType({}),
+        first_tokens: list[list[int | None]] | None = None,
+    ):
+        self.examples = examples
         self.columns = {**columns, "labels": labels} if labels is not None else columns
-        self.lengths = [len(ids) for ids in columns["input_ids"]]
+        self.report = report
+        self.lengths = lengths or [len(ids) for ids in columns["input_ids"]]
+        self.first_tokens = first_tokens
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -29,15 +56,129 @@ def sentence_features(examples: list[Example], tokenizer: PreTrainedTokenizerBas
     Raises:
         InputError: the length does not fit the tokenizer or leaves no room for text.
     """
+    texts = zip(*(example.texts for example in examples), strict=True)
+    encoding, cut = _encode(tokenizer, [list(column) for column in texts], max_seq_length)
+    report = {"truncated_share": len(cut) / len(examples)}
+    return Features(dict(encoding), _labels(examples), examples=examples, report=report)
+
+
+def choice_features(
+    examples: list[ChoiceExample],
+    tokenizer: PreTrainedTokenizerBase,
+    max_seq_length: int,
+    truncation: str = "longest_first",
+    protocol: str = "paper",
+) -> Features:
+    """For each example as many pairs of context and question as it has choices, each cut to `max_seq_length` tokens.
+
+    Args:
+        truncation: one of `TRUNCATIONS`: what is cut, the longer of the two texts, or the context alone.
+        protocol: what a blank is in a cloze question, see `BLANKS`.
+
+    Raises:
+        InputError: the length does not fit the tokenizer or leaves no room for the texts.
+    """
+    choices = len(examples[0].choices)
+    contexts = [example.context for example in examples for _ in example.choices]
+    answers = [answered(row.question, choice, BLANKS[protocol]) for row in examples for choice in row.choices]
+    encoding, cut = _encode(tokenizer, [contexts, answers], max_seq_length, truncation)
+    columns = {
+        name: [column[start : start + choices] for start in range(0, len(column), choices)]
+        for name, column in encoding.items()
+    }
+    return Features(
+        columns,
+        _labels(examples),
+        examples=examples,
+        lengths=[max(map(len, ids)) for ids in columns["input_ids"]],
+        report={"truncated_share": len({row // choices for row in cut}) / len(examples)},
+    )
+
+
+def answered(question: str, choice: str, blank: str) -> str:
+    """The second text of a pair: the choice in place of the blank (a pattern), or after a question that has none."""
+    return re.sub(blank, lambda _: choice, question) if "_" in question else f"{question} {choice}"
+
+
+def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
+    """Sentences of words, cut to `max_seq_length` tokens; the label of a word stands on its first token.
+
+    A word has no token where it is beyond the limit, or where the tokenizer makes nothing of it (a lone accent).
+
+    Raises:
+        InputError: the length does not fit the tokenizer, or the tokenizer does not say which word a token is from.
+    """
+    if not tokenizer.is_fast:
+        raise InputError("--use_slow_tokenizer: a token task needs a fast tokenizer, which says whose token is whose")
+    encoding, cut = _encode(tokenizer, [[row.words for row in examples]], max_seq_length, is_split_into_words=True)
+    first_tokens = []
+    beyond_limit = 0
+    for row, example in enumerate(examples):
+        places = {}
+        for place, word in enumerate(encoding.word_ids(row)):
+            if word is not None:
+                places.setdefault(word, place)
+        first_tokens.append([places.get(word) for word in range(len(example.words))])
+        if row in cut:
+            beyond_limit += len(example.words) - 1 - max(places, default=-1)
+    unseen = sum(places.count(None) for places in first_tokens)
+    report = {
+        "truncated_share": len(cut) / len(examples),
+        "words": sum(len(example.words) for example in examples),
+        "words_beyond_limit": beyond_limit,
+        "words_without_tokens": unseen - beyond_limit,
+    }
+
+    labels = None
+    if _labels(examples):
+        labels = [[IGNORED_LABEL] * len(ids) for ids in encoding["input_ids"]]
+        for row, example, places in zip(labels, examples, first_tokens, strict=True):
+            for label, place in zip(example.labels, places, strict=True):
+                if place is not None:
+                    row[place] = label
+    return Features(dict(encoding), labels, examples=examples, report=report, first_tokens=first_tokens)
+
+
+def _labels(examples: list) -> list | None:
+    labels = [getattr(example, "labels" if isinstance(example, WordsExample) else "label") for example in examples]
+    return None if None in labels else labels
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    columns: list[list],
+    max_seq_length: int,
+    truncation: str = "longest_first",
+    **options,
+) -> tuple[BatchEncoding, set[int]]:
+    """Tokenise one text a row, or a pair; gives the encoding and the rows that were cut."""
     limit = tokenizer.model_max_length
-    special = tokenizer.num_special_tokens_to_add(pair=len(examples[0].texts) == 2)
+    special = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
     if not special < max_seq_length <= limit:
         raise InputError(f"--max_seq_length {max_seq_length}: this encoder takes {special + 1} to {limit} tokens")
-    columns = tokenizer(
-        *map(list, zip(*(example.texts for example in examples), strict=True)),
-        truncation="longest_first",
-        max_length=max_seq_length,
-        padding=False,
-    )
-    labels = [example.label for example in examples]
-    return Features(dict(columns), None if None in labels else labels)
+    try:
+        encoding = tokenizer(*columns, truncation=truncation, max_length=max_seq_length, padding=False, **options)
+    except Exception:  # the library has no narrower class for it
+        if truncation != "only_first":
+            raise
+        raise InputError(
+            f"--truncation only_first: with --max_seq_length {max_seq_length} a question with its choice leaves no room"
+            " for the context: raise the length, or use longest_first"
+        ) from None
+    full = [row for row, ids in enumerate(encoding["input_ids"]) if len(ids) == max_seq_length]
+    whole = tokenizer(*([column[row] for row in full] for column in columns), **options) if full else {"input_ids": []}
+    return encoding, {row for row, ids in zip(full, whole["input_ids"], strict=True) if len(ids) > max_seq_length}
+
+
+def padding(args: argparse.Namespace) -> dict:
+    """How a collator of transformers pads a batch: to its longest row, or to `--max_seq_length`."""
+    return {"padding": "max_length" if args.pad_to_max_length else "longest", "max_length": args.max_seq_length}
+
+
+class ChoiceCollator(DataCollatorForMultipleChoice):
+    """The library's collator, for test sets as well, which have no labels."""
+
+    def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """Rows -> tensors (B, choices, L), and labels (B,) where there are any."""
+        batch = super().torch_call([{"labels": IGNORED_LABEL, **example} for example in examples])
+        return batch if "labels" in examples[0] else {name: value for name, value in batch.items() if name != "labels"}

@@ -1,16 +1,17 @@
-"""Leaderboard files: `index<TAB>prediction` with a header, label words, one line an example in the file's order."""
+"""Predictions files: one line an example, or a word, in the order of the test file."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from data.readers import Example
+from data.examples import ChoiceExample, Example, WordsExample
 from data.tasks import SentenceTask
 from utils import write_text
 
 
 def write_submission(path: str | Path, task: SentenceTask, examples: list[Example], predictions: np.ndarray) -> None:
-    """Write a test set's predictions, whole or not at all.
+    """Write a leaderboard file, whole or not at all: `index<TAB>prediction` with a header, label words.
 
     Args:
         predictions: (n,), class indices, or scores of a regression, which are clipped to the task's range.
@@ -19,6 +20,33 @@ def write_submission(path: str | Path, task: SentenceTask, examples: list[Exampl
         words = [f"{score:.3f}" for score in np.clip(predictions, *task.score_range)]
     else:
         words = [task.labels[int(label)] for label in predictions]
-    rows = enumerate(zip(examples, words, strict=True))
-    lines = (f"{row if example.index is None else example.index}\t{word}\n" for row, (example, word) in rows)
-    write_text(path, "index\tprediction\n" + "".join(lines))
+    _write_indexed(path, examples, ["prediction"], ([word] for word in words))
+
+
+def write_choices(path: str | Path, examples: list[ChoiceExample], scores: np.ndarray) -> None:
+    """Write the number of the best choice, counted from 0, and the score of each, whole or not at all.
+
+    Args:
+        scores: (n, choices).
+    """
+    header = ["prediction", *(f"score{choice}" for choice in range(scores.shape[1]))]
+    rows = ([str(row.argmax()), *(f"{score:.6g}" for score in row)] for row in scores)
+    _write_indexed(path, examples, header, rows)
+
+
+def _write_indexed(path: str | Path, examples: list, header: list[str], rows: Iterable[list[str]]) -> None:
+    lines = ["\t".join(["index", *header])]
+    for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
+        lines.append("\t".join([str(number) if example.index is None else example.index, *row]))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def write_words(path: str | Path, examples: list[WordsExample], predictions: list[list[str]]) -> None:
+    """Write `word<TAB>tag`, with an empty line after each sentence, whole or not at all.
+
+    The words and sentences are those of the test file; where it has `-DOCSTART-`, nothing is written.
+    """
+    lines = []
+    for example, tags in zip(examples, predictions, strict=True):
+        lines += [f"{word}\t{tag}\n" for word, tag in zip(example.words, tags, strict=True)] + ["\n"]
+    write_text(path, "".join(lines))

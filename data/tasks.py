@@ -16,6 +16,8 @@ BINARY = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("contradiction", "entailment", "neutral")
 NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
+CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 
 Names = tuple[str, ...]
 
@@ -34,28 +36,43 @@ class DataSet:
     submission: str = ""
 
 
-@dataclass(frozen=True)
-class SentenceTask:
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What every task has.
+
+    metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
+    dev, test: set name -> rows, the first set of a split being the primary one.
+    other_names: what else the task and its folder may be called, in any case.
+    """
+
+    name: str
+    metrics: Names
+    train: DataSet
+    dev: Mapping[str, DataSet]
+    test: Mapping[str, DataSet]
+    other_names: Names = ()
+
+    @property
+    def submissions(self) -> dict[str, DataSet]:
+        """The test sets that have a predictions file."""
+        return {name: data_set for name, data_set in self.test.items() if data_set.submission}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentenceTask(Task):
     """A sentence or sentence-pair classification (or regression) task.
 
     text: the column of each sentence, by its possible names in the header.
     label: the column of the label.
     labels: the label words in class order; empty for a regression.
-    metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
-    evaluation: set name -> rows for `dev` and `test`, the first set of a split being the primary one.
     header: the columns of a labelled file that has no header line.
     aliases: other spellings of labels in the official files.
     score_range: of a regression; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
     """
 
-    name: str
     text: tuple[Names, ...]
     label: Names
-    metrics: Names
-    train: DataSet
-    dev: Mapping[str, DataSet]
-    test: Mapping[str, DataSet]
     labels: Names = BINARY
     header: Names | None = None
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -66,20 +83,47 @@ class SentenceTask:
     def regression(self) -> bool:
         return not self.labels
 
-    @property
-    def submissions(self) -> dict[str, DataSet]:
-        """The test sets that have a predictions file."""
-        return {name: data_set for name, data_set in self.test.items() if data_set.submission}
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceTask(Task):
+    """A multiple-choice task; the form of a file follows from its suffix, the number of choices from its rows.
+
+    questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
+    """
+
+    metrics: Names = ("accuracy",)
+    questions: str = "first"
+
+
+DREAM_QUESTIONS = ("first", "all")  # of each dialogue
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTask(Task):
+    """A task with a tag for each word; its files have a word a line, and an empty line between sentences.
+
+    labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
+    iob1: the official files may open a span with I-; such tags are turned into BIO.
+    """
+
+    labels: Names = ()
+    iob1: bool = False
 
 
 def _sentence_task(name: str, text: tuple[Names, ...], label: str, metrics: Names, **changes) -> SentenceTask:
     """A row with the usual GLUE file names, which `changes` may replace."""
-    files = {
-        "train": DataSet((("train.tsv",),)),
-        "dev": {name: DataSet((("dev.tsv",),))},
-        "test": {name: DataSet((("test.tsv",),), submission=name)},
+    files = _single_files(name, ("train.tsv",), ("dev.tsv",), ("test.tsv",))
+    return SentenceTask(text=text, label=(label,), metrics=metrics, **{**files, **changes})
+
+
+def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
+    """Name and sets of a task that has one file for each set, given by its possible names."""
+    return {
+        "name": name,
+        "train": DataSet((train,)),
+        "dev": {name: DataSet((dev,))},
+        "test": {name: DataSet((test,), submission=name)},
     }
-    return SentenceTask(name=name, text=text, label=(label,), metrics=metrics, **{**files, **changes})
 
 
 ONE = (("sentence",),)
@@ -166,7 +210,58 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
 }
 
 
-def find_task(name: str, tasks: Mapping[str, SentenceTask]):
+CHOICE_TASKS: dict[str, ChoiceTask] = {
+    task.name: task
+    for task in (
+        ChoiceTask(**_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",))),
+        ChoiceTask(**_single_files("SWAG", ("train.csv",), ("val.csv",), ("test.csv",))),
+        ChoiceTask(
+            **_single_files(
+                "HellaSWAG", ("hellaswag_train.jsonl",), ("hellaswag_val.jsonl",), ("hellaswag_test.jsonl",)
+            )
+        ),
+    )
+}
+
+# The published score of the two entity tasks is the first: over words, not over entities.
+ENTITY_METRICS = ("token_f1", "entity_f1", "entity_precision", "entity_recall")
+
+TOKEN_TASKS: dict[str, TokenTask] = {
+    task.name: task
+    for task in (
+        TokenTask(
+            **_single_files(
+                "CoNLL-2003",
+                ("eng.train", "train.txt"),
+                ("eng.testa", "valid.txt", "dev.txt"),
+                ("eng.testb", "test.txt"),
+            ),
+            metrics=ENTITY_METRICS,
+            labels=CONLL_TAGS,
+            iob1=True,
+            other_names=("CoNLL2003", "CoNLL-03", "CoNLL03"),
+        ),
+        TokenTask(
+            **_single_files("PTB", ("train.txt",), ("dev.txt",), ("test.txt",)),
+            metrics=("accuracy",),
+            other_names=("PTB-POS",),
+        ),
+        TokenTask(
+            **_single_files(
+                "WNUT-2017",
+                ("wnut17train.conll", "train.txt"),
+                ("emerging.dev.conll", "dev.txt"),
+                ("emerging.test.annotated", "test.txt"),
+            ),
+            metrics=ENTITY_METRICS,
+            labels=("O", *(f"B-{kind}" for kind in WNUT_TYPES), *(f"I-{kind}" for kind in WNUT_TYPES)),
+            other_names=("WNUT2017", "WNUT-17", "WNUT17"),
+        ),
+    )
+}
+
+
+def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
     """The task of that name, in any case.
 
     Raises:
@@ -176,14 +271,20 @@ def find_task(name: str, tasks: Mapping[str, SentenceTask]):
 
 
 def find_name(name: str, known: Iterable[str], given: str) -> str:
-    """The known task name that is `name` in any case; `given` is how an error quotes what the user gave.
+    """The known task that has the name, in any case; `given` is how an error quotes what the user gave.
 
     Raises:
         InputError: there is none; the message suggests the nearest.
     """
-    by_lower = {word.lower(): word for word in known}
+    by_lower = {other.lower(): word for word in known for other in names_of(word)}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
-    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known tasks are {', '.join(by_lower.values())}."
+    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known tasks are {', '.join(known)}."
     raise InputError(f"{given}: no such task; {hint}")
+
+
+def names_of(name: str) -> Names:
+    """A task's name, and what else it may be called."""
+    task = (SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS).get(name)
+    return (name, *task.other_names) if task else (name,)

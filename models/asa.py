@@ -123,13 +123,15 @@ class AsaModel(nn.Module):
         with self.adversarial_mode(batch.get("attention_mask")) as masks:
             adv_logits = self.backbone(**inputs, return_dict=True).logits
 
+        # Where a batch of sentences has no labelled word, the backbone's mean over labels is not a number.
+        task_loss = torch.where((labels != IGNORED_LABEL).any(), clean.loss, 0.0)
         divergence = self._divergence(clean.logits, adv_logits, labels)
         penalty = torch.stack(masks.penalty).sum()
         return AsaOutput(
-            loss=clean.loss + divergence + self.tau**2 * penalty,
+            loss=task_loss + divergence + self.tau**2 * penalty,
             logits=clean.logits,
             adv_logits=adv_logits,
-            task_loss=clean.loss,
+            task_loss=task_loss,
             divergence=divergence,
             penalty=penalty,
             keep_rate=torch.stack(masks.keep_rate),

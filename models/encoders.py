@@ -94,17 +94,25 @@ def load_config(
     return config
 
 
-def load_tokenizer(name: str, cache_dir: str | None, lower_case: bool, slow: bool) -> PreTrainedTokenizerBase:
+def named_labels(labels: tuple[str, ...]) -> dict:
+    """The changes to a configuration that give a model these classes."""
+    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+
+
+def load_tokenizer(
+    name: str, cache_dir: str | None, lower_case: bool, slow: bool, **settings
+) -> PreTrainedTokenizerBase:
     """The encoder's tokenizer.
 
     Args:
         lower_case: force lower case; otherwise the checkpoint's own setting holds.
         slow: ask for the pure Python tokenizer, which few models have in transformers 5.
+        settings: others of the tokenizer; one that it does not know has no effect.
 
     Raises:
         InputError: the tokenizer's files are missing or damaged.
     """
-    changes = {"do_lower_case": True} if lower_case else {}
+    changes = settings | ({"do_lower_case": True} if lower_case else {})
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes

@@ -38,8 +38,9 @@ def weighted_loss(output, examples: Share, labels: Share) -> torch.Tensor:
         examples: the share of the batch's examples, over which divergence and penalty are means.
         labels: the share of its labels, over which a task loss is a mean; an example may have several.
     """
-    task_loss = output.get("task_loss", output.loss)
-    return _of(task_loss, labels) + _of(output.loss - task_loss, examples)
+    if "task_loss" not in output:
+        return of_labels(output.loss, labels)
+    return of_labels(output.task_loss, labels) + _of(output.loss - output.task_loss, examples)
 
 
 def figures(output, examples: Share, labels: Share) -> dict[str, torch.Tensor]:
@@ -47,9 +48,14 @@ def figures(output, examples: Share, labels: Share) -> dict[str, torch.Tensor]:
 
     `train_loss` is the figure that is printed: without ASA's penalty, as in the release.
     """
-    task_loss = _of(output.get("task_loss", output.loss).detach(), labels)
+    task_loss = of_labels(output.get("task_loss", output.loss).detach(), labels)
     means = {name: _of(output[name].detach(), examples) for name in REPORTED if name in output}
     return {"train_loss": task_loss + means.get("divergence", 0.0), "task_loss": task_loss, **means}
+
+
+def of_labels(mean: torch.Tensor, share: Share) -> torch.Tensor:
+    """What a part's mean over labels adds to that of the whole: 0 where it has none, and the mean is not a number."""
+    return torch.where(torch.as_tensor(share[0], device=mean.device) > 0, _of(mean, share), 0.0)
 
 
 def _of(mean: torch.Tensor, share: Share) -> torch.Tensor:

@@ -11,8 +11,9 @@ from conftest import save_tiny_encoder
 from transformers import AutoTokenizer
 
 from data import demo, metrics
+from data.examples import Example
 from data.features import sentence_features
-from data.readers import Example, read_file, read_set, read_splits, task_folder
+from data.readers import read_file, read_set, read_splits, task_folder
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task
 from utils import InputError

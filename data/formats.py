@@ -1,0 +1,168 @@
+"""Files -> rows with their line numbers. What is not in the file's format is an error with file and line."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils import InputError, log
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number, line) of a UTF-8 file, a byte-order mark left out (MRPC has one).
+
+    Raises:
+        InputError: the file cannot be read, or it is not text.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="\n") as file:
+            line = 0
+            for line, text in enumerate(file, 1):
+                if "\0" in text:
+                    raise InputError(f"{path}, line {line}: the line has a NUL byte; is this a text file?")
+                yield line, text.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not valid UTF-8 near byte {_bad_byte(path)} ({error.reason}); convert it") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _bad_byte(path: Path) -> int:
+    # The decoder of an open file counts from the start of its buffer, not of the file.
+    try:
+        path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return error.start
+    return 0
+
+
+def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowed: int) -> Iterator[tuple[int, dict]]:
+    """(line number, column -> value); quotes are literal.
+
+    Args:
+        header: the columns of a file that has no header line.
+        broken_allowed: how many rows with too few columns are left out and reported.
+
+    Raises:
+        InputError: a row has another number of columns than the header.
+    """
+    file_lines = lines(path)
+    columns = header or tuple(next(file_lines, (0, ""))[1].split("\t"))
+    _check_header(path, columns)
+    broken = []
+    for line, text in file_lines:
+        values = text.split("\t")
+        if len(values) < len(columns) and len(broken) < broken_allowed:
+            broken.append(line)
+        else:
+            yield line, _named(columns, values, f"{path}, line {line}")
+    if broken:
+        log.warning(
+            f"{path}: {len(broken)} rows with too few columns are left out (lines {', '.join(map(str, broken))})"
+        )
+
+
+def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, column -> value) of a comma-separated file with a header line; values may be in double quotes.
+
+    Raises:
+        InputError: the quotes do not match, or a row has another number of columns than the header.
+    """
+    reader = csv.reader((text + "\n" for _, text in lines(path)), strict=True)
+    columns = None
+    while True:
+        try:
+            values = next(reader, None)
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+        if values is None:
+            return
+        if columns is None:
+            columns = tuple(values)
+            _check_header(path, columns)
+        else:
+            yield reader.line_num, _named(columns, values, f"{path}, line {reader.line_num}")
+
+
+def _check_header(path: Path, columns: tuple[str, ...]) -> None:
+    if len(set(columns)) < len(columns):
+        raise InputError(f"{path}, line 1: the header names a column twice")
+
+
+def _named(columns: tuple[str, ...], values: list[str], where: str) -> dict[str, str]:
+    if len(values) != len(columns):
+        raise InputError(f"{where}: {len(values)} columns where {len(columns)} are expected")
+    return dict(zip(columns, values, strict=True))
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, object) of a file with one JSON object a line.
+
+    Raises:
+        InputError: a line is something else.
+    """
+    for line, text in lines(path):
+        row = _json(text, path, line)
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {line}: a JSON object is expected, not {type(row).__name__}")
+        yield line, row
+
+
+def json_document(path: Path):
+    """What a JSON file holds.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    return _json("\n".join(text for _, text in lines(path)), path)
+
+
+def _json(text: str, path: Path, line: int | None = None):
+    where = f"{path}, line {line}" if line else str(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {line or error.lineno}: not valid JSON ({error.msg}, column {error.colno})"
+        ) from None
+    except RecursionError:
+        raise InputError(f"{where}: JSON nested too deeply to be read") from None
+    except ValueError:
+        raise InputError(f"{where}: JSON with a number too long to be read") from None
+
+
+def word_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, columns) of a file with a word a line; no columns where a line ends a sentence.
+
+    Columns are set apart by tabs, or where a line has none, by spaces: a word may hold a space between tabs. A sentence
+    ends at an empty line and at `-DOCSTART-`, where a document begins in CoNLL-2003.
+    """
+    for line, text in lines(path):
+        text = text.rstrip(" \t")
+        columns = text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))
+        ends = not text or columns[0] == "-DOCSTART-"
+        yield line, [] if ends else [column.strip(" ") for column in columns]
+
+
+def text_column(row: dict, names: tuple[str, ...], where: str) -> str:
+    """The text in the first of the columns that the row has.
+
+    Raises:
+        InputError: it has none of them, or not text.
+    """
+    for name in names:
+        if name in row:
+            return checked_text(row[name], f"column {name!r}", where)
+    raise InputError(f"{where}: there is no column {' or '.join(map(repr, names))}")
+
+
+def checked_text(value, name: str, where: str) -> str:
+    """`value`, which must be text that can be encoded: JSON can hold halves of characters."""
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: {name} holds half a character (a lone surrogate)") from None
+    return value

@@ -1,0 +1,74 @@
+"""Token classification: CoNLL-2003 and WNUT-2017 entities, part-of-speech tags of the Penn Treebank.
+
+python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_path all-MiniLM-L6-v2 --output_dir wnut
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+import arguments
+from data import metrics
+from data.features import Features, padding, word_features
+from data.readers import with_labels
+from data.submission import write_words
+from data.tasks import TOKEN_TASKS, find_task
+from models.encoders import named_labels
+from training import Head, execute, prepare
+from utils import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, evaluate and test as the arguments say.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    args = parse_arguments(argv)
+    task = with_labels(find_task(args.task_name, TOKEN_TASKS), args.data_dir)
+    args.task_name = task.name
+    # Without add_prefix_space a byte-level tokenizer takes each word for the end of another, and nothing says so.
+    examples, config, tokenizer = prepare(args, task, named_labels(task.labels), add_prefix_space=True)
+    features = examples.map(lambda rows: word_features(rows, tokenizer, args.max_seq_length))
+
+    def predictions(rows: Features, logits: list[np.ndarray]) -> list[list[str | None]]:
+        """The tag of each word, None where the encoder saw nothing of it."""
+        return [
+            [None if place is None else task.labels[row[place].argmax()] for place in places]
+            for row, places in zip(logits, rows.first_tokens, strict=True)
+        ]
+
+    def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
+        tags = [[task.labels[label] for label in example.labels] for example in rows.examples]
+        return metrics.compute_words(task.metrics, tags, predictions(rows, logits))
+
+    def write(path, rows: Features, logits: list[np.ndarray]) -> None:
+        write_words(path, rows.examples, metrics.outside_where_unseen(predictions(rows, logits)))
+
+    head = Head(
+        AutoModelForTokenClassification,
+        collate=DataCollatorForTokenClassification(tokenizer, **padding(args)),
+        score=score,
+        write=write,
+    )
+    execute(args, task, head, config, tokenizer, features)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, with this script's defaults (those of the release)."""
+    parser = arguments.build_parser(
+        "Fine-tune, evaluate and test an encoder on a task with a tag for each word.",
+        TOKEN_TASKS,
+        train_batch_size=32,
+        eval_batch_size=64,
+        learning_rate=5e-5,
+        warmup_proportion=0.1,
+        weight_decay=0.0,
+    )
+    return arguments.parse(parser, argv)
+
+
+if __name__ == "__main__":
+    run_script(main)
