@@ -8,7 +8,15 @@ from argparse import Namespace
 import numpy as np
 import pytest
 import torch
-from runs import REAL_DATA, check_bad_file, check_saved_checkpoint, message, needs_real_data, results_of, run_folder
+from script_runs import (
+    REAL_DATA,
+    check_bad_file,
+    check_saved_checkpoint,
+    message,
+    needs_real_data,
+    results_of,
+    run_folder,
+)
 from transformers import AutoTokenizer
 
 from data.examples import ChoiceExample, read_choices

@@ -7,7 +7,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import tiny_backbone, tiny_batch
-from runs import REAL_DATA, check_bad_file, check_saved_checkpoint, message, needs_real_data, results_of, run_folder
+from script_runs import (
+    REAL_DATA,
+    check_bad_file,
+    check_saved_checkpoint,
+    message,
+    needs_real_data,
+    results_of,
+    run_folder,
+)
 from sklearn.metrics import f1_score
 from transformers import AutoTokenizer, DataCollatorForTokenClassification, RobertaTokenizer
 
