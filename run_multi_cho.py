@@ -12,7 +12,8 @@ from transformers import AutoModelForMultipleChoice
 
 import arguments
 from data import metrics
-from data.features import TRUNCATIONS, ChoiceCollator, choice_features, padding
+from data.batches import ChoiceCollator, padding
+from data.features import TRUNCATIONS, choice_features
 from data.submission import write_choices
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, find_task
 from training import Head, execute, prepare

@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 import arguments
 from data import metrics
-from data.features import padding, sentence_features
+from data.batches import padding
+from data.features import sentence_features
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task
 from models.encoders import named_labels

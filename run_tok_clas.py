@@ -11,7 +11,8 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 import arguments
 from data import metrics
-from data.features import Features, padding, word_features
+from data.batches import padding
+from data.features import Features, word_features
 from data.readers import with_labels
 from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task

@@ -6,7 +6,7 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import nn
-from torch.utils.data import DataLoader, Sampler, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
+from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.readers import Splits, read_splits
 from data.tasks import Task
@@ -133,39 +134,6 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     return Accelerator(cpu=args.no_cuda, mixed_precision=precision, **tracking)
 
 
-class StepSampler(Sampler[list[int]]):
-    """The rows of each optimizer step: every epoch a new order, which follows from seed and epoch alone.
-
-    With `group_by_length`, rows of like length share a step: the shuffled rows are sorted within pools of `POOL` steps,
-    cut into steps, and the steps are shuffled again, so that no length comes first.
-    """
-
-    POOL = 50
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool):
-        self.lengths = lengths
-        self.batch_size = batch_size
-        self.seed = seed
-        self.group_by_length = group_by_length
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.lengths) / self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(len(self.lengths)).tolist()
-        if self.group_by_length:
-            order = [row for pool in _chunks(order, self.batch_size * self.POOL) for row in self._by_length(pool)]
-        steps = _chunks(order, self.batch_size)
-        if self.group_by_length:
-            random.shuffle(steps)
-        yield from steps
-
-    def _by_length(self, rows: list[int]) -> list[int]:
-        return sorted(rows, key=self.lengths.__getitem__)
-
-
 def train(run: Run, features: Features, eval_sets: dict[str, Features], head: dict) -> dict:
     """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
 
@@ -258,11 +226,6 @@ def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[
     optimizer.step()
     optimizer.zero_grad()
     return figures.sums
-
-
-def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
-    """The rows of an optimizer step as up to `parts` padded batches of like size."""
-    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts))]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -389,7 +352,3 @@ def _has_bf16() -> bool:
 def _labelled(labels: torch.Tensor) -> torch.Tensor:
     """How many labels a batch has, on its device."""
     return (labels != IGNORED_LABEL).sum()
-
-
-def _chunks(rows: list, size: int) -> list[list]:
-    return [rows[start : start + size] for start in range(0, len(rows), size)]

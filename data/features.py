@@ -1,13 +1,11 @@
 """Examples -> what the encoder reads: token ids, with the length of each row known for sorting and grouping."""
 
-import argparse
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import torch
 from torch.utils.data import Dataset
-from transformers import BatchEncoding, DataCollatorForMultipleChoice, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from data.examples import ChoiceExample, Example, WordsExample
 from models.asa import IGNORED_LABEL
@@ -168,17 +166,3 @@ def _encode(
     full = [row for row, ids in enumerate(encoding["input_ids"]) if len(ids) == max_seq_length]
     whole = tokenizer(*([column[row] for row in full] for column in columns), **options) if full else {"input_ids": []}
     return encoding, {row for row, ids in zip(full, whole["input_ids"], strict=True) if len(ids) > max_seq_length}
-
-
-def padding(args: argparse.Namespace) -> dict:
-    """How a collator of transformers pads a batch: to its longest row, or to `--max_seq_length`."""
-    return {"padding": "max_length" if args.pad_to_max_length else "longest", "max_length": args.max_seq_length}
-
-
-class ChoiceCollator(DataCollatorForMultipleChoice):
-    """The library's collator, for test sets as well, which have no labels."""
-
-    def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        """Rows -> tensors (B, choices, L), and labels (B,) where there are any."""
-        batch = super().torch_call([{"labels": IGNORED_LABEL, **example} for example in examples])
-        return batch if "labels" in examples[0] else {name: value for name, value in batch.items() if name != "labels"}

@@ -19,8 +19,9 @@ from script_runs import (
 )
 from transformers import AutoTokenizer
 
+from data.batches import ChoiceCollator
 from data.examples import ChoiceExample, read_choices
-from data.features import ChoiceCollator, answered, choice_features
+from data.features import answered, choice_features
 from data.readers import read_file, read_splits
 from data.submission import write_choices
 from data.tasks import CHOICE_TASKS

@@ -12,12 +12,13 @@ from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from transformers import AutoModelForSequenceClassification
 
 import training
+from data.batches import StepSampler
 from data.features import Features
 from models import objectives
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
 from run_folder import RunFolder
-from training import Head, Means, Run, StepSampler, epoch_line, make_accelerator, parameter_groups, predict, train
+from training import Head, Means, Run, epoch_line, make_accelerator, parameter_groups, predict, train
 
 
 class NoTokenizer:

@@ -1,0 +1,68 @@
+"""Rows -> batches: which rows share an optimizer step, and how a batch is padded."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers import DataCollatorForMultipleChoice
+
+from models.asa import IGNORED_LABEL
+
+
+class StepSampler(Sampler[list[int]]):
+    """The rows of each optimizer step: every epoch a new order, which follows from seed and epoch alone.
+
+    With `group_by_length`, rows of like length share a step: the shuffled rows are sorted within pools of `POOL` steps,
+    cut into steps, and the steps are shuffled again, so that no length comes first.
+    """
+
+    POOL = 50
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng((self.seed, self.epoch))
+        order = random.permutation(len(self.lengths)).tolist()
+        if self.group_by_length:
+            order = [row for pool in _chunks(order, self.batch_size * self.POOL) for row in self._by_length(pool)]
+        steps = _chunks(order, self.batch_size)
+        if self.group_by_length:
+            random.shuffle(steps)
+        yield from steps
+
+    def _by_length(self, rows: list[int]) -> list[int]:
+        return sorted(rows, key=self.lengths.__getitem__)
+
+
+def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
+    """The rows of an optimizer step as up to `parts` padded batches of like size."""
+    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts))]
+
+
+def padding(args: argparse.Namespace) -> dict:
+    """How a collator of transformers pads a batch: to its longest row, or to `--max_seq_length`."""
+    return {"padding": "max_length" if args.pad_to_max_length else "longest", "max_length": args.max_seq_length}
+
+
+class ChoiceCollator(DataCollatorForMultipleChoice):
+    """The library's collator, for test sets as well, which have no labels."""
+
+    def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
+        """Rows -> tensors (B, choices, L), and labels (B,) where there are any."""
+        batch = super().torch_call([{"labels": IGNORED_LABEL, **example} for example in examples])
+        return batch if "labels" in examples[0] else {name: value for name, value in batch.items() if name != "labels"}
+
+
+def _chunks(rows: list, size: int) -> list[list]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
