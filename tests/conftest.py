@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: threads would only wait for each other
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import pytest
