@@ -12,6 +12,7 @@ from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
@@ -95,6 +96,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     args = parser.parse_args(argv)
     if not (args.do_train or args.do_eval or args.do_test):
         raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
+    args.test_model_file = args.test_model_file or None  # empty by default in the release
+    if not args.output_dir:
+        raise InputError("--output_dir is empty: name the folder of this run")
+    if args.lr_scheduler_type == "polynomial" and args.learning_rate <= POLYNOMIAL_END:
+        raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.fp16 and args.bf16:
         raise InputError("--fp16 and --bf16 exclude each other: give one of them")
     if args.test_model_file is None and not args.do_train:
@@ -123,8 +129,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):
     def parse_number(text: str):
         try:
-            value = kind(text)
-        except ValueError:
+            value = float(text)
+            value = kind(value) if kind(value) == value else math.nan  # 3.0 is a whole number
+        except (ValueError, OverflowError):
             value = math.nan
         if not (low < value if open_low else low <= value) or not value <= high or math.isinf(value):
             raise argparse.ArgumentTypeError(f"{text!r} is not {description}")

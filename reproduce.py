@@ -11,8 +11,11 @@ from pathlib import Path
 
 from utils import InputError, Parser, run_script
 
-# Runs that differ in these arguments, or in nothing, are seeds of one setting.
-SETTING = ("task_name", "eval_on", "load_model_path", "method", "protocol", "tau", "num_train_epochs", "learning_rate")
+# Runs that differ in nothing but these arguments are seeds of one setting.
+NO_SETTING = {
+    *("seed", "output_dir", "overwrite_output_dir", "data_dir", "cache_dir", "num_workers", "eval_batch_size"),
+    *("do_train", "do_eval", "do_test", "logging_steps", "report_to", "no_cuda", "fp16", "bf16"),
+}
 
 
 def main() -> None:
@@ -52,23 +55,33 @@ def report(runs: list[dict]) -> str:
     """A Markdown table with a row for each setting: scores after the last epoch and in the best one, over its seeds.
 
     The best epoch is chosen on the very set that it is scored on; the last epoch is not chosen at all.
+
+    Raises:
+        InputError: two runs of one setting have the same seed.
     """
-    settings: dict[tuple, list[dict]] = {}
+    settings: dict[str, dict[int, dict]] = {}
     for run in runs:
-        settings.setdefault(tuple(run["args"][name] for name in SETTING), []).append(run)
+        arguments = {name: value for name, value in run["args"].items() if name not in NO_SETTING}
+        seeds = settings.setdefault(json.dumps([arguments, run["precision"]], sort_keys=True), {})
+        other = seeds.setdefault(run["args"]["seed"], run)
+        if other is not run:
+            folders = f"{other['args']['output_dir']} and {run['args']['output_dir']}"
+            raise InputError(f"two runs of one setting have the seed {run['args']['seed']}: {folders}")
     lines = [
-        "| task | scored on | method | seeds | metric | last epoch | best epoch | training, minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| encoder | task | scored on | method | seeds | metric | last epoch | best epoch | training, minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for setting, seeds in settings.items():
-        task, eval_on, _, method, *_ = setting
+    for setting in settings.values():
+        seeds = list(setting.values())
+        args = seeds[0]["args"]
         last = [run["epochs"][-1] for run in seeds]
         metric = next(iter(last[0]["metrics"]))
         minutes = [sum(epoch["seconds"] for epoch in run["epochs"]) / 60 for run in seeds]
         cells = (
-            task,
-            f"{eval_on}, {seeds[0]['examples']['eval']:,}",
-            method,
+            args["load_model_path"],
+            args["task_name"],
+            f"{args['eval_on']}, {seeds[0]['examples']['eval']:,}",
+            args["method"],
             len(seeds),
             metric.replace("_", " "),
             over_seeds(record["eval_score"] for record in last),

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from utils import InputError, write_json
 
@@ -42,7 +43,7 @@ class RunFolder:
     def trained(self) -> list[Path]:
         """What an earlier training run left here."""
         files = [self.results, self.lines, self.metrics, self.best]
-        return [path for path in files if path.exists()] + sorted(self.path.glob("*_pytorch_model.bin"))
+        return [path for path in files if path.exists()] + sorted(self.path.glob("[0-9]*_pytorch_model.bin"))
 
     def check(self, args: argparse.Namespace, task) -> None:
         """Raise `InputError` if the folder has results that this run would replace and may not; writes nothing."""
@@ -69,7 +70,9 @@ class RunFolder:
         self.check(args, task)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in self.trained() if args.do_train else ():
+            # What was made from the weights that go belongs to them.
+            made = [self.evaluation, self.path / "tensorboard", *map(self.submission, task.submissions)]
+            for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: cannot be written ({error.strerror})") from None
@@ -89,9 +92,15 @@ class RunFolder:
         write_json(self.evaluation, record)
 
 
-def describe(args: argparse.Namespace, device: torch.device, examples: dict[str, int]) -> dict:
-    """The head of a results file: every argument as used, versions, the device, and how many examples there were."""
-    return {"args": vars(args), "versions": _versions(), "device": _device(device), "examples": examples}
+def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[str, int]) -> dict:
+    """The head of a results file: every argument as given, what it ran on and with, how many examples there were."""
+    return {
+        "args": vars(args),
+        "versions": _versions(),
+        "device": _device(accelerator.device),
+        "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
+        "examples": examples,
+    }
 
 
 def _versions() -> dict[str, str | None]:

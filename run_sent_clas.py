@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     task = find_task(args.task_name, SENTENCE_TASKS)
     args.task_name = task.name
-    changes = {"num_labels": 1} if task.regression else named_labels(task.labels)
+    changes = {"num_labels": 1, "problem_type": "regression"} if task.regression else named_labels(task.labels)
     examples, config, tokenizer = prepare(args, task, changes)
     features = examples.map(lambda rows: sentence_features(rows, tokenizer, args.max_seq_length))
 

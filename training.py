@@ -26,9 +26,9 @@ from data.tasks import Task
 from models import objectives
 from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, save_checkpoint
-from models.encoders import load_config, load_pretrained, load_tokenizer
+from models.encoders import fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from utils import log
+from utils import InputError, log
 
 
 @dataclass
@@ -75,6 +75,7 @@ def prepare(
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
     )
+    fit_together(args.load_model_path, config, tokenizer)
     return examples, config, tokenizer
 
 
@@ -108,7 +109,7 @@ def execute(
     accelerator = make_accelerator(args)
     run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
     folder.open(args, task)
-    record = describe(args, accelerator.device, features.counts()) | {"unseen": unseen}
+    record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
 
     if args.do_train:
         best = train(run, features.train, features.eval, record)
@@ -134,12 +135,12 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     return Accelerator(cpu=args.no_cuda, mixed_precision=precision, **tracking)
 
 
-def train(run: Run, features: Features, eval_sets: dict[str, Features], head: dict) -> dict:
+def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
     """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
 
     Args:
         eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        head: the results' own head, from `describe`.
+        results: what goes before the epochs in the results file, from `describe`.
 
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
@@ -162,7 +163,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], head: di
     if args.report_to != "none":
         accelerator.init_trackers("tensorboard")
 
-    results = head | {"epochs": [], "best": None}
+    results = results | {"epochs": [], "best": None}
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     bar = tqdm(total=steps, unit="step", mininterval=0.5 if sys.stderr.isatty() else 30)
     step = 0
@@ -186,6 +187,11 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], head: di
         seconds = time.perf_counter() - started
 
         means = of_epoch.take()
+        if not math.isfinite(means["train_loss"]):
+            raise InputError(
+                f"the training loss is not finite in epoch {epoch}: lower --learning_rate {args.learning_rate:g},"
+                " or clip with --max_grad_norm"
+            )
         record = {"epoch": epoch, "global_step": step, "train_loss": means["train_loss"]}
         record |= evaluate(run, eval_sets)
         record |= {"seconds": round(seconds, 2)}

@@ -34,8 +34,13 @@ def run_script(main) -> None:
         with logging_redirect_tqdm([logging.getLogger()]):
             main()
     except InputError as error:
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    except OSError as error:  # a name too long, a full disk, ...
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    else:
+        return
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
 
 
 @contextlib.contextmanager

@@ -70,7 +70,8 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool) -> list[Examp
 
 
 def _index(row: dict) -> str | None:
-    return next((str(row[name]) for name in INDEX_COLUMNS if name in row), None)
+    """What the row is called, on one line and without a tab, as it will stand in a table."""
+    return next((" ".join(str(row[name]).split()) for name in INDEX_COLUMNS if name in row), None)
 
 
 def _decoded(text: str, where: str) -> str:
@@ -79,7 +80,7 @@ def _decoded(text: str, where: str) -> str:
         return text
     try:
         return ast.literal_eval(text).decode("utf-8")
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, AttributeError):
         raise InputError(f"{where}: {text[:20]}... is neither text nor a Python bytes literal in UTF-8") from None
 
 

@@ -114,7 +114,8 @@ def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool) -> lis
 
 def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
     paths = []
-    for names in data_set.files:
+    single = any((folder / name).is_file() for name in data_set.instead)
+    for names in (data_set.instead,) if single else data_set.files:
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
             if data_set.optional:

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from utils import InputError
 
 BINARY = ("0", "1")
-# The order of the labels is the release's, so that its checkpoints mean the same here.
+# The order of the labels is the release's, so that its checkpoints mean the same here (all but PTB's tags, which are
+# those of the training file).
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("contradiction", "entailment", "neutral")
 NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
@@ -27,11 +28,13 @@ class DataSet:
     """One set of rows of a task.
 
     files: each entry is one file, given by its possible names; all entries together are the set.
+    instead: possible names of a single file that may stand in place of several.
     optional: the set is left out, and the log says so, when its files are not there.
     submission: name of the predictions file, without its suffix.
     """
 
     files: tuple[Names, ...]
+    instead: Names = ()
     optional: bool = False
     submission: str = ""
 
@@ -134,8 +137,9 @@ ANLI_ROUNDS = ("R1", "R2", "R3")
 def _anli(split: str) -> dict[str, DataSet]:
     """All rounds together, the primary figure, and each round alone."""
     files = {name: (f"{name}/{split}.jsonl",) for name in ANLI_ROUNDS}
-    together = DataSet(tuple(files.values()), submission="ANLI" if split == "test" else "")
-    return {"ANLI": together} | {name: DataSet((names,)) for name, names in files.items()}
+    submission = "ANLI" if split == "test" else ""
+    together = DataSet(tuple(files.values()), instead=(f"{split}.tsv",), submission=submission)
+    return {"ANLI": together} | {name: DataSet((names,), optional=True) for name, names in files.items()}
 
 
 SENTENCE_TASKS: dict[str, SentenceTask] = {
@@ -146,7 +150,14 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
         _sentence_task("MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy")),
         _sentence_task("STS-B", TWO, "score", ("spearman", "pearson"), labels=(), score_range=(0.0, 5.0)),
         # Three rows of the official train file lack columns; the release passes over them without a word.
-        _sentence_task("QQP", (("question1",), ("question2",)), "is_duplicate", ("f1", "accuracy"), broken_rows=10),
+        _sentence_task(
+            "QQP",
+            (("question1",), ("question2",)),
+            "is_duplicate",
+            ("f1", "accuracy"),
+            dev={"QQP": DataSet((("dev.tsv", "dev_and_test.tsv"),))},
+            broken_rows=10,
+        ),
         _sentence_task(
             "MNLI",
             TWO,
@@ -186,7 +197,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("accuracy",),
             labels=NLI,
             aliases=NLI_LETTERS,
-            train=DataSet(tuple((f"{name}/train.jsonl",) for name in ANLI_ROUNDS)),
+            train=DataSet(tuple((f"{name}/train.jsonl",) for name in ANLI_ROUNDS), instead=("train.tsv",)),
             dev=_anli("dev"),
             test=_anli("test"),
         ),
@@ -195,6 +206,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             TWO,
             "label",
             ("accuracy", "f1"),
+            train=DataSet((("train.tsv", "train_+qqp.tsv"),)),
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
         ),

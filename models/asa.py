@@ -102,6 +102,8 @@ class AsaModel(nn.Module):
         self._pass: _AdversarialPass | None = None
         for layer in layers:
             layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
+            if protocol == "release" and config.model_type == "roberta":
+                layer.attention.self.dropout.p = 0.0  # lost in the release's copy of RoBERTa
 
     def forward(self, **batch):
         """Both passes on one batch; the keywords are those of the backbone, `labels` among them.
@@ -118,10 +120,11 @@ class AsaModel(nn.Module):
         if labels is None:
             raise ValueError("training with ASA needs labels in the batch")
 
-        clean = self.backbone(**batch, return_dict=True)
+        batch["return_dict"] = True
+        clean = self.backbone(**batch)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with self.adversarial_mode(batch.get("attention_mask")) as masks:
-            adv_logits = self.backbone(**inputs, return_dict=True).logits
+            adv_logits = self.backbone(**inputs).logits
 
         # Where a batch of sentences has no labelled word, the backbone's mean over labels is not a number.
         task_loss = torch.where((labels != IGNORED_LABEL).any(), clean.loss, 0.0)

@@ -11,33 +11,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.asa import AsaModel
-from models.encoders import load_config, load_pretrained
+from models.encoders import load_config, load_folder
 from utils import InputError, atomic_file, atomic_folder
 
-ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+\.(?:query|key)\.(?:weight|bias))")
+ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.\d+\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
-OBSOLETE = re.compile(r"\w+\.embeddings\.(position_ids|token_type_ids)")
+OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
     """The Hugging Face model inside: the model itself, where it is not wrapped."""
+    model = _unwrapped(model)
     return getattr(model, "backbone", model)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    return extract_model_from_parallel(model, keep_torch_compile=False)
 
 
 def release_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights under the release's names; the tensors share storage with the parameters.
 
     Args:
-        model: an `AsaModel`, another wrapper with a `backbone`, or a Hugging Face model, which has no adversaries.
+        model: an `AsaModel`, another wrapper with a `backbone`, or a Hugging Face model, which has no adversaries;
+            compiled or distributed as may be.
     """
     backbone = backbone_of(model)
     state = dict(backbone.state_dict())
-    if isinstance(model, AsaModel):
+    if isinstance(model := _unwrapped(model), AsaModel):
         prefix = f"{backbone.base_model_prefix}.encoder.adversary"
         state |= {f"{prefix}.{name}": tensor for name, tensor in model.adversaries.state_dict().items()}
     return state
@@ -56,10 +63,13 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
     state = source if isinstance(source, Mapping) else read_state_dict(source)
     where = "checkpoint" if isinstance(source, Mapping) else str(source)
     state = {name: tensor for name, tensor in state.items() if not OBSOLETE.fullmatch(name)}
-    if not isinstance(model, AsaModel):
+    if not isinstance(_unwrapped(model), AsaModel):
         state = {name: tensor for name, tensor in state.items() if not ADVERSARY.fullmatch(name)}
 
     target = release_state_dict(model)
+    # Of weights that are tied, a safetensors file holds one name only.
+    given = {tensor.data_ptr(): state[name] for name, tensor in target.items() if name in state}
+    state |= {name: given[tensor.data_ptr()] for name, tensor in target.items() if tensor.data_ptr() in given}
     missing, unexpected = target.keys() - state.keys(), state.keys() - target.keys()
     if missing or unexpected:
         name = min(missing or unexpected)
@@ -97,15 +107,18 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
     except Exception as error:  # of any kind: the bytes may be anything
         raise InputError(f"{path}: not a readable checkpoint, it may be cut short ({type(error).__name__})") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    named = isinstance(state, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    )
+    if not named:
         raise InputError(f"{path}: not a state dict: names with tensors are expected")
     return state
 
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Write `release_state_dict(model)` with `torch.save`, whole or not at all."""
+    """Write `release_state_dict(model)` with `torch.save`, whole or not at all; to be read on any device."""
     with atomic_file(path) as temporary:
-        torch.save(release_state_dict(model), temporary)
+        torch.save({name: tensor.cpu() for name, tensor in release_state_dict(model).items()}, temporary)
 
 
 def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
@@ -128,10 +141,26 @@ def load_saved(
         InputError: the checkpoint cannot be read, or it is that of another model.
     """
     if not Path(source).is_dir():
-        model = auto_class.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
+        try:
+            model = auto_class.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
+        except Exception as error:  # the library raises what its parts raise
+            raise InputError(f"the encoder's config.json describes no model that can be made ({error})") from None
         load_release_checkpoint(model, source)
         return model
-    saved = load_config(str(source), config.model_type, None, flag="--test_model_file")
+    saved = load_config(str(source), None, None, flag="--test_model_file")
+    if saved.model_type != config.model_type:
+        raise InputError(
+            f"--test_model_file {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}"
+        )
     if saved.num_labels != config.num_labels:
         raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
-    return load_pretrained(auto_class, str(source), saved, None, attn_implementation, flag="--test_model_file")
+    words, expected = (list(dict(sorted(each.id2label.items())).values()) for each in (saved, config))
+    if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
+        raise InputError(
+            f"--test_model_file {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
+            " the order must be the same"
+        )
+    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, "--test_model_file")
+    if missing:
+        raise InputError(f"--test_model_file {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
+    return model

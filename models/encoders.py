@@ -89,14 +89,18 @@ def load_config(
         raise InputError(
             f"{flag} {name}: model type {config.model_type!r} is not supported; use one of {', '.join(ENCODER_LAYERS)}"
         )
-    if model_type is not None and model_type != config.model_type:
+    if model_type is not None and model_type.lower() != config.model_type:
         raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
     return config
 
 
 def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes."""
-    return {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    """The changes to a configuration that give a model these classes, of which one is right."""
+    return {
+        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
 
 
 def load_tokenizer(
@@ -130,18 +134,55 @@ def load_tokenizer(
     return tokenizer
 
 
+def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the tokenizer the length that the encoder has positions for.
+
+    Raises:
+        InputError: the tokenizer knows more tokens than the encoder.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"--load_model_path {name}: its tokenizer has {len(tokenizer)} tokens, its encoder {config.vocab_size}"
+        )
+    # RoBERTa and its kin count positions from the one after the pad token's id.
+    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings - first)
+
+
 def load_pretrained(
+    auto_class: type, name: str, config: PreTrainedConfig, cache_dir: str | None, attn_implementation: str
+) -> PreTrainedModel:
+    """The pretrained encoder with a new head, in float32. A head of the checkpoint's own is kept where it fits.
+
+    Raises:
+        InputError: the weights are missing or damaged, or the encoder's own weights do not cover the model.
+    """
+    model, new = load_folder(auto_class, name, config, cache_dir, attn_implementation, "--load_model_path")
+    # A pooler is part of the new head where a checkpoint has none; anything else below the prefix must be there.
+    prefix = f"{model.base_model_prefix}."
+    lost = [weight for weight in new if weight.startswith(prefix) and ".pooler." not in weight]
+    if lost:
+        raise InputError(f"--load_model_path {name}: not the weights of the whole encoder: {lost[0]} is missing")
+    if new:
+        log.info(f"new weights: {', '.join(new)}")
+    return model
+
+
+def load_folder(
     auto_class: type,
     name: str,
     config: PreTrainedConfig,
     cache_dir: str | None,
     attn_implementation: str,
-    flag: str = "--load_model_path",
-) -> PreTrainedModel:
-    """The pretrained encoder with its head, or a new one, in float32.
+    flag: str,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model in float32, and the names of its weights that the folder does not have, or has in another shape.
+
+    Args:
+        flag: where the name comes from, for messages.
 
     Raises:
-        InputError: the weights are missing or damaged, or the encoder's own weights do not cover the model.
+        InputError: the weights are missing or damaged.
     """
     try:
         model, report = auto_class.from_pretrained(
@@ -151,16 +192,11 @@ def load_pretrained(
             attn_implementation=attn_implementation,
             dtype=torch.float32,  # without it, the checkpoint's own type, which may be half precision
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
-    # A pooler is part of the new head where a checkpoint has none; anything else below the prefix must be there.
-    prefix = f"{model.base_model_prefix}."
-    lost = sorted(key for key in report["missing_keys"] if key.startswith(prefix) and ".pooler." not in key)
-    if lost:
-        raise InputError(f"{flag} {name}: the weights are not those of the encoder: {lost[0]} is missing")
-    if report["missing_keys"]:
-        log.info(f"new weights: {', '.join(sorted(report['missing_keys']))}")
-    return model
+    mismatched = {weight if isinstance(weight, str) else weight[0] for weight in report["mismatched_keys"]}
+    return model, sorted(mismatched | set(report["missing_keys"]))

@@ -94,6 +94,14 @@ def test_release_protocol_repeats_the_release(golden, attention):
     assert relative_error(model(**batch).logits, tensors["eval.logits"]) < 1e-12
 
 
+@pytest.mark.parametrize(("protocol", "dropped"), [("paper", 0.25), ("release", 0.0)])
+def test_the_release_s_roberta_has_no_attention_dropout(protocol, dropped):
+    model = asa("roberta", protocol=protocol, attention_probs_dropout_prob=0.25)
+    assert {layer.attention.self.dropout.p for layer in model.backbone.roberta.encoder.layer} == {dropped}
+    model = asa("bert", protocol=protocol, attention_probs_dropout_prob=0.25)
+    assert {layer.attention.self.dropout.p for layer in model.backbone.bert.encoder.layer} == {0.25}
+
+
 # --- the plain model ---
 
 

@@ -99,9 +99,10 @@ def test_files_that_are_no_state_dict(tmp_path, monkeypatch):
         with pytest.raises(InputError, match="Python objects, which are never loaded"):
             read_state_dict(name)
     assert not os.path.exists("was_here")
-    torch.save([torch.ones(1)], "list.bin")
-    with pytest.raises(InputError, match="names with tensors are expected"):
-        read_state_dict("list.bin")
+    for content in ([torch.ones(1)], {0: torch.ones(1)}, {"weight": 1}):
+        torch.save(content, "other.bin")
+        with pytest.raises(InputError, match="names with tensors are expected"):
+            read_state_dict("other.bin")
     with pytest.raises(InputError, match="no such checkpoint"):
         read_state_dict("absent.bin")
 
@@ -126,6 +127,40 @@ def test_exported_folder_is_stock(encoder_folder, tmp_path):
         load_saved(AutoModelForSequenceClassification, tmp_path / "best", config, "sdpa").classifier.weight,
         model.backbone.classifier.weight,
     )
+
+
+def test_names_are_the_same_when_compiled_or_distributed():
+    model = AsaModel(tiny_backbone())
+    names = release_state_dict(model).keys()
+    assert release_state_dict(torch.compile(model, backend="eager")).keys() == names
+
+
+def test_tied_weights_are_read_from_a_file_that_holds_them_once(tmp_path):
+    saved = tiny_backbone(head="masked_lm", seed=1, dtype=torch.float32)
+    saved.save_pretrained(tmp_path)
+    model = tiny_backbone(head="masked_lm", seed=2, dtype=torch.float32)
+    load_release_checkpoint(model, tmp_path / "model.safetensors")
+    assert all(torch.equal(tensor, saved.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_folder_that_was_not_fine_tuned_for_the_task(encoder_folder, tmp_path):
+    config = AutoConfig.from_pretrained(encoder_folder, id2label={0: "no", 1: "yes"}, label2id={"no": 0, "yes": 1})
+    with pytest.raises(InputError, match=r"not a model fine-tuned for such a task: it has no classifier\.bias"):
+        load_saved(AutoModelForSequenceClassification, encoder_folder, config, "sdpa")
+    turned = AutoConfig.from_pretrained(encoder_folder, id2label={0: "yes", 1: "no"}, label2id={"yes": 0, "no": 1})
+    AutoModelForSequenceClassification.from_config(turned).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="its classes are yes, no, the task's no, yes: the order must be the same"):
+        load_saved(AutoModelForSequenceClassification, tmp_path, config, "sdpa")
+    tiny_backbone("roberta", num_labels=2, dtype=torch.float32).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="a roberta model, but --load_model_path is bert"):
+        load_saved(AutoModelForSequenceClassification, tmp_path, config, "sdpa")
+
+
+def test_a_configuration_that_no_model_can_have(tmp_path):
+    save_checkpoint(tiny_backbone(), tmp_path / "model.bin")
+    config = AutoConfig.for_model("bert", **SIZES["bert"] | {"num_attention_heads": 5})
+    with pytest.raises(InputError, match=r"config\.json describes no model that can be made"):
+        load_saved(AutoModelForSequenceClassification, tmp_path / "model.bin", config, "sdpa")
 
 
 def test_a_folder_of_another_label_count(encoder_folder, tmp_path):

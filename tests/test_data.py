@@ -119,6 +119,13 @@ def test_anli_from_its_rounds(tmp_path):
     assert list(task.dev) == ["ANLI", "R1", "R2", "R3"]
 
 
+def test_anli_in_one_file_as_the_release_has_it(tmp_path):
+    task = SENTENCE_TASKS["ANLI"]
+    write(tmp_path / "ANLI" / "dev.tsv", "sentence1\tsentence2\tlabel", "A plot.\tThe plot.\tneutral")
+    args = argparse.Namespace(data_dir=tmp_path, do_train=False, do_eval=True, do_test=False, eval_on="dev")
+    assert read_splits(task, args).eval == {"ANLI": [Example(("A plot.", "The plot."), 2, None)]}
+
+
 def test_mnli_has_two_dev_sets_and_the_diagnostic_set(tmp_path):
     header, row, *_, test_header = FORMATS["MNLI"]
     folder = tmp_path / "mnli"
@@ -175,6 +182,7 @@ BAD_FILES = {
         [FORMATS["PAWS-QQP"][0], "1\tb'\\xff'\tb\t0"],
         "line 2: b'.* is neither text nor a Python bytes",
     ),
+    "two bytes": ("PAWS-QQP", [FORMATS["PAWS-QQP"][0], "1\tb'a', b'b'\tb\t0"], "line 2: b'a'.* is neither text nor"),
     "no JSON": ("ANLI", ["{"], "line 1: not valid JSON"),
     "JSON list": ("ANLI", ["[]"], "line 1: a JSON object is expected, not list"),
     "JSON type": ("ANLI", ['{"context": 1}'], "line 1: column 'context' must be text, not int"),
