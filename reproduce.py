@@ -62,7 +62,7 @@ def report(runs: list[dict]) -> str:
     settings: dict[str, dict[int, dict]] = {}
     for run in runs:
         arguments = {name: value for name, value in run["args"].items() if name not in NO_SETTING}
-        seeds = settings.setdefault(json.dumps([arguments, run["precision"]], sort_keys=True), {})
+        seeds = settings.setdefault(json.dumps([arguments, run.get("precision")], sort_keys=True), {})
         other = seeds.setdefault(run["args"]["seed"], run)
         if other is not run:
             folders = f"{other['args']['output_dir']} and {run['args']['output_dir']}"
