@@ -158,6 +158,19 @@ def test_runs_repeat_exactly_and_seeds_differ(command, tmp_path):
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 
 
+def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
+    """The tiny encoder has no dropout, so that parts of a batch add up to the whole."""
+    found = []
+    for number, changes in enumerate(({}, {"num_workers": "1"}, {"gradient_accumulation_steps": "3"})):
+        status = command(
+            "--do_train", "--do_eval", "--no_group_by_length", output_dir=str(tmp_path / str(number)), **changes
+        )
+        assert status == 0
+        found.append([(epoch["train_loss"], epoch["eval_loss"]) for epoch in results(tmp_path / str(number))["epochs"]])
+    assert found[1] == found[0]
+    assert np.allclose(found[2], found[0], rtol=1e-4)
+
+
 def test_release_protocol_pads_to_the_full_length_in_random_batches(command, tmp_path, monkeypatch):
     widths = set()
     forward = torch.nn.Embedding.forward
