@@ -96,27 +96,28 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
     """The head of a results file: every argument as given, what it ran on and with, how many examples there were."""
     return {
         "args": vars(args),
-        "versions": _versions(),
+        "versions": versions(),
         "device": _device(accelerator.device),
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "examples": examples,
     }
 
 
-def _versions() -> dict[str, str | None]:
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str | None]:
+    """Package name -> version, and `code`: the commit of this project; None for what is not known."""
+    found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            versions[package] = None
+            found[package] = None
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(git, capture_output=True, text=True, timeout=10)
-        versions["code"] = done.stdout.strip() or None
+        found["code"] = done.stdout.strip() or None
     except (OSError, subprocess.TimeoutExpired):
-        versions["code"] = None
-    return versions
+        found["code"] = None
+    return found
 
 
 def _device(device: torch.device) -> str:

@@ -1,0 +1,86 @@
+"""What the two protocols make of the same batches: keep-mask penalty, divergence, and rows that are fully masked.
+
+python -m benchmarks.protocols --data_dir data/sets
+
+The weights are the pretrained encoder's with a new head and new adversaries, as at the first step of training; each
+figure is the mean over the same batches of the training set, with dropout. Needs SST-2, STS-B and WNUT-2017.
+"""
+
+import argparse
+
+import torch
+from accelerate.utils import set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+)
+
+from data.features import sentence_features, word_features
+from data.readers import read_set, task_folder
+from data.tasks import SENTENCE_TASKS, TOKEN_TASKS
+from models.asa import PROTOCOLS, AsaModel
+from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
+from run_folder import versions
+from utils import Parser, run_script, write_json
+
+FIGURES = ("penalty", "divergence", "fully_masked")
+# (task, the transformers class of its head, the collator, examples -> features)
+CASES = (
+    (SENTENCE_TASKS["SST-2"], AutoModelForSequenceClassification, DataCollatorWithPadding, sentence_features),
+    (SENTENCE_TASKS["STS-B"], AutoModelForSequenceClassification, DataCollatorWithPadding, sentence_features),
+    (TOKEN_TASKS["WNUT-2017"], AutoModelForTokenClassification, DataCollatorForTokenClassification, word_features),
+)
+
+
+def main() -> None:
+    """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
+    args = parse_arguments()
+    rows = [row for case in CASES for row in measure(args, *case)]
+    print("| task | figure | release | paper |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['task']} | {row['figure'].replace('_', ' ')} | {row['release']:.4g} | {row['paper']:.4g} |")
+    if args.output:
+        settings = {name: value for name, value in vars(args).items() if name != "output"}
+        write_json(args.output, {"args": settings, "versions": versions(), "rows": rows})
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", default="data/sets")
+    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    parser.add_argument("--batches", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="(default: %(default)s)")
+    parser.add_argument("--output", help="a JSON file to write")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def measure(args: argparse.Namespace, task, auto_class: type, collator: type, featurize) -> list[dict]:
+    """One row for each of `FIGURES`: its mean under each protocol."""
+    name = args.load_model_path
+    labels = named_labels(task.labels) if task.labels else {"num_labels": 1, "problem_type": "regression"}
+    config = load_config(name, None, None, **labels)
+    tokenizer = load_tokenizer(name, None, lower_case=False, slow=False)
+    examples = read_set(task, task.train, task_folder(args.data_dir, task.name), labelled=True)
+    features = featurize(examples[: args.batches * args.batch_size], tokenizer, args.max_seq_length)
+    means = {figure: {"task": task.name, "figure": figure} for figure in FIGURES}
+    for protocol in PROTOCOLS:
+        set_seed(args.seed)
+        model = AsaModel(load_pretrained(auto_class, name, config, None, "sdpa"), protocol=protocol).train()
+        padding = "max_length" if protocol == "release" else "longest"
+        collate = collator(tokenizer, padding=padding, max_length=args.max_seq_length)
+        outputs = []
+        for start in range(0, len(features), args.batch_size):
+            set_seed(start)
+            outputs.append(model(**collate([features[row] for row in range(start, start + args.batch_size)])))
+        for figure in FIGURES:
+            means[figure][protocol] = torch.stack([output[figure] for output in outputs]).mean().item()
+    return list(means.values())
+
+
+if __name__ == "__main__":
+    run_script(main)
