@@ -35,6 +35,9 @@ def run_script(main) -> None:
             main()
     except InputError as error:
         message = str(error)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:  # a name too long, a full disk, ...
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
