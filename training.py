@@ -1,9 +1,14 @@
-"""The one train / evaluate / predict loop, on Hugging Face Accelerate."""
+"""The one train / evaluate / predict loop, on Hugging Face Accelerate.
+
+Several processes share each optimizer step and each evaluation, a row going to one of them alone; losses, scores and
+files are those of one process.
+"""
 
 import argparse
 import contextlib
 import functools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -12,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, DistributedType
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import broadcast, gather_object, send_to_device, set_seed
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
@@ -25,10 +31,13 @@ from data.readers import Splits, read_splits
 from data.tasks import Task
 from models import objectives
 from models.asa import IGNORED_LABEL
-from models.checkpoints import export, load_release_checkpoint, load_saved, save_checkpoint
+from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
 from utils import InputError, log
+
+# What keeps each process from having the whole model.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 @dataclass
@@ -64,10 +73,10 @@ class Run:
 def prepare(
     args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
 ) -> tuple[Splits, PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The examples that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
+    """The sets that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
 
     Raises:
-        InputError: the data, the encoder or the output folder cannot be used.
+        InputError: a data file is missing, or the encoder or the output folder cannot be used.
     """
     RunFolder(args.output_dir).check(args, task)
     examples = read_splits(task, args)
@@ -90,7 +99,7 @@ def execute(
     """Train, evaluate and test as the arguments say; nothing is written before the model stands.
 
     Raises:
-        InputError: the weights cannot be used, or the output folder cannot.
+        InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
     """
     folder = RunFolder(args.output_dir)
     unseen = {split: rows.report for split, rows in features.primary().items()}
@@ -107,8 +116,12 @@ def execute(
     else:
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
     accelerator = make_accelerator(args)
+    if accelerator.process_index:
+        set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
     run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
-    folder.open(args, task)
+    if accelerator.is_main_process:
+        folder.open(args, task)
+    accelerator.wait_for_everyone()
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
 
     if args.do_train:
@@ -116,23 +129,40 @@ def execute(
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
     elif args.do_eval:
         scores = evaluate(run, features.eval)
-        folder.write_evaluation(record | scores)
-        print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
+        if accelerator.is_main_process:
+            folder.write_evaluation(record | scores)
+            print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
     for name, test_features in features.test.items():
         path = folder.submission(task.submissions[name].submission)
-        head.write(path, test_features, predict(run, test_features)[0])
-        log.info(f"predictions: {path}")
+        logits, _ = predict(run, test_features)
+        if accelerator.is_main_process:
+            head.write(path, test_features, logits)
+            log.info(f"predictions: {path}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """The device and precision that the arguments ask for; says so where the machine has something less."""
+    """The device and precision that the arguments ask for; says so where the machine has something less.
+
+    Raises:
+        InputError: there are several processes, and the work cannot be shared between them.
+    """
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
     if precision == "fp16" and not on_gpu:
         precision = "bf16" if _has_bf16() else "no"
         log.info(f"--fp16 needs a GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'} on the processor")
     tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
-    return Accelerator(cpu=args.no_cuda, mixed_precision=precision, **tracking)
+    # Several processes find each other on a processor only if told that it is to be the processor.
+    cpu = args.no_cuda or not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **tracking)
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")
+    if accelerator.distributed_type in SHARDED:
+        raise InputError(f"{accelerator.distributed_type.value} is not supported: launch with plain data parallelism")
+    return accelerator
 
 
 def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
@@ -146,7 +176,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         The best epoch's record. The model is left as it was in that epoch.
     """
     args, accelerator = run.args, run.accelerator
-    sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length)
+    place = accelerator.process_index, accelerator.num_processes
+    sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
     epochs = math.ceil(steps / len(sampler))
 
@@ -159,13 +190,15 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
-    optimizer, loader = accelerator.prepare(optimizer, loader)
+    optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
+    idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
     if args.report_to != "none":
         accelerator.init_trackers("tensorboard")
 
     results = results | {"epochs": [], "best": None}
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
-    bar = tqdm(total=steps, unit="step", mininterval=0.5 if sys.stderr.isatty() else 30)
+    often = 0.5 if sys.stderr.isatty() else 30
+    bar = tqdm(total=steps, unit="step", mininterval=often, disable=not accelerator.is_main_process)
     step = 0
     for epoch in range(epochs):
         sampler.epoch = epoch
@@ -173,7 +206,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         of_epoch, of_window = Means(), Means()
         started = time.perf_counter()
         for parts in loader:
-            figures = optimize(run, parts, optimizer)
+            figures = optimize(run, parts, optimizer, idle)
             if not accelerator.optimizer_step_was_skipped:
                 scheduler.step()
             step += 1
@@ -181,12 +214,12 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
             of_epoch.add(figures)
             of_window.add(figures)
             if step % args.logging_steps == 0 or step == steps:
-                _log_window(run, step, epoch, scheduler.get_last_lr()[0], of_window.take())
+                _log_window(run, step, epoch, scheduler.get_last_lr()[0], of_window.take(accelerator.reduce))
             if step == steps:
                 break
         seconds = time.perf_counter() - started
 
-        means = of_epoch.take()
+        means = of_epoch.take(accelerator.reduce)
         if not math.isfinite(means["train_loss"]):
             raise InputError(
                 f"the training loss is not finite in epoch {epoch}: lower --learning_rate {args.learning_rate:g},"
@@ -203,29 +236,43 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
             _save_epoch(run, record, results)
         accelerator.wait_for_everyone()
     bar.close()
-    accelerator.end_training()
 
     best = results["best"]
     if best is not results["epochs"][-1]:
-        load_release_checkpoint(accelerator.unwrap_model(run.model), run.folder.checkpoint(best["epoch"]))
+        model = accelerator.unwrap_model(run.model)
+        if accelerator.is_main_process:
+            load_release_checkpoint(model, run.folder.checkpoint(best["epoch"]))
+        broadcast(list(release_state_dict(model).values()))  # another machine may not see the file
     return best
 
 
-def optimize(run: Run, parts: list[dict[str, torch.Tensor]], optimizer) -> dict[str, torch.Tensor]:
-    """One optimizer step on one batch, given in parts, which weigh what they hold of it.
+def on_device(run: Run, loader: DataLoader) -> DataLoader:
+    """The loader with its batches on this process's device; the rows are this process's own already."""
+    return prepare_data_loader(loader, run.accelerator.device, num_processes=1, process_index=0, put_on_device=True)
+
+
+def optimize(
+    run: Run, parts: list[dict[str, torch.Tensor]], optimizer, idle: dict[str, torch.Tensor] | None = None
+) -> dict[str, torch.Tensor]:
+    """One optimizer step on one batch: this process's rows of it, given in parts, which weigh what they hold of it.
+
+    Args:
+        idle: what a process that has no row of a last, smaller batch computes in its place, to no effect: the others
+            wait for its gradient.
 
     Returns:
-        The step's figures, still on the device.
+        What this process adds to the step's figures, still on the device.
     """
     accelerator, model = run.accelerator, run.model
-    examples = sum(len(part["labels"]) for part in parts)
-    labels = sum(_labelled(part["labels"]) for part in parts)
+    own = torch.stack([_size(part["labels"]) for part in parts or [idle]]) * bool(parts)  # (parts, 2)
+    batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
     figures = Means()
-    for part in parts:
-        shares = (len(part["labels"]), examples), (_labelled(part["labels"]), labels)
-        with contextlib.nullcontext() if part is parts[-1] else accelerator.no_sync(model):
+    for number, (part, size) in enumerate(zip(parts or [idle], own, strict=True), 1):
+        shares = tuple(zip(size, batch, strict=True))
+        with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
-            accelerator.backward(objectives.weighted_loss(output, *shares))
+            # The gradient is averaged over the processes, and what they add to the loss is to be summed.
+            accelerator.backward(objectives.weighted_loss(output, *shares) * accelerator.num_processes)
         figures.add(objectives.figures(output, *shares))
     if run.args.max_grad_norm:
         accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
@@ -260,7 +307,7 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
 
 @torch.inference_mode()
 def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
-    """The plain model's predictions.
+    """The plain model's predictions, each row's by one of the processes.
 
     Returns:
         The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
@@ -268,26 +315,28 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     accelerator = run.accelerator
     # The longest first: a batch holds rows of like length, and a lack of memory shows at once.
     order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
+    order = order[accelerator.process_index :: accelerator.num_processes]
     loader = DataLoader(
         Subset(features, order),
         run.args.eval_batch_size,
         collate_fn=run.head.collate,
         num_workers=run.args.num_workers,
     )
-    loader = accelerator.prepare(loader)
-    run.model.eval()
+    # Without the wrapper that keeps processes in step: one may have more batches than another.
+    model = accelerator.unwrap_model(run.model).eval()
     logits, losses = [], Means()
-    for batch in loader:
-        output = run.model(**batch)
-        padded = accelerator.pad_across_processes(output.logits, dim=1)
-        logits.extend(accelerator.gather_for_metrics(padded).float().cpu().numpy())
+    for batch in on_device(run, loader):
+        output = model(**batch)
+        logits.extend(output.logits.float().cpu().numpy())
         if output.loss is not None:
             count = _labelled(batch["labels"])
-            total = objectives.of_labels(output.loss, (count, 1))
-            losses.add({"sum": accelerator.reduce(total), "labels": accelerator.reduce(count)})
-    rows = [row for _, row in sorted(zip(order, logits, strict=True), key=lambda pair: pair[0])]
-    loss = (losses.sums["sum"] / losses.sums["labels"]).item() if losses.sums else None
-    return rows, loss
+            losses.add({"sum": objectives.of_labels(output.loss, (count, 1)), "labels": count})
+    sums = {name: figure.item() for name, figure in losses.sums.items()}
+    found = gather_object([(dict(zip(order, logits, strict=True)), sums)])  # one of each process
+    rows = {row: values for own, _ in found for row, values in own.items()}
+    labels = sum(sums.get("labels", 0) for _, sums in found)
+    loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
+    return [rows[row] for row in range(len(features))], loss
 
 
 class Means:
@@ -302,9 +351,13 @@ class Means:
             self.sums[name] = self.sums.get(name, 0) + figure.float()
         self.added += 1
 
-    def take(self) -> dict[str, float | list[float]]:
-        """The means since the last call."""
-        means = {name: (total / self.added).tolist() for name, total in self.sums.items()}
+    def take(self, reduce: Callable) -> dict[str, float | list[float]]:
+        """The means since the last call.
+
+        Args:
+            reduce: sums what the processes have added.
+        """
+        means = {name: (total / self.added).tolist() for name, total in reduce(self.sums).items()}
         self.sums, self.added = {}, 0
         return means
 
@@ -353,6 +406,12 @@ def _has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices itself."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _size(labels: torch.Tensor) -> torch.Tensor:
+    """(2,): how many examples a batch has, and how many labels; on its device."""
+    labelled = _labelled(labels)
+    return torch.stack([torch.full_like(labelled, len(labels)), labelled])
 
 
 def _labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,8 @@ class Parser(argparse.ArgumentParser):
 def run_script(main) -> None:
     """Run a script's `main()`: `InputError` becomes one sentence on standard error and exit status 2."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)
+    # Of several processes, torchrun and accelerate give the first the rank 0: it speaks for all.
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         with logging_redirect_tqdm([logging.getLogger()]):
             main()

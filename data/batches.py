@@ -17,15 +17,28 @@ class StepSampler(Sampler[list[int]]):
 
     With `group_by_length`, rows of like length share a step: the shuffled rows are sorted within pools of `POOL` steps,
     cut into steps, and the steps are shuffled again, so that no length comes first.
+
+    Of `processes` that share each step, every one gets the rows of its `place`, of like lengths too; none, where a last
+    step has fewer rows than there are processes.
     """
 
     POOL = 50
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int, group_by_length: bool):
+    def __init__(
+        self,
+        lengths: list[int],
+        batch_size: int,
+        seed: int,
+        group_by_length: bool,
+        place: int = 0,
+        processes: int = 1,
+    ):
         self.lengths = lengths
         self.batch_size = batch_size
         self.seed = seed
         self.group_by_length = group_by_length
+        self.place = place
+        self.processes = processes
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -39,7 +52,7 @@ class StepSampler(Sampler[list[int]]):
         steps = _chunks(order, self.batch_size)
         if self.group_by_length:
             random.shuffle(steps)
-        yield from steps
+        yield from (step[self.place :: self.processes] for step in steps)
 
     def _by_length(self, rows: list[int]) -> list[int]:
         return sorted(rows, key=self.lengths.__getitem__)
@@ -47,7 +60,7 @@ class StepSampler(Sampler[list[int]]):
 
 def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
     """The rows of an optimizer step as up to `parts` padded batches of like size."""
-    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts))]
+    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts) or 1)]
 
 
 def padding(args: argparse.Namespace) -> dict:

@@ -1,0 +1,133 @@
+"""Two processes on a processor, as torchrun starts them, give what one process gives."""
+
+import argparse
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
+from test_data import write
+
+import run_sent_clas
+import training
+from data.batches import StepSampler, collate_parts
+from models import objectives
+from models.checkpoints import read_state_dict
+from utils import InputError
+
+ROOT = Path(__file__).parent.parent
+FILES = ["0_pytorch_model.bin", "1_pytorch_model.bin", "SST-2.tsv", "best", "eval_results.txt", "metrics.jsonl"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    """SST-2 with 17 training rows, of which steps of 4 leave one, and 9 dev rows."""
+    folder = tmp_path_factory.mktemp("data")
+    words = "a warm film with a fresh plot and bright music is not a dull drama yesterday".split()
+    rows = [f"{' '.join(words[: 2 + row * 7 % 13])}\t{row % 2}" for row in range(26)]
+    write(folder / "sst-2" / "train.tsv", "sentence\tlabel", *rows[:17])
+    write(folder / "sst-2" / "dev.tsv", "sentence\tlabel", *rows[17:])
+    write(folder / "sst-2" / "test.tsv", "index\tsentence", *(f"{row}\t{words[row]} film" for row in range(5)))
+    return folder
+
+
+def arguments(data_dir: Path, encoder: str, folder: Path, *flags: str) -> list[str]:
+    given = ["--task_name", "SST-2", "--data_dir", str(data_dir), "--load_model_path", encoder, "--no_cuda"]
+    given += ["--output_dir", str(folder), "--do_train", "--do_eval", "--do_test", "--logging_steps", "1"]
+    given += ["--train_batch_size", "4", "--eval_batch_size", "2", "--num_train_epochs", "2", "--learning_rate", "1e-3"]
+    return [*given, "--max_seq_length", "16", *flags]
+
+
+def run_twofold(given: list[str]) -> subprocess.CompletedProcess:
+    """run_sent_clas.py in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("flags", [(), ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")], ids=len)
+def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, capsys):
+    """The last step of an epoch has one row: one of the processes has nothing to do in it."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
+    printed = capsys.readouterr().out
+    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
+    assert shared.returncode == 0, shared.stderr
+    assert sorted(path.name for path in two.iterdir()) == [*FILES, "results.json"]
+
+    expected, found = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
+    assert found["examples"] == {"train": 17, "eval": 9, "test": 5}
+    assert [epoch["global_step"] for epoch in found["epochs"]] == [5, 10]
+    for ours, theirs in zip(found["epochs"], expected["epochs"], strict=True):
+        for name in ("train_loss", "eval_loss", "eval_score"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5), name
+        # A mean over the parts of a step, however many pairs of tokens each of them has.
+        assert ours["keep_rate"] == pytest.approx(theirs["keep_rate"], abs=0.02)
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)
+    )
+    assert [row["step"] for row in ours] == list(range(1, 11))
+    for name in ("train_loss", "divergence", "penalty"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-5, abs=1e-7), name
+
+    expected = read_state_dict(one / "1_pytorch_model.bin")
+    for name, tensor in read_state_dict(two / "1_pytorch_model.bin").items():
+        # Adam divides by the root of a squared gradient, which for the key biases is rounding alone.
+        if "key.bias" not in name:
+            assert relative_error(tensor, expected[name]) < 1e-4, name
+
+    assert shared.stdout == printed  # each line once
+    assert (two / "eval_results.txt").read_text() == printed
+    assert (two / "SST-2.tsv").read_text() == (one / "SST-2.tsv").read_text()
+    assert shared.stderr.count("step 10: train loss") == 1
+
+
+def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):
+    """9 rows in two processes: with a row counted twice the loss would be another."""
+    run_sent_clas.main([*arguments(data_dir, encoder_folder, tmp_path / "out"), "--max_train_steps", "1"])
+    saved = str(tmp_path / "out" / "0_pytorch_model.bin")
+    expected = json.loads((tmp_path / "out" / "results.json").read_text())["best"]
+    flags = [flag for flag in arguments(data_dir, encoder_folder, tmp_path / "again") if flag != "--do_train"]
+    done = run_twofold([*flags, "--test_model_file", saved])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"eval score = {expected['eval_score']:.2f} | eval loss = {expected['eval_loss']:.3f}\n"
+    record = json.loads((tmp_path / "again" / "evaluation.json").read_text())
+    assert record["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    assert record["metrics"] == expected["metrics"]
+    assert (tmp_path / "again" / "SST-2.tsv").read_text() == (tmp_path / "out" / "SST-2.tsv").read_text()
+
+
+@pytest.mark.parametrize("count", [9, 8, 1])
+def test_each_row_of_a_step_goes_to_one_process(count):
+    lengths = list(range(2, 2 + count))
+    whole = list(StepSampler(lengths, 4, seed=1, group_by_length=True))
+    shares = [list(StepSampler(lengths, 4, 1, True, place, 3)) for place in range(3)]
+    assert [sorted(row for share in step for row in share) for step in zip(*shares, strict=True)] == [
+        sorted(step) for step in whole
+    ]
+    assert collate_parts(list, 2, []) == []
+
+
+@pytest.mark.parametrize("method", ["asa", "naive"])
+@pytest.mark.parametrize("head", ["sequence", "choice", "token"])
+@pytest.mark.parametrize("model_type", sorted(SIZES))
+def test_every_parameter_has_a_gradient(model_type, head, method):
+    """Processes wait for the gradient of each parameter."""
+    backbone = tiny_backbone(model_type, head)
+    model = objectives.build(method, backbone, argparse.Namespace(tau=0.5, protocol="paper")).train()
+    model(**tiny_batch(head)).loss.backward()
+    assert set(gradients(model)) == {name for name, _ in model.named_parameters()}
+
+
+def test_processes_that_cannot_find_each_other_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(training, "Accelerator", lambda **_: argparse.Namespace(num_processes=1, device="mps"))
+    args = argparse.Namespace(fp16=False, bf16=False, no_cuda=False, report_to="none", output_dir=str(tmp_path))
+    with pytest.raises(InputError, match=r"2 processes cannot share this device \(mps\): add --no_cuda"):
+        training.make_accelerator(args)
