@@ -36,6 +36,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
     group.add_argument("--num_workers", type=natural, default=0, help="processes that collate (default: %(default)s)")
+    group.add_argument(
+        "--token_cache_dir", default="data/cache", help="keeps large sets tokenised (default: %(default)s)"
+    )
+    group.add_argument("--no_token_cache", action="store_const", const=None, dest="token_cache_dir")
 
     group = parser.add_argument_group("model")
     group.add_argument("--load_model_path", required=True, help="folder, installed encoder package, or name on the Hub")

@@ -13,6 +13,7 @@ from transformers import AutoModelForMultipleChoice
 import arguments
 from data import metrics
 from data.batches import ChoiceCollator, padding
+from data.cache import cached
 from data.features import TRUNCATIONS, choice_features
 from data.submission import write_choices
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, find_task
@@ -33,12 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--dream_questions {args.dream_questions}: only DREAM has several questions to a dialogue")
     task = dataclasses.replace(task, questions=args.dream_questions)
     examples, config, tokenizer = prepare(args, task, {})
-    features = examples.map(
-        lambda rows: choice_features(rows, tokenizer, args.max_seq_length, args.truncation, args.protocol)
-    )
+    settings = {name: getattr(args, name) for name in ("max_seq_length", "truncation", "protocol")}
+    features = examples.map(cached(args.token_cache_dir, choice_features, tokenizer, **settings))
 
     def score(rows, logits: list[np.ndarray]) -> dict[str, float]:
-        return metrics.compute(task.metrics, rows.columns["labels"], np.stack(logits).argmax(-1))
+        return metrics.compute(task.metrics, rows.columns["labels"][:], np.stack(logits).argmax(-1))
 
     head = Head(
         AutoModelForMultipleChoice,

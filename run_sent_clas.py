@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 import arguments
 from data import metrics
 from data.batches import padding
+from data.cache import cached
 from data.features import sentence_features
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task
@@ -31,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.task_name = task.name
     changes = {"num_labels": 1, "problem_type": "regression"} if task.regression else named_labels(task.labels)
     examples, config, tokenizer = prepare(args, task, changes)
-    features = examples.map(lambda rows: sentence_features(rows, tokenizer, args.max_seq_length))
+    features = examples.map(
+        cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
+    )
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(logits) if task.regression else np.stack(logits).argmax(-1)
@@ -39,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     head = Head(
         AutoModelForSequenceClassification,
         collate=DataCollatorWithPadding(tokenizer, **padding(args)),
-        score=lambda rows, logits: metrics.compute(task.metrics, rows.columns["labels"], predictions(logits)),
+        score=lambda rows, logits: metrics.compute(task.metrics, rows.columns["labels"][:], predictions(logits)),
         write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits)),
     )
     execute(args, task, head, config, tokenizer, features)

@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 import arguments
 from data import metrics
 from data.batches import padding
+from data.cache import cached
 from data.features import Features, word_features
 from data.readers import with_labels
 from data.submission import write_words
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args.task_name = task.name
     # Without add_prefix_space a byte-level tokenizer takes each word for the end of another, and nothing says so.
     examples, config, tokenizer = prepare(args, task, named_labels(task.labels), add_prefix_space=True)
-    features = examples.map(lambda rows: word_features(rows, tokenizer, args.max_seq_length))
+    features = examples.map(cached(args.token_cache_dir, word_features, tokenizer, max_seq_length=args.max_seq_length))
 
     def predictions(rows: Features, logits: list[np.ndarray]) -> list[list[str | None]]:
         """The tag of each word, None where the encoder saw nothing of it."""

@@ -3,8 +3,9 @@
 import argparse
 import dataclasses
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from data.examples import read_choices, read_sentences, read_tagged, read_words
@@ -15,6 +16,43 @@ from utils import InputError, log
 READERS: dict[type, Callable] = {SentenceTask: read_sentences, ChoiceTask: read_choices, TokenTask: read_words}
 
 
+class Examples(Sequence):
+    """The examples of one set. Its files are read when the first example is asked for.
+
+    labelled: a label is required in each row; without it, none is looked for.
+    """
+
+    def __init__(self, task: Task, paths: list[Path], labelled: bool):
+        self.task = task
+        self.paths = paths
+        self.labelled = labelled
+
+    def read(self) -> list:
+        """All examples, which are not kept.
+
+        Raises:
+            InputError: a file is empty or not readable; the message names file and line.
+        """
+        return [example for path in self.paths for example in read_file(self.task, path, self.labelled)]
+
+    @cached_property
+    def _rows(self) -> list:
+        return self.read()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index):
+        return self._rows[index]
+
+    def __iter__(self) -> Iterator:
+        return iter(self._rows)
+
+    def size(self) -> int:
+        """Bytes of the files."""
+        return sum(path.stat().st_size for path in self.paths)
+
+
 @dataclass
 class Splits:
     """What a run works on: examples, or what `map` makes of them.
@@ -23,19 +61,19 @@ class Splits:
     eval, test: set name -> examples, the primary set first; empty without --do_eval, --do_test.
     """
 
-    train: list | None
-    eval: dict[str, list]
-    test: dict[str, list]
+    train: Sequence | None
+    eval: dict[str, Sequence]
+    test: dict[str, Sequence]
 
-    def map(self, function: Callable[[list], object]) -> "Splits":
-        """The same splits with `function` applied to each list."""
+    def map(self, function: Callable[[Sequence], Sequence]) -> "Splits":
+        """The same splits with `function` applied to each set."""
         return Splits(
             None if self.train is None else function(self.train),
             {name: function(examples) for name, examples in self.eval.items()},
             {name: function(examples) for name, examples in self.test.items()},
         )
 
-    def primary(self) -> dict[str, list]:
+    def primary(self) -> dict[str, Sequence]:
         """Split name -> its examples, without the splits that there are not; of several sets, the primary one."""
         primary = {} if self.train is None else {"train": self.train}
         return primary | {
@@ -48,14 +86,14 @@ class Splits:
 
 
 def read_splits(task: Task, args: argparse.Namespace) -> Splits:
-    """All examples that the arguments ask for.
+    """All sets that the arguments ask for, not yet read.
 
     Raises:
-        InputError: a folder or file is missing, empty or not readable.
+        InputError: a folder or file is missing.
     """
     folder = task_folder(args.data_dir, task.name)
 
-    def read_sets(sets: Mapping[str, DataSet], labelled: bool) -> dict[str, list]:
+    def read_sets(sets: Mapping[str, DataSet], labelled: bool) -> dict[str, Examples]:
         read = {name: read_set(task, data_set, folder, labelled) for name, data_set in sets.items()}
         return {name: examples for name, examples in read.items() if examples is not None}
 
@@ -99,17 +137,14 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
 
 
-def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool) -> list | None:
-    """All examples of one set, or None where the set is optional and not there.
-
-    Args:
-        labelled: a label is required in each row; without it, none is looked for.
+def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool) -> Examples | None:
+    """The examples of one set, or None where the set is optional and not there.
 
     Raises:
-        InputError: a file is missing, empty or not readable; the message names file and line.
+        InputError: a file is missing.
     """
     paths = _paths(data_set, folder)
-    return paths and [example for path in paths for example in read_file(task, path, labelled)]
+    return paths and Examples(task, paths, labelled)
 
 
 def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:

@@ -115,7 +115,7 @@ def test_anli_from_its_rounds(tmp_path):
         ("A R2 plot.", "neutral"),
         ("A R3 plot.", "contradiction"),
     ]
-    assert read_set(task, task.dev["R2"], tmp_path, labelled=True) == [together[1]]
+    assert list(read_set(task, task.dev["R2"], tmp_path, labelled=True)) == [together[1]]
     assert list(task.dev) == ["ANLI", "R1", "R2", "R3"]
 
 
@@ -123,7 +123,9 @@ def test_anli_in_one_file_as_the_release_has_it(tmp_path):
     task = SENTENCE_TASKS["ANLI"]
     write(tmp_path / "ANLI" / "dev.tsv", "sentence1\tsentence2\tlabel", "A plot.\tThe plot.\tneutral")
     args = argparse.Namespace(data_dir=tmp_path, do_train=False, do_eval=True, do_test=False, eval_on="dev")
-    assert read_splits(task, args).eval == {"ANLI": [Example(("A plot.", "The plot."), 2, None)]}
+    splits = read_splits(task, args)
+    assert list(splits.eval) == ["ANLI"]
+    assert list(splits.eval["ANLI"]) == [Example(("A plot.", "The plot."), 2, None)]
 
 
 def test_mnli_has_two_dev_sets_and_the_diagnostic_set(tmp_path):

@@ -1,0 +1,164 @@
+"""Token cache: a large set is tokenised once, and memory-mapped from then on (Hugging Face `datasets`, Arrow).
+
+A set stands in a folder of its own, `<cache folder>/<task>-<key>`, where the key follows from all that its features are
+made of: the content of the data files, the task, the tokenizer, the settings and the code. Nothing has to be cleared by
+hand; a folder can be deleted at any time.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock
+from transformers import PreTrainedTokenizerBase
+
+from data.features import Features
+from data.readers import Examples
+from utils import atomic_folder, log, write_json
+
+CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
+CHUNK = 10_000  # examples tokenised at once
+OWN_COLUMNS = ("lengths", "first_tokens")  # beside those of `Features.columns`
+
+
+class StoredFeatures(Features):
+    """Features on disk, of which only the rows that are asked for enter the memory."""
+
+    def __init__(self, rows, report: dict, examples: Examples):
+        """`rows`: a `datasets.Dataset`."""
+        columns = [name for name in rows.column_names if name not in OWN_COLUMNS]
+        super().__init__(
+            {name: rows[name] for name in columns},
+            examples=examples,
+            lengths=rows["lengths"][:],
+            report=report,
+            first_tokens=rows["first_tokens"] if "first_tokens" in rows.column_names else None,
+        )
+        self.rows = rows.select_columns(columns)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.rows[index]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        """All rows of a batch at once, where a data loader asks for them."""
+        return self.rows.__getitems__(indices) if indices else []
+
+
+def cached(
+    folder: str | None, make: Callable[..., Features], tokenizer: PreTrainedTokenizerBase, **settings
+) -> Callable[[Examples], Features]:
+    """A function of the examples that gives `make(examples, tokenizer, **settings)`, from the cache where it can.
+
+    Args:
+        folder: of the cache; None for no cache. Where it cannot be used, the log says so, and nothing is cached.
+        settings: values that JSON can hold.
+    """
+
+    def features(examples: Examples) -> Features:
+        if folder is None or not tokenizer.is_fast or examples.size() < CACHED_FROM:
+            return make(examples, tokenizer, **settings)
+        try:
+            path = Path(folder) / f"{examples.task.name}-{_key(examples, make, tokenizer, settings)}"
+            found = _load(path, examples)
+            if found is None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(f"{path}.lock"):  # of several processes one works, and the others wait for it
+                    found = _load(path, examples)
+                    if found is None:
+                        _store(path, examples, lambda rows: make(rows, tokenizer, **settings))
+                        found = _load(path, examples)
+        except OSError as error:
+            log.warning(f"--token_cache_dir {folder}: cannot be used ({error.strerror}); going on without a cache")
+            found = None
+        return make(examples, tokenizer, **settings) if found is None else found
+
+    return features
+
+
+def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase, settings: dict) -> str:
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = {
+        "files": [_sha256(path) for path in examples.paths],
+        "task": repr(examples.task),
+        "labelled": examples.labelled,
+        # The last call's truncation and padding stand in the backend too.
+        "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
+        "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],
+        "settings": [make.__name__, settings],
+        "code": [_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))],
+        "versions": [version(package) for package in ("tokenizers", "transformers")],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _load(path: Path, examples: Examples) -> StoredFeatures | None:
+    """What stands in the folder; None where nothing does, or something else than was written."""
+    import datasets  # takes a second, which small sets need not wait for
+
+    try:
+        about = json.loads((path / "about.json").read_text(encoding="utf-8"))
+        if about["sha256"] != _sha256(path / "rows.arrow"):
+            raise ValueError("another checksum")
+        found = StoredFeatures(datasets.Dataset.from_file(str(path / "rows.arrow")), about["report"], examples)
+        for level, message in about["messages"]:
+            log.log(level, message)
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError):
+        log.warning(f"{path}: the cache is damaged, and made again")
+        return None
+    log.info(f"{path}: {len(found)} examples, tokenised earlier")
+    return found
+
+
+def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> None:
+    """Tokenise chunk by chunk, so that the whole is never in memory."""
+    from datasets.arrow_writer import ArrowWriter
+
+    with _heard() as messages:
+        rows = examples.read()
+    reports = []
+    with atomic_folder(path) as folder, ArrowWriter(path=str(folder / "rows.arrow")) as writer:
+        for start in range(0, len(rows), CHUNK):
+            features = make(rows[start : start + CHUNK])
+            columns = {**features.columns, "lengths": features.lengths}
+            if features.first_tokens is not None:
+                columns["first_tokens"] = features.first_tokens
+            writer.write_batch(columns)
+            reports.append((len(features), features.report))
+        writer.finalize()
+        about = {"sha256": _sha256(folder / "rows.arrow"), "report": _whole(reports), "messages": messages}
+        write_json(folder / "about.json", about)
+
+
+@contextlib.contextmanager
+def _heard() -> Iterator[list]:
+    """Collect what the readers log, such as rows that are left out, to be said again at each start."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append((record.levelno, record.getMessage()))
+    log.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        log.removeHandler(handler)
+
+
+def _whole(reports: list[tuple[int, dict]]) -> dict[str, float]:
+    """The report on all chunks: the mean of a share, the sum of a number."""
+    rows = sum(count for count, _ in reports)
+    return {
+        name: sum(count * report[name] for count, report in reports) / rows
+        if name.endswith("_share")
+        else sum(report[name] for _, report in reports)
+        for name in reports[0][1]
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
