@@ -62,6 +62,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--gradient_accumulation_steps", type=positive_int, default=1, help="parts a batch is split into"
     )
+    group.add_argument(
+        "--gradient_checkpointing", action="store_true", help="less memory, more time: layers are computed twice"
+    )
     group.add_argument("--eval_batch_size", type=positive_int)
     group.add_argument("--learning_rate", type=positive, help="(default: %(default)s)")
     group.add_argument("--num_train_epochs", type=positive_int, default=3)

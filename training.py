@@ -7,6 +7,7 @@ files are those of one process.
 import argparse
 import contextlib
 import functools
+import gc
 import math
 import os
 import sys
@@ -32,7 +33,7 @@ from data.tasks import Task
 from models import objectives
 from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
-from models.encoders import fit_together, load_config, load_pretrained, load_tokenizer
+from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
 from utils import InputError, log
 
@@ -112,13 +113,17 @@ def execute(
         backbone = load_pretrained(
             head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation
         )
+        if args.gradient_checkpointing:
+            checkpoint_layers(backbone)
         model = objectives.build(args.method, backbone, args)
     else:
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
     accelerator = make_accelerator(args)
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
-    run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
+    # Only training needs the wrapper that keeps processes in step.
+    model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
+    run = Run(args, head, accelerator, model, tokenizer, folder)
     if accelerator.is_main_process:
         folder.open(args, task)
     accelerator.wait_for_everyone()
@@ -138,6 +143,10 @@ def execute(
         if accelerator.is_main_process:
             head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
+    # The wrapper goes before the processes part: left to the interpreter's end, it may wait there for ever.
+    run.model = model = None
+    accelerator.free_memory()
+    gc.collect()
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

@@ -13,6 +13,7 @@ import huggingface_hub
 import torch
 import transformers
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.asa import ENCODER_LAYERS
 from utils import InputError, log
@@ -200,3 +201,20 @@ def load_folder(
         raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
     mismatched = {weight if isinstance(weight, str) else weight[0] for weight in report["mismatched_keys"]}
     return model, sorted(mismatched | set(report["missing_keys"]))
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
+    """Let each encoder layer keep its input alone, and compute itself again in the backward pass.
+
+    Raises:
+        InputError: the model has no such layers, or the library would compute the adversary's mask again as well.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise InputError(f"--gradient_checkpointing: transformers has none for {model.config.model_type} models")
+    # Before, a layer's hooks ran again in the backward pass, when the adversarial pass that they belong to is over.
+    if "__call__" in vars(GradientCheckpointingLayer):
+        raise InputError(
+            f"--gradient_checkpointing: transformers {transformers.__version__} runs hooks inside the checkpoint;"
+            " use the version in requirements.txt"
+        )
+    model.activation_checkpointing_enable({"use_reentrant": False})
