@@ -7,7 +7,6 @@ files are those of one process.
 import argparse
 import contextlib
 import functools
-import gc
 import math
 import os
 import sys
@@ -143,12 +142,7 @@ def execute(
         if accelerator.is_main_process:
             head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
-    # The wrapper goes before the processes part: left to the interpreter's end, it may wait there for ever.
-    run.model = model = None
-    accelerator.free_memory()
-    gc.collect()
     accelerator.wait_for_everyone()
-    accelerator.end_training()
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
@@ -245,6 +239,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
             _save_epoch(run, record, results)
         accelerator.wait_for_everyone()
     bar.close()
+    if args.report_to != "none":
+        accelerator.get_tracker("tensorboard").finish()
 
     best = results["best"]
     if best is not results["epochs"][-1]:
