@@ -28,7 +28,7 @@ from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, save_checkpoint
 from models.encoders import fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from utils import InputError, log
+from utils import InputError, keep_freed_memory, log
 
 
 @dataclass
@@ -107,6 +107,8 @@ def execute(
     else:
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
     accelerator = make_accelerator(args)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     run = Run(args, head, accelerator, accelerator.prepare(model), tokenizer, folder)
     folder.open(args, task)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
