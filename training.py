@@ -34,7 +34,7 @@ from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from utils import InputError, log
+from utils import InputError, keep_freed_memory, log
 
 # What keeps each process from having the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -118,6 +118,8 @@ def execute(
     else:
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
     accelerator = make_accelerator(args)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
     # Only training needs the wrapper that keeps processes in step.

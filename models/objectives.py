@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from models.asa import AsaModel
 
 METHODS = {
-    "asa": lambda backbone, args: AsaModel(backbone, tau=args.tau, protocol=args.protocol),
+    "asa": lambda backbone, args: AsaModel(backbone, tau=args.tau, protocol=args.protocol, one_forward=True),
     "naive": lambda backbone, args: backbone,  # plain fine-tuning
 }
 

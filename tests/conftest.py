@@ -56,7 +56,7 @@ SIZES = {
         "seq_classif_dropout": 0.0,
         "pad_token_id": 0,
     },
-    "electra": BERT_SIZES | {"embedding_size": 16},
+    "electra": BERT_SIZES | {"embedding_size": 16, "summary_last_dropout": 0.0},
     "roberta": BERT_SIZES,
     "xlm-roberta": BERT_SIZES,
 }

@@ -9,7 +9,7 @@ from conftest import HEADS, SIZES, gradients, relative_error, tiny_backbone, tin
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from models.asa import ENCODER_LAYERS, AsaModel, KeepMask, combine, symmetric_kl
+from models.asa import ENCODER_LAYERS, PROTOCOLS, AsaModel, KeepMask, combine, symmetric_kl
 from models.checkpoints import load_release_checkpoint, release_state_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,15 +56,16 @@ def part(tensors: dict, prefix: str) -> dict:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
+@pytest.mark.parametrize("one_forward", [False, True])
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_release_protocol_repeats_the_release(golden, attention):
+def test_release_protocol_repeats_the_release(golden, attention, one_forward):
     metadata, tensors = golden
     settings = json.loads(metadata["config"])
     if metadata["case"] == "bert_reg":
         settings["num_labels"] = 1
     config = AutoConfig.for_model(settings.pop("model_type"), **settings)
     backbone = HEADS[GOLDEN_HEADS[metadata["head"]]].from_config(config, attn_implementation=attention).double()
-    model = AsaModel(backbone, tau=float(metadata["tau"]), protocol="release")
+    model = AsaModel(backbone, tau=float(metadata["tau"]), protocol="release", one_forward=one_forward)
     load_release_checkpoint(model, part(tensors, "state."))
     batch, expected = part(tensors, "input."), part(tensors, "train.")
 
@@ -123,6 +124,61 @@ def test_a_failed_step_leaves_the_plain_model_behind(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         model.train()(**batch)
     assert torch.equal(model.eval()(**batch).logits, before)
+
+
+# --- one forward in place of two ---
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("head", sorted(HEADS))
+@pytest.mark.parametrize("model_type", sorted(ENCODER_LAYERS))
+def test_one_forward_is_two(model_type, head, attention):
+    model, batch = asa(model_type, head, attention), tiny_batch(head)
+    for protocol in PROTOCOLS:
+        model.protocol = protocol
+        for inputs in (batch, {name: tensor for name, tensor in batch.items() if name != "attention_mask"}):
+            model.one_forward = False
+            expected, two = training_step(model, inputs)
+            expected = {name: gradient.clone() for name, gradient in expected.items()}
+            model.one_forward = True
+            found, one = training_step(model, inputs)
+            assert one.keys() == two.keys()
+            for name, value in two.items():
+                assert relative_error(one[name], value) < 1e-11, name
+            assert found.keys() == expected.keys()
+            for name, gradient in expected.items():
+                assert (found[name] - gradient).norm() < 1e-9 * gradient.norm() + 1e-13, name
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_one_forward_is_two_in_lower_precision(dtype, tolerance):
+    """One layer, whose input is the same either way, so that the masks are equal."""
+    model = asa(dtype=torch.float32, initializer_range=0.1, num_hidden_layers=1)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        expected, two = training_step(model, tiny_batch())
+        expected = {name: gradient.clone() for name, gradient in expected.items()}
+        model.one_forward = True
+        found, one = training_step(model, tiny_batch())
+    assert torch.equal(one.keep_rate, two.keep_rate)
+    assert relative_error(one.loss, two.loss) < tolerance
+    for name in ("adversaries.0.query.weight", "backbone.bert.encoder.layer.0.attention.self.value.weight"):
+        assert relative_error(found[name], expected[name]) < tolerance, name
+
+
+def test_one_forward_leaves_each_pass_its_own_dropout():
+    model = asa(hidden_dropout_prob=0.3)
+    model.one_forward = True
+    for adversary in model.adversaries:
+        close(adversary)  # which leaves every row as it is
+    output = model.train()(**tiny_batch())
+    assert relative_error(output.adv_logits, output.logits) > 0.01
+
+
+def test_a_regression_stays_with_two_forwards():
+    model, batch = asa(num_labels=1), tiny_batch(num_labels=1)
+    two = model.train()(**batch)
+    model.one_forward = True
+    assert torch.equal(model(**batch).loss, two.loss)
 
 
 # --- padding ---
@@ -427,9 +483,11 @@ def test_the_batch_without_padding_needs_no_mask():
     assert relative_error(output.loss, expected.loss) < 1e-12
 
 
-def test_gradient_checkpointing_changes_nothing():
+@pytest.mark.parametrize("one_forward", [False, True])
+def test_gradient_checkpointing_changes_nothing(one_forward):
     expected, _ = training_step(asa(), tiny_batch())
     model = asa()
+    model.one_forward = one_forward
     model.backbone.gradient_checkpointing_enable()
     actual, _ = training_step(model, tiny_batch())
     for name, gradient in expected.items():

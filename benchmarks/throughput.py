@@ -1,0 +1,379 @@
+"""How fast training and evaluation are, how much memory they take, and how long the first step is in coming.
+
+python -m benchmarks.throughput --output benchmarks/results/throughput.json
+
+The variants take turns in one process, so that whatever else the machine does meets all of them. Each has a few steps
+that stand for its length distribution; a step's time is the median over rounds, and a throughput is that of their sum.
+Both protocols run in this project's own training step: what is called release here has the authors' padding and order,
+not their slower code. Peak memory and the first step are those of a process of their own.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState
+from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+)
+
+import run_sent_clas
+import training
+from data.batches import ChoiceCollator, StepSampler, padding
+from data.features import Features, choice_features, sentence_features
+from data.readers import read_set, task_folder
+from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
+from models import objectives
+from models.encoders import load_config, load_pretrained, load_tokenizer
+from run_folder import describe
+from utils import InputError, Parser, keep_freed_memory, run_script, write_json
+
+LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, of the official files
+MAX_SEQ_LENGTH = 128
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to train.
+
+    padded: every sequence to `MAX_SEQ_LENGTH` and random batches, else to the longest of a batch of like lengths.
+    """
+
+    method: str
+    precision: str
+    attention: str = "sdpa"
+    protocol: str = "paper"
+    two_forwards: bool = False
+
+    @property
+    def padded(self) -> bool:
+        return self.protocol == "release"
+
+    def __str__(self) -> str:
+        name = f"{self.method} {self.protocol} {self.precision} {self.attention}"
+        return f"{name} two forwards" if self.two_forwards else name
+
+
+BASELINE = Variant("asa", "fp32", "eager", "release")  # what the release runs on a processor
+CHILDREN = (Variant("asa", "bf16"), Variant("asa", "fp32"), Variant("naive", "bf16"), BASELINE)
+
+
+def variants() -> list[Variant]:
+    """Plain and ASA in each precision, ASA with eager attention and with two forwards, and the release's protocol."""
+    precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
+    found = [Variant(method, precision) for precision in precisions for method in ("naive", "asa")]
+    found += [Variant("asa", "bf16", "eager"), Variant("asa", "bf16", two_forwards=True), BASELINE]
+    if torch.cuda.is_available():
+        found.append(Variant("asa", "fp16", "eager", "release"))
+    return found
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A task whose lengths are used: `choices` sequences an example, and the release's batch sizes.
+
+    steps: training steps a variant and round.
+    eval_batches: batches of `eval_batch_size` rows that are evaluated in each round, either way.
+    """
+
+    name: str
+    auto_class: type
+    choices: int
+    train_batch_size: int
+    eval_batch_size: int
+    steps: int
+    eval_batches: int
+
+
+BENCHES = (
+    Bench("SST-2", AutoModelForSequenceClassification, 1, 32, 128, 6, 2),
+    Bench("DREAM", AutoModelForMultipleChoice, 3, 16, 64, 2, 1),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write the JSON file."""
+    args = parse_arguments(argv)
+    torch.set_num_threads(args.threads)
+    if args.child:
+        print(json.dumps(child(args)))
+        return
+    results = {"tasks": {}}
+    # First, while this process is small: the children share the machine with it.
+    if not args.quick:
+        results["processes"] = [run_child(args, asdict(variant)) for variant in CHILDREN]
+        results["processes"].append(run_child(args, asdict(CHILDREN[0]) | {"default_malloc": True}))
+        results["first_step_seconds"] = first_steps(args)
+    if not torch.cuda.is_available() or args.no_cuda:
+        keep_freed_memory()
+    tokenizer = load_tokenizer(args.load_model_path, None, False, False)
+    for bench in BENCHES:
+        if bench.name in args.tasks:
+            results["tasks"][bench.name] = measure(args, bench, tokenizer)
+    run = make_run(args, BENCHES[0], BASELINE, tokenizer)
+    facts = describe(args, run.accelerator, {})
+    results = {"versions": facts["versions"], "device": facts["device"], "args": vars(args)} | results
+    print(report(results))
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.output, results)
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; `--quick` makes a smoke test of it."""
+    names = [bench.name for bench in BENCHES]
+    parser = Parser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
+    parser.add_argument("--data_dir", help="with folders SST-2 and DREAM (default: their lengths as stored)")
+    parser.add_argument("--tasks", nargs="+", default=names, choices=names)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--output", help="JSON file")
+    parser.add_argument("--quick", action="store_true", help="a step and a row or two of each: it runs, no more")
+    parser.add_argument("--no_cuda", action="store_true")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokenizerBase) -> dict:
+    """Seconds of training steps and of an evaluation, for each variant, over one task's lengths."""
+    train_rows, eval_rows = (rows_of(args, bench, split, tokenizer) for split in ("train", "eval"))
+    measured = (CHILDREN[0], BASELINE) if args.quick else variants()
+    runs = {variant: make_run(args, bench, variant, tokenizer) for variant in measured}
+    optimizers = {variant: make_optimizer(run) for variant, run in runs.items()}
+    batches = {variant: steps_of(args, bench, variant, train_rows, run.head.collate) for variant, run in runs.items()}
+    training_times = {variant: [[] for _ in batches[variant]] for variant in runs}
+    for turn in range(args.rounds + 1):  # the first one warms up
+        for variant, run in runs.items():
+            run.model.train()
+            turns = zip(training_times[variant], batches[variant], strict=True)
+            for times, batch in turns if turn else [next(turns)]:
+                on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
+                seconds = timed(training.optimize, run, [on_device], optimizers[variant])
+                if turn:
+                    times.append(seconds)
+    found = {"rows": {"train": len(train_rows), "eval": len(eval_rows)}, "training": [], "evaluation": []}
+    for variant, times in training_times.items():
+        medians = [statistics.median(step) for step in times]
+        widths = [batch["input_ids"].shape[-1] for batch in batches[variant]]
+        per_second = bench.train_batch_size * len(medians) / sum(medians)
+        found["training"].append(
+            asdict(variant) | {"widths": widths, "step_seconds": medians, "examples_per_second": per_second}
+        )
+
+    evaluated = {"ours": CHILDREN[0], "release": BASELINE}
+    evaluation_times = {name: [] for name in evaluated}
+    for _ in range(1 if args.quick else max(2, args.rounds)):
+        for name, variant in evaluated.items():
+            evaluation_times[name].append(timed(training.predict, runs[variant], eval_rows))
+    for name, times in evaluation_times.items():
+        per_second = len(eval_rows) / statistics.median(times)
+        found["evaluation"].append({"way": name, "seconds": times, "examples_per_second": per_second})
+    return found
+
+
+def rows_of(args: argparse.Namespace, bench: Bench, split: str, tokenizer: PreTrainedTokenizerBase) -> Features:
+    """A sample of a task's rows: of its files where they are, else random tokens in the stored lengths."""
+    random = np.random.default_rng(0)
+    wanted = {"train": 50 * bench.train_batch_size, "eval": bench.eval_batches * bench.eval_batch_size}[split]
+    if args.quick:
+        wanted = {"train": bench.train_batch_size, "eval": 2}[split]
+    if args.data_dir is not None:
+        task = (SENTENCE_TASKS | CHOICE_TASKS)[bench.name]
+        data_set = task.train if split == "train" else next(iter(task.dev.values()))
+        examples = read_set(task, data_set, task_folder(args.data_dir, task.name), labelled=True)
+        chosen = random.permutation(len(examples))[:wanted]
+        make = sentence_features if bench.choices == 1 else choice_features
+        return make([examples[row] for row in chosen], tokenizer, MAX_SEQ_LENGTH)
+    histogram = json.loads(LENGTHS.read_text())[bench.name][split]
+    counts = np.array(list(histogram.values()))
+    lengths = random.choice([int(length) for length in histogram], wanted, p=counts / counts.sum()).tolist()
+    ids = [random.integers(1, len(tokenizer), (bench.choices, length)).tolist() for length in lengths]
+    if bench.choices == 1:
+        ids = [row[0] for row in ids]
+        ones = [[1] * len(row) for row in ids]
+    else:
+        ones = [[[1] * len(choice) for choice in row] for row in ids]
+    labels = random.integers(0, 2, wanted).tolist()
+    return Features({"input_ids": ids, "attention_mask": ones}, labels, lengths=lengths)
+
+
+def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Features, collate) -> list[dict]:
+    """The batches of a few steps, evenly spaced among all steps by their longest row; padded, all are alike."""
+    sampler = StepSampler(rows.lengths, bench.train_batch_size, 0, group_by_length=not variant.padded)
+    steps = [step for step in sampler if len(step) == bench.train_batch_size]
+    steps.sort(key=lambda step: max(rows.lengths[row] for row in step))
+    count = 1 if variant.padded or args.quick else bench.steps
+    chosen = [steps[int((place + 0.5) * len(steps) / count)] for place in range(count)]
+    return [collate([rows[row] for row in step]) for step in chosen]
+
+
+def make_run(
+    args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase
+) -> training.Run:
+    """What the project's training step and evaluation work on; nothing of it is saved."""
+    settings = argparse.Namespace(
+        **{precision: variant.precision == precision for precision in ("fp16", "bf16")},
+        no_cuda=args.no_cuda,
+        report_to="none",
+        max_grad_norm=0.0,
+        weight_decay=0.01,
+        learning_rate=2e-5,
+        eval_batch_size=bench.eval_batch_size,
+        num_workers=0,
+        tau=0.5,
+        protocol=variant.protocol,
+        pad_to_max_length=variant.padded,
+        max_seq_length=MAX_SEQ_LENGTH,
+    )
+    torch.manual_seed(0)
+    changes = {"num_labels": 2} if bench.choices == 1 else {}
+    config = load_config(args.load_model_path, None, None, **changes)
+    backbone = load_pretrained(bench.auto_class, args.load_model_path, config, None, variant.attention)
+    model = objectives.build(variant.method, backbone, settings)
+    if variant.method == "asa":
+        model.one_forward = not variant.two_forwards
+    AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
+    accelerator = training.make_accelerator(settings)
+    collator = DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
+    head = training.Head(bench.auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
+    return training.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
+
+
+def make_optimizer(run: training.Run):
+    groups = training.parameter_groups(run.model, run.args.weight_decay)
+    return run.accelerator.prepare(torch.optim.AdamW(groups, lr=run.args.learning_rate, fused=True))
+
+
+def timed(function, *arguments) -> float:
+    """Seconds of a call, to the end of what it gave the device to do."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    started = time.perf_counter()
+    function(*arguments)
+    synchronize()
+    return time.perf_counter() - started
+
+
+def run_child(args: argparse.Namespace, job: dict) -> dict:
+    """What `child` finds in a process of its own."""
+    flags = ["--load_model_path", args.load_model_path, "--threads", str(args.threads), "--child", json.dumps(job)]
+    flags += ["--no_cuda"] if args.no_cuda else []
+    flags += ["--data_dir", args.data_dir] if args.data_dir else []
+    command = [sys.executable, "-m", "benchmarks.throughput", *flags]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True)
+    if done.returncode:
+        raise InputError(f"a measuring process failed: {done.stderr.strip()[-500:]}")
+    return job | json.loads(done.stdout.splitlines()[-1])
+
+
+def child(args: argparse.Namespace) -> dict:
+    """Peak memory and median seconds of SST-2 training steps; or, for a job with `argv`, the time to a first step."""
+    job = json.loads(args.child)
+    if "argv" in job:
+        return first_step(job["argv"], job["started"])
+    default_malloc = job.pop("default_malloc", False)
+    if not default_malloc and (args.no_cuda or not torch.cuda.is_available()):
+        keep_freed_memory()
+    variant, bench = Variant(**job), BENCHES[0]
+    tokenizer = load_tokenizer(args.load_model_path, None, False, False)
+    run = make_run(args, bench, variant, tokenizer)
+    optimizer = make_optimizer(run)
+    batches = steps_of(args, bench, variant, rows_of(args, bench, "train", tokenizer), run.head.collate)
+    run.model.train()
+    times = []
+    for _ in range(3):
+        for batch in batches:
+            on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
+            times.append(timed(training.optimize, run, [on_device], optimizer))
+    return {"peak_megabytes": peak_megabytes(), "median_step_seconds": statistics.median(times[len(batches) :])}
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process had: on the GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    # Not ru_maxrss, which a process takes over from the one that started it.
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+# What is set for a run of the script, by the state in which it starts.
+FIRST_STEPS = {"cold": []}
+
+
+def first_steps(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds from the start of `run_sent_clas.py` on SST-2 to the end of its first step; without the files, none."""
+    if args.data_dir is None:
+        return {}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for state, flags in FIRST_STEPS.items():
+            argv = ["--do_train", "--task_name", "SST-2", "--data_dir", str(Path(args.data_dir).resolve())]
+            argv += ["--load_model_path", args.load_model_path, "--output_dir", f"{folder}/{state}", "--bf16", *flags]
+            argv += ["--no_cuda"] if args.no_cuda else []
+            found[state] = run_child(args, {"argv": argv, "started": time.time()})["seconds"]
+    return found
+
+
+def first_step(argv: list[str], started: float) -> dict[str, float]:
+    """Run the sentence script up to the end of its first optimizer step."""
+    step = training.optimize
+
+    def only_step(*arguments):
+        timed(step, *arguments)
+        print(json.dumps({"seconds": time.time() - started}), flush=True)
+        os._exit(0)  # nothing of this run is kept
+
+    training.optimize = only_step
+    run_sent_clas.main(argv)
+    raise AssertionError("the script took no step")
+
+
+def report(results: dict) -> str:
+    """The tables: what was measured, and its ratios to the release's protocol and to plain fine-tuning."""
+    lines = [results["device"], ""]
+    for name, task in results["tasks"].items():
+        lines += [f"| {name} | ms a step | examples/s | x release (fp32) | step / plain |", "|---|---|---|---|---|"]
+        rows = {Variant(**{field: row[field] for field in asdict(BASELINE)}): row for row in task["training"]}
+        for variant, row in rows.items():
+            milliseconds = 1000 * statistics.mean(row["step_seconds"])
+            times = row["examples_per_second"] / rows[BASELINE]["examples_per_second"]
+            plain = rows.get(Variant("naive", variant.precision))
+            ratio = (
+                f"{plain['examples_per_second'] / row['examples_per_second']:.2f}"
+                if plain and not variant.padded
+                else ""
+            )
+            lines.append(
+                f"| {variant} | {milliseconds:.0f} | {row['examples_per_second']:.1f} | {times:.1f} | {ratio} |"
+            )
+        ours, theirs = (row["examples_per_second"] for row in task["evaluation"])
+        lines += [f"| evaluation, bf16, sorted | | {ours:.0f} | {ours / theirs:.1f} | |"]
+        lines += [f"| evaluation, fp32, padded | | {theirs:.0f} | 1.0 | |", ""]
+    if "processes" in results:
+        lines += ["| SST-2, a process each | peak MB | median ms a step |", "|---|---|---|"]
+        for row in results["processes"]:
+            variant = Variant(**{field: row[field] for field in asdict(BASELINE)})
+            note = " default malloc" if row.get("default_malloc") else ""
+            lines.append(f"| {variant}{note} | {row['peak_megabytes']:.0f} | {1000 * row['median_step_seconds']:.0f} |")
+        seconds = results["first_step_seconds"].items()
+        lines += ["", *(f"first step on SST-2, {state}: {value:.1f} s" for state, value in seconds)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)

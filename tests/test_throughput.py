@@ -1,0 +1,52 @@
+"""The benchmark runs, and its table has what it measured."""
+
+import json
+
+import pytest
+from script_runs import REAL_DATA, needs_real_data
+
+from benchmarks import throughput
+from utils import keep_freed_memory
+
+
+@pytest.fixture
+def flags(encoder_folder, tmp_path, monkeypatch) -> list[str]:
+    """A tiny encoder, which has 64 positions, and lengths of our own."""
+    monkeypatch.setattr(throughput, "MAX_SEQ_LENGTH", 60)
+    monkeypatch.setattr(throughput, "LENGTHS", tmp_path / "lengths.json")
+    lengths = {name: {"train": {"5": 3, "9": 1}, "eval": {"7": 1}} for name in ("SST-2", "DREAM")}
+    throughput.LENGTHS.write_text(json.dumps(lengths))
+    return ["--no_cuda", "--threads", "1", "--rounds", "1", "--load_model_path", encoder_folder]
+
+
+def test_a_quick_benchmark(flags, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    throughput.main([*flags, "--quick", "--output", str(output)])
+    results = json.loads(output.read_text())
+    assert set(results["tasks"]) == {"SST-2", "DREAM"}
+    for task in results["tasks"].values():
+        ours, release = task["training"]
+        assert ours["widths"][0] in (5, 9)
+        assert release["widths"] == [60]
+        assert ours["examples_per_second"] > 0
+        assert [row["way"] for row in task["evaluation"]] == ["ours", "release"]
+    assert "| asa paper bf16 sdpa |" in capsys.readouterr().out
+
+
+def test_a_process_reports_its_memory_and_step(flags, capsys):
+    throughput.main([*flags, "--child", json.dumps({"method": "asa", "precision": "bf16"})])
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["peak_megabytes"] > 100
+    assert found["median_step_seconds"] > 0
+
+
+@needs_real_data
+def test_lengths_of_the_official_files(flags, tmp_path):
+    throughput.main([*flags, "--quick", "--data_dir", REAL_DATA, "--output", str(tmp_path / "results.json")])
+    tasks = json.loads((tmp_path / "results.json").read_text())["tasks"]
+    assert all(1 < row["widths"][0] <= 60 for task in tasks.values() for row in task["training"])
+
+
+def test_freed_memory_is_kept_by_glibc_alone(monkeypatch):
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
