@@ -93,7 +93,7 @@ def test_wnut_has_the_published_counts(tmp_path):
     assert [sum(len(example.words) for example in examples) for examples in splits] == [62730, 15733, 23394]
     for examples in splits:
         write_words(tmp_path / "x.tsv", examples, [[WNUT.labels[label] for label in row.labels] for row in examples])
-        assert read_file(WNUT, tmp_path / "x.tsv", True) == examples
+        assert read_file(WNUT, tmp_path / "x.tsv", True) == list(examples)
 
 
 def test_iob1_becomes_bio(data_dir, caplog):
