@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
 from utils import InputError, Parser
@@ -50,7 +52,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--use_slow_tokenizer", action="store_true", help="the pure Python tokenizer, where there is one"
     )
-    group.add_argument("--attn_implementation", choices=ATTENTION_IMPLEMENTATIONS, default="sdpa")
+    group.add_argument(
+        "--attn_implementation",
+        choices=ATTENTION_IMPLEMENTATIONS,
+        help="(default: eager where ASA trains on a processor, else sdpa)",
+    )
 
     group = parser.add_argument_group("method")
     group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
@@ -126,6 +132,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    if args.attn_implementation is None:
+        # On a processor the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager.
+        on_processor = args.no_cuda or not torch.cuda.is_available()
+        args.attn_implementation = "eager" if args.method == "asa" and args.do_train and on_processor else "sdpa"
     # The release pads everything to the full length, in random batches.
     args.pad_to_max_length = args.pad_to_max_length or args.protocol == "release"
     if args.group_by_length is None:

@@ -171,6 +171,14 @@ def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
     assert np.allclose(found[2], found[0], rtol=1e-4)
 
 
+def test_attention_follows_from_device_and_method(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for method, given, expected in (("asa", None, "eager"), ("naive", None, "sdpa"), ("asa", "sdpa", "sdpa")):
+        changes = {"attn_implementation": given} if given else {}
+        assert command("--do_train", "--overwrite_output_dir", method=method, max_train_steps="1", **changes) == 0
+        assert results(tmp_path / "out")["args"]["attn_implementation"] == expected
+
+
 def test_release_protocol_pads_to_the_full_length_in_random_batches(command, tmp_path, monkeypatch):
     widths = set()
     forward = torch.nn.Embedding.forward
