@@ -48,7 +48,7 @@ def run_twofold(given: list[str]) -> subprocess.CompletedProcess:
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
 @pytest.mark.parametrize("flags", [(), ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")], ids=len)
