@@ -44,7 +44,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--no_token_cache", action="store_const", const=None, dest="token_cache_dir")
 
     group = parser.add_argument_group("model")
-    group.add_argument("--load_model_path", required=True, help="folder, installed encoder package, or name on the Hub")
+    group.add_argument(
+        "--load_model_path",
+        default="bert-base-uncased",
+        help="folder, installed encoder package, or name on the Hub (default: %(default)s)",
+    )
     group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
     group.add_argument("--test_model_file", help="a .bin of ours or of the release, or a Hugging Face folder")
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
@@ -91,7 +95,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--bf16", action="store_true", help="bfloat16")
 
     group = parser.add_argument_group("output")
-    group.add_argument("--output_dir", required=True, help="folder of this run")
+    group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
     group.add_argument("--overwrite_output_dir", action="store_true", help="replace the results in --output_dir")
     group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
     group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")

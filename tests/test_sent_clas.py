@@ -402,6 +402,33 @@ def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
     assert len((tmp_path / "out" / "eval_results.txt").read_text().splitlines()) == 2
 
 
+def test_defaults_are_those_of_the_release():
+    args = vars(run_sent_clas.parse_arguments(["--do_train", "--task_name", "SST-2"]))
+    expected = {
+        "load_model_path": "bert-base-uncased",
+        "output_dir": "model",
+        "max_seq_length": 128,
+        "seed": 42,
+        "tau": 0.5,
+        "train_batch_size": 32,
+        "eval_batch_size": 128,
+        "learning_rate": 1e-05,
+        "num_train_epochs": 3,
+        "lr_scheduler_type": "linear",
+        "warmup_proportion": 0.06,
+        "weight_decay": 0.01,
+        "gradient_accumulation_steps": 1,
+        "max_train_steps": None,
+        "test_model_file": None,
+        "eval_on": "dev",
+    }
+    assert {name: args[name] for name in expected} == expected
+    assert (
+        run_sent_clas.parse_arguments(["--do_train", "--task_name", "x", "--num_train_epochs", "3.0"]).num_train_epochs
+        == 3
+    )
+
+
 def test_from_the_shell(data_dir, encoder_folder, tmp_path):
     """The exit status and the two streams of a real process, once in good order and once not."""
     script = [sys.executable, str(ROOT / "run_sent_clas.py"), "--task_name", "sst-2", "--data_dir", str(data_dir)]
