@@ -40,6 +40,10 @@ class RunFolder:
     def submission(self, name: str) -> Path:
         return self.path / f"{name}.tsv"
 
+    def submissions(self, task) -> list[Path]:
+        """The predictions files of a task, there or not."""
+        return [self.submission(data_set.submission) for data_set in task.submissions.values()]
+
     def trained(self) -> list[Path]:
         """What an earlier training run left here."""
         files = [self.results, self.lines, self.metrics, self.best]
@@ -53,7 +57,7 @@ class RunFolder:
         if args.do_eval and not args.do_train:
             used.append(self.evaluation)
         if args.do_test:
-            used += [self.submission(data_set.submission) for data_set in task.submissions.values()]
+            used += self.submissions(task)
         used = [path for path in used if path.exists()]
         if used and not args.overwrite_output_dir:
             raise InputError(
@@ -71,7 +75,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # What was made from the weights that go belongs to them.
-            made = [self.evaluation, self.path / "tensorboard", *map(self.submission, task.submissions)]
+            made = [self.evaluation, self.path / "tensorboard", *self.submissions(task)]
             for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         except OSError as error:
