@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -50,9 +51,15 @@ class RunFolder:
         return [path for path in files if path.exists()] + sorted(self.path.glob("[0-9]*_pytorch_model.bin"))
 
     def check(self, args: argparse.Namespace, task) -> None:
-        """Raise `InputError` if the folder has results that this run would replace and may not; writes nothing."""
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--output_dir {self.path}: a file of that name is in the way")
+        """Raise `InputError` if the folder has results that this run would replace and may not; writes nothing.
+
+        A folder that cannot be written is one too: found here, and not after the first epoch.
+        """
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
         used = self.trained() if args.do_train else []
         if args.do_eval and not args.do_train:
             used.append(self.evaluation)

@@ -3,10 +3,12 @@
 import argparse
 import contextlib
 import ctypes
+import difflib
 import json
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -25,7 +27,16 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage text before it."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._nearest(message)} (see --help)\n")
+
+    def _nearest(self, message: str) -> str:
+        """The flag or the choice that was meant, as far as one can tell."""
+        if flag := re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message):
+            known = re.findall(r"--\w+", self.format_usage())
+        elif flag := re.search(r"invalid choice: '([^']*)'(?=.*\(choose from (.*)\))", message):
+            known = re.findall(r"[\w-]+", flag[2])
+        near = difflib.get_close_matches(flag[1], known, n=1) if flag else []
+        return f"; did you mean {near[0]}?" if near else ""
 
 
 def run_script(main) -> None:

@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from conftest import tiny_backbone, tiny_batch
 from script_runs import (
     REAL_DATA,
-    check_bad_file,
     check_saved_checkpoint,
     message,
     needs_real_data,
@@ -131,24 +130,6 @@ def test_ptb_takes_its_tags_from_the_training_file(data_dir, tmp_path):
 @pytest.mark.parametrize("name", ["WNUT17", "wnut-17", "Wnut2017", "wnut-2017"])
 def test_tasks_have_other_names(name):
     assert find_task(name, TOKEN_TASKS) is WNUT
-
-
-BAD_FILES = {
-    b"": "the file has no rows",
-    b"\n-DOCSTART-\tO\n\n": "the file has no rows",
-    b"film\tO\nweak\n": "line 2: the row has no tag; a word and its tag are expected",
-    b"film\tO\nweak\t\n": "line 2: the row has no tag; a word and its tag are expected",
-    b"film O\nweak NN O\n": "line 2: 3 columns where 2 are expected",
-    b"film\tO\n\n\tO\n": "line 3: the row has no word",
-    b"\n\nfilm\tO\nweak\tB-film\n": f"line 4: unknown tag 'B-film'; WNUT-2017 has {', '.join(WNUT.labels)}",
-    b"film\tO\nwe\xffak\tO\n": "not valid UTF-8 near byte 9 (invalid start byte); convert it",
-    b"film\tO\nwe\0ak\tO\n": "line 2: the line has a NUL byte; is this a text file?",
-}
-
-
-@pytest.mark.parametrize("content", BAD_FILES, ids=[str(number) for number in range(len(BAD_FILES))])
-def test_bad_files_are_one_sentence(tmp_path, content):
-    check_bad_file(WNUT, tmp_path / "train.txt", content, BAD_FILES[content])
 
 
 def test_a_test_file_needs_no_tags(tmp_path):
