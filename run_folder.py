@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from utils import InputError, write_json
+from utils import InputError, finite, write_json
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
@@ -94,7 +94,7 @@ class RunFolder:
 
     def add_metrics(self, record: dict) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
 
     def write_results(self, record: dict) -> None:
         write_json(self.results, record)

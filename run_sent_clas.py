@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(logits) if task.regression else np.stack(logits).argmax(-1)
+        return np.concatenate(logits) if task.regression else metrics.best_class(logits)
 
     head = Head(
         AutoModelForSequenceClassification,

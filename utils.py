@@ -6,6 +6,7 @@ import ctypes
 import difflib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -104,8 +105,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a JSON file, whole or not at all; a figure that is not finite, for which JSON has no word, is null."""
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value):
+    """What JSON can hold of a value: None in place of a figure that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_freed_memory() -> bool:

@@ -16,7 +16,7 @@ from data.features import sentence_features
 from data.readers import read_file, read_set, read_splits, task_folder
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task
-from utils import InputError
+from utils import InputError, write_json
 
 # task -> labelled header and row, text and label of that row, header of a test file
 FORMATS = {
@@ -241,11 +241,45 @@ def test_metrics_by_value(caplog):
     assert values["pearson"] == pytest.approx(100 * np.corrcoef(scores, [1, 2, 4, 3])[0, 1])
 
 
-def test_metrics_of_constant_predictions_are_defined(caplog):
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "defined", "undefined"),
+    [
+        ([1.0, 2.0], [3.0, 3.0], {}, ["pearson", "spearman"]),
+        ([2.0, 2.0], [1.0, 3.0], {}, ["pearson", "spearman"]),
+        ([2.0], [1.0], {}, ["pearson", "spearman"]),
+        ([1.0, 2.0, 3.0], [1.0, NAN, 3.0], {}, ["pearson", "spearman"]),
+        ([1.0, 2.0, 3.0], [1.0, float("inf"), 3.0], {}, ["pearson", "spearman"]),
+        ([0, 1], [0, 0], {"accuracy": 50, "f1": 0}, ["matthews"]),
+        ([1, 1], [0, 1], {"accuracy": 50, "f1": 200 / 3}, ["matthews"]),
+        ([0, 0], [0, 0], {"accuracy": 100}, ["f1", "matthews"]),
+        ([0, 1], [metrics.NO_CLASS, 1], {}, ["accuracy", "f1", "matthews"]),
+    ],
+)
+def test_a_score_that_is_not_defined_is_zero_with_one_warning(labels, predictions, defined, undefined, caplog, recwarn):
     caplog.set_level("WARNING", "asa")
-    assert metrics.compute(("pearson", "spearman"), np.array([1.0, 2.0]), np.ones(2)) == {"pearson": 0, "spearman": 0}
-    assert "Pearson's correlation is not defined for constant" in caplog.text
-    assert metrics.compute(("matthews", "f1"), np.array([0, 1]), np.zeros(2)) == {"matthews": 0, "f1": 0}
+    names = (*defined, *undefined)
+    scores = metrics.compute(names, np.array(labels), np.array(predictions))
+    assert scores == pytest.approx(defined | dict.fromkeys(undefined, 0.0))
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [", ".join(undefined)]
+    assert not recwarn.list
+
+
+def test_a_row_with_a_logit_that_is_no_number_has_no_class(tmp_path):
+    logits = [np.array(row) for row in ([0.5, 1.5], [NAN, 1.0], [3.0, float("inf")], [2.0, -1.0])]
+    assert metrics.best_class(logits).tolist() == [1, metrics.NO_CLASS, metrics.NO_CLASS, 0]
+    examples = [Example(("a",), None, None)] * 4
+    for task, predictions in (("SST-2", metrics.best_class(logits)), ("STS-B", np.array([1.0, NAN, 2.0, NAN]))):
+        with pytest.raises(InputError, match=r"x\.tsv: not written, .* is not a number in 2 places"):
+            write_submission(tmp_path / "x.tsv", SENTENCE_TASKS[task], examples, predictions)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_figure_that_is_not_finite_is_null(tmp_path):
+    write_json(tmp_path / "x.json", {"a": [NAN, 1.5], "b": {"c": float("-inf")}, "d": (1, "nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [None, 1.5], "b": {"c": None}, "d": [1, "nan"]}
 
 
 def test_submission_format(tmp_path):
