@@ -3,6 +3,7 @@
 import ast
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pyarrow
@@ -53,7 +54,7 @@ def test_code_that_a_configuration_names_is_not_run(encoder, data_dir, tmp_path,
     change(encoder / "tokenizer_config.json", tokenizer_class="OwnTokenizer")
     run_folder(run_sent_clas.main, data_dir, str(encoder), tmp_path / "again", "SST-2", "--do_train")
     change(encoder / "config.json", model_type="own")
-    assert "not a folder with a config.json of a known model" in refused(
+    assert "its config.json describes no model that transformers knows" in refused(
         "SST-2", "--do_train", data_dir=data_dir, load_model_path=encoder
     )
     assert not (tmp_path / "was_here").exists()
@@ -65,10 +66,10 @@ def test_weights_with_code_in_them_are_refused(old, encoder, data_dir, tmp_path,
     content = {"embeddings.LayerNorm.weight": RunsCode()}
     torch.save(content, encoder / "pytorch_model.bin", _use_new_zipfile_serialization=not old)
     said = refused("SST-2", "--do_train", data_dir=data_dir, load_model_path=encoder)
-    assert said.startswith(f"--load_model_path {encoder}: its weights cannot be loaded (")
+    assert said.startswith(f"--load_model_path {encoder}: its weights cannot be loaded: they hold Python")
     (encoder / "pytorch_model.bin").write_bytes(pickle.dumps(RunsCode()))
     said = refused("SST-2", "--do_train", data_dir=data_dir, load_model_path=encoder)
-    assert said.startswith(f"--load_model_path {encoder}: its weights cannot be loaded (")
+    assert said.startswith(f"--load_model_path {encoder}: its weights cannot be loaded: they hold Python")
     assert not (tmp_path / "was_here").exists()  # the working folder is tmp_path
 
 
@@ -120,3 +121,22 @@ def test_no_call_of_ours_could_run_code():
             if name == "np.load":
                 assert keywords.get("allow_pickle", "False") == "False", where
     assert loads >= 4
+
+
+def pinned(name: str) -> dict[str, list[str]]:
+    """Package -> its versions in a requirements file."""
+    found = {}
+    for line in (ROOT / name).read_text().splitlines():
+        if requirement := re.match(r"([a-z0-9-]+)==(\S+)", line):
+            found.setdefault(requirement[1], []).append(requirement[2])
+    return found
+
+
+def test_the_lock_holds_what_is_required_with_a_checksum_each():
+    locked = pinned("requirements.lock")
+    for package, versions in (pinned("requirements.txt") | pinned("requirements-dev.txt")).items():
+        assert package == "torch" or locked[package] == versions
+    assert not {"torch", "triton"} & set(locked)
+    packages = re.split(r"\n(?=[a-z])", (ROOT / "requirements.lock").read_text())[1:]
+    assert len(packages) == sum(map(len, locked.values()))
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", package) for package in packages)
