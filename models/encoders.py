@@ -90,7 +90,8 @@ def load_config(
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}){_nearest(name)}"
+            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}):"
+            f" check the name and the connection{_nearest(name)}"
         ) from None
     if config.model_type not in ENCODER_LAYERS:
         raise InputError(
