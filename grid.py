@@ -7,6 +7,7 @@ off is resumed, and what fails does not stop the rest.
 import contextlib
 import datetime
 import importlib
+import itertools
 import json
 import math
 import os
@@ -14,22 +15,22 @@ import re
 import shlex
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data.tasks import Task
-from tables import different_settings, is_finished, parsed, read_results
+from records import PLAN, different_settings, is_finished, parsed, read_results, read_run
 from utils import InputError, log, write_json, write_text
 
 ROOT = Path(__file__).parent
-PLAN = "grid.json"
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
 ROUGH_RATES = {"a processor": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
@@ -54,7 +55,7 @@ class Planned:
     """One run of a grid.
 
     name: its folder below the grid's.
-    args: what the script makes of `command`; empty for an evaluation.
+    args: what the script makes of `command`; of an evaluation, those of the training.
     needs: the run whose last checkpoint an evaluation takes.
     """
 
@@ -63,7 +64,7 @@ class Planned:
     task: Task
     variant: Variant
     command: list[str]
-    args: dict = field(default_factory=dict)
+    args: dict
     needs: "Planned | None" = None
 
     @property
@@ -71,6 +72,18 @@ class Planned:
         """Optimizer steps, of a run on the complete training set."""
         epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
         return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """A set that a trained model is scored on: one of a task, or a file in that task's format."""
+
+    task: str
+    file: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"on-{Path(self.file).stem if self.file else self.task}"
 
 
 class Stopped(Exception):
@@ -112,35 +125,71 @@ def plan_runs(
     return [run for _, run in sorted(runs, key=lambda item: item[0])]
 
 
+def with_evaluations(
+    runs: Sequence[Planned], sets: Mapping[str, Sequence[OtherSet]], flags: list[str]
+) -> list[Planned]:
+    """After each run, the evaluations of its last checkpoint.
+
+    Args:
+        sets: task that was trained on -> what its models are scored on.
+        flags: go to every evaluation.
+
+    Raises:
+        InputError: two sets would have the same folder.
+    """
+    planned = []
+    for run in runs:
+        planned.append(run)
+        others = sets.get(run.task.name, ())
+        if len({other.label for other in others}) < len(others):
+            raise InputError(f"--eval_file: two of {run.task.name} have the same name")
+        for other in others:
+            folder = run.folder / other.label
+            given = ["--task_name", other.task, *(("--eval_file", other.file) if other.file else ("--eval_on", "test"))]
+            given += ["--do_eval", "--max_seq_length", str(run.args["max_seq_length"]), *flags]
+            command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
+            name = f"{run.name}/{other.label}"
+            planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
+    return planned
+
+
 def script_command(script: str) -> list[str]:
     return [sys.executable, os.path.relpath(ROOT / f"{script}.py")]
 
 
-def state(run: Planned) -> str:
-    """`finished`, `cut off` or `new`.
+def results_of(run: Planned) -> dict | None:
+    """The results file of a run, None before there is one.
 
     Raises:
-        InputError: the folder holds a run of another setting.
+        InputError: it is of another setting, or not readable.
     """
-    if run.needs:
-        return "finished" if (run.folder / "evaluation.json").exists() else "new"
     path = run.folder / "results.json"
     if not path.exists():
-        return "new"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        different = different_settings(results, run.args)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not the results file of a run") from None
+        return None
+    results = read_run(path)
+    different = different_settings(results, run.args)
     if different:
         raise InputError(
             f"{run.folder}: it has a run of another setting ({different}): give another --output_dir, or move it away"
         )
-    return "finished" if is_finished(results) else "cut off"
+    return results
+
+
+def state(run: Planned) -> str:
+    """`finished`, `cut off` or `new`."""
+    if run.needs:
+        return "finished" if (run.folder / "evaluation.json").exists() else "new"
+    results = results_of(run)
+    return "new" if results is None else "finished" if is_finished(results) else "cut off"
 
 
 def command_of(run: Planned) -> list[str]:
-    return run.command + ["--resume"] * (state(run) == "cut off")
+    """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
+    if run.needs is None:
+        return run.command + ["--resume"] * (state(run) == "cut off")
+    epochs = (results_of(run.needs) or {}).get("epochs")
+    last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
+    return [*run.command, "--test_model_file", str(run.needs.folder / f"{last}_pytorch_model.bin")]
 
 
 class Estimate:
@@ -148,27 +197,24 @@ class Estimate:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.seconds: dict[tuple[str, str], list[float]] = {}
+        self.seconds: dict[str, list[float]] = {}  # task/method -> of a step, one figure a run
         self.refresh()
 
     def refresh(self) -> None:
         """Read what has finished by now."""
         self.seconds = {}
-        for name, run in read_results(self.folder):
-            if run["epochs"]:
-                label = Path(name).parent.name
-                seconds = sum(epoch["seconds"] for epoch in run["epochs"])
-                self.seconds.setdefault((run["args"]["task_name"], label), []).append(
-                    seconds / run["epochs"][-1]["global_step"]
-                )
+        for result in read_results(self.folder):
+            if result.best is not None:  # a training
+                kind = result.name.rpartition("/")[0]
+                self.seconds.setdefault(kind, []).append(statistics.median(result.step_seconds))
 
     def of(self, run: Planned) -> tuple[float, str]:
         """Seconds, and where they come from."""
         if run.needs:
             return 0.0, "an evaluation, not counted"
-        known = self.seconds.get((run.task.name, run.variant.label))
+        known = self.seconds.get(run.name.rpartition("/")[0])
         if known:
-            seconds = sorted(known)[len(known) // 2] * run.steps
+            seconds = statistics.median(known) * run.steps
             return seconds, f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
         device = "a processor" if run.args["no_cuda"] or not _has_gpu() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
@@ -243,42 +289,49 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str) -> dic
         InputError: a folder holds a run of another setting, or another grid works there.
         Stopped: a signal came; the runs have been told to save and have ended.
     """
-    waiting = [run for run in runs if state(run) != "finished"]
-    log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
     with only_grid(folder), signals_raise():
+        waiting = [run for run in runs if state(run) != "finished"]
+        log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
         write_plan(runs, folder)
         return _run_all(waiting, Estimate(folder), jobs, keep)
 
 
 def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str) -> dict[str, str]:
-    running: dict[subprocess.Popen, tuple[Planned, float]] = {}
+    running: dict[subprocess.Popen, tuple[Planned, float]] = {}  # with the time of its start
     failed: dict[str, str] = {}
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
+
+    def seconds_left() -> float:
+        spent = {run.name: time.monotonic() - started for run, started in running.values()}
+        todo = [*waiting, *(run for run, _ in running.values())]
+        return sum(max(0, estimate.of(run)[0] - spent.get(run.name, 0)) for run in todo) / jobs
+
+    def ended(run: Planned, said: str, took: float = 0) -> None:
+        if said:
+            failed[run.name] = said
+        estimate.refresh()
+        left = f"{len(waiting) + len(running)} left, about {duration(seconds_left())}"
+        log.info(f"{run.name}: {said or 'done'}; {duration(took)}; {left}")
+        bar.set_postfix_str(left)
+        bar.update()
+
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                running[start(run)] = run, time.monotonic()
+            for run in [run for run in waiting if run.needs and run.needs.name in failed]:
+                waiting.remove(run)
+                ended(run, "not possible, as the training failed")
+            unfinished = {run.name for run in waiting} | {run.name for run, _ in running.values()}
+            ready = (run for run in waiting if run.needs is None or run.needs.name not in unfinished)
+            for run in list(itertools.islice(ready, jobs - len(running))):
+                waiting.remove(run)
                 log.info(f"{run.name}: started")
-            ended = [process for process in running if process.poll() is not None]
-            if not ended:
-                time.sleep(POLL_SECONDS)
-            for process in ended:
+                running[start(run)] = run, time.monotonic()
+            done = [process for process in running if process.poll() is not None]
+            for process in done:
                 run, started = running.pop(process)
-                said = finish(run, process.returncode, keep)
-                if said:
-                    failed[run.name] = said
-                bar.update()
-                estimate.refresh()
-                left = sum(estimate.of(other)[0] for other in waiting)
-                left += sum(
-                    max(0, estimate.of(other)[0] - time.monotonic() + since) for other, since in running.values()
-                )
-                bar.set_postfix_str(f"about {duration(left / jobs)} left")
-                log.info(
-                    f"{run.name}: {said or 'done'}, {duration(time.monotonic() - started)};"
-                    f" {len(waiting) + len(running)} runs left, about {duration(left / jobs)}"
-                )
+                ended(run, finish(run, process.returncode, keep), time.monotonic() - started)
+            if not done:
+                time.sleep(POLL_SECONDS)
     except BaseException:
         stop(list(running))
         raise
@@ -306,7 +359,8 @@ def finish(run: Planned, status: int, keep: str) -> str:
         return f"failed with exit status {status} ({lines[-1] if lines else 'it said nothing'}; see {path})"
     if state(run) != "finished":
         return f"ended without a finished result (see {path})"
-    drop_weights(run.folder, keep)
+    if run.needs is None:
+        drop_weights(run.folder, keep)
     return ""
 
 

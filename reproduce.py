@@ -12,21 +12,23 @@ from pathlib import Path
 
 import grid
 from data.tasks import TASKS, find_name
-from grid import Variant
-from tables import METHODS, read_results, report
+from grid import OtherSet, Variant
+from records import METHODS, missing, read_results
+from tables import report
 from utils import InputError, Parser, log, run_script
 
-GLUE = ("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI")
 # Table -> its tasks and variants where none are given.
 TASKS_OF = {
     "main": ("SST-2", "MNLI", "QNLI", "QQP", "STS-B", "WNUT-2017", "DREAM"),
     "comparison": ("CoLA", "SST-2", "MRPC", "STS-B"),
     "ablation-tau": ("CoLA",),
     "ablation-layers": ("CoLA",),
+    "robustness": ("MNLI", "QQP", "SST-2"),
 }
-METHODS_OF = {"main": ("naive", "asa"), "comparison": ("naive", *METHODS)}
+SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
+METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": ("naive", *METHODS)}
 TAUS = "0,0.001,0.01,0.1,0.5"
-LAYERS = "0-1,2-3,4-5,all"
+LAYERS = ("0-1", "2-3", "4-5", "all")
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
 PASSED = ("data_dir", "cache_dir", "max_train_steps", "bf16", "fp16", "no_cuda")
@@ -36,11 +38,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a grid, or print the tables, as the arguments say."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
     if args.command == "report":
-        print(report(read_results(args.folder)))
+        folder = Path(args.folder)
+        print(report(folder, read_results(folder), missing(folder), args.output and Path(args.output)))
         return
     folder = Path(args.output_dir)
     tasks = [TASKS[name] for name in args.tasks]
-    runs = grid.plan_runs(folder, tasks, variants_of(args), args.seeds, [*passed_flags(args), *extra])
+    flags = [*passed_flags(args), *extra]
+    runs = grid.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
+    if args.command == "robustness":
+        runs = grid.with_evaluations(runs, other_sets(args), flags)
     if args.dry_run:
         grid.dry_run(runs, folder, args.jobs)
         return
@@ -73,11 +79,13 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "comparison": "ASA beside the other regularisers",
         "ablation-tau": "ASA with other weights of the penalty",
         "ablation-layers": "ASA on some layers alone",
+        "robustness": "models of the main table, scored on other sets",
     }.items():
         command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=EPILOG)
         _add_grid_arguments(command, table)
     command = commands.add_parser("report", help="the tables of all runs below a folder")
     command.add_argument("folder", help="results.json files are looked for in it and below")
+    command.add_argument("--output", metavar="FOLDER", help="gets report.md, report.csv and report.json")
     args = parser.parse_args(argv[:split])
     if args.command == "report":
         if extra:
@@ -86,6 +94,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     for part in extra:
         if part.partition("=")[0] in OF_THE_GRID:
             raise InputError(f"{part} after --: it is the grid that gives it")
+    if args.command == "robustness" and args.keep_checkpoints == "none":
+        raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
     args.tasks = list(dict.fromkeys(find_name(name, TASKS, f"--tasks {name}") for name in args.tasks))
     return args, extra
 
@@ -104,7 +114,16 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     if table == "ablation-tau":
         group.add_argument("--taus", type=_words, default=_words(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
-        group.add_argument("--layers", type=_words, default=_words(LAYERS), help=f"(default: {LAYERS})")
+        default = " ".join(LAYERS)
+        group.add_argument("--layers", nargs="+", default=LAYERS, help=f"as --asa_layers has them (default: {default})")
+    if table == "robustness":
+        group.add_argument(
+            "--eval_file",
+            action="append",
+            default=[],
+            metavar="TASK=FILE",
+            help="score the models of a task on a file in its format; may be given several times",
+        )
     group.add_argument("--seeds", type=_seeds, help="how many, from 42 on, or a list, as 1,2 (default: as published)")
     group.add_argument("--jobs", type=_count, default=1, help="runs at a time (default: %(default)s)")
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
@@ -138,6 +157,22 @@ def _variant(method: str, argument: str, value: str, default: str) -> Variant:
     if value == default:
         return Variant(method, method)
     return Variant(f"{method}-{argument.removeprefix('asa_')}{value}", method, (f"--{argument}", value))
+
+
+def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
+    """Task -> what its models are scored on.
+
+    Raises:
+        InputError: an --eval_file is not there, or not of a task of the grid.
+    """
+    sets = {task: [OtherSet(name) for name in SCORED_ON.get(task, ())] for task in args.tasks}
+    for given in args.eval_file:
+        name, _, file = given.partition("=")
+        task = find_name(name, TASKS, f"--eval_file {given}")
+        if task not in sets or not Path(file).is_file():
+            raise InputError(f"--eval_file {given}: give TASK=FILE, of one of --tasks, and a file that is there")
+        sets[task].append(OtherSet(task, file))
+    return sets
 
 
 def passed_flags(args: argparse.Namespace) -> list[str]:
