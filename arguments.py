@@ -16,6 +16,14 @@ from utils import InputError, Parser
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 
+# What says where and how a run computes, and not what: it may change when the run is resumed.
+EXECUTION = {
+    *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
+    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test"),
+}
+# What follows from other arguments where it is not given.
+SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
+
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     """The parser of one script.
@@ -97,6 +105,19 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
     group.add_argument("--overwrite_output_dir", action="store_true", help="replace the results in --output_dir")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="STATE",
+        help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+    )
+    group.add_argument(
+        "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"
+    )
+    group.add_argument(
+        "--save_total_limit", type=positive_int, default=2, help="states that are kept (default: %(default)s)"
+    )
     group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
     group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
 
@@ -127,6 +148,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(
             "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
         )
+    if args.resume is not None and not args.do_train:
+        raise InputError("--resume goes on with training: it needs --do_train")
+    if args.resume is not None and args.overwrite_output_dir:
+        raise InputError("--resume and --overwrite_output_dir exclude each other: go on, or start again")
     if args.train_batch_size < args.gradient_accumulation_steps:
         raise InputError(
             f"--train_batch_size {args.train_batch_size}: fewer examples than"

@@ -18,7 +18,8 @@ from models import objectives
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
 from run_folder import RunFolder
-from training import Head, Means, Run, epoch_line, make_accelerator, parameter_groups, predict, train
+from run_state import Interruption, Means
+from training import Head, Run, epoch_line, make_accelerator, parameter_groups, predict, train
 
 
 class NoTokenizer:
@@ -62,6 +63,9 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "num_workers": 0,
         "logging_steps": 1,
         "report_to": "none",
+        "resume": None,
+        "save_steps": None,
+        "save_total_limit": 2,
         "no_cuda": True,
         "fp16": False,
         "bf16": False,
@@ -70,7 +74,9 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
     accelerator = make_accelerator(args)
     head = Head(AutoModelForSequenceClassification, pad, score, write=None)
     folder.mkdir(exist_ok=True)
-    return Run(args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder))
+    return Run(
+        args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder), Interruption(accelerator)
+    )
 
 
 def metrics_of(folder) -> list[dict]:
