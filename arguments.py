@@ -67,6 +67,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
 
+    group = parser.add_argument_group("the other methods; each flag belongs to the method it is named after")
+    group.add_argument(
+        "--rdrop_alpha", type=non_negative, default=1.0, help="weight of the divergence (default: %(default)s)"
+    )
+
     group = parser.add_argument_group("training")
     group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
     group.add_argument(

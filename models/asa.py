@@ -130,16 +130,15 @@ class AsaModel(nn.Module):
         passes = self._one_forward if self.one_forward and not regression else self._two_forwards
         logits, adv_logits, task_loss, masks = passes(**batch)
 
-        # Where a batch of sentences has no labelled word, the backbone's mean over labels is not a number.
-        task_loss = torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
-        divergence = self._divergence(logits, adv_logits, labels)
+        task_loss = zero_without_labels(task_loss, labels)
+        apart = divergence(self.backbone.config, logits, adv_logits, labels, self.protocol)
         penalty = torch.stack(masks.penalty).sum()
         return AsaOutput(
-            loss=task_loss + divergence + self.tau**2 * penalty,
+            loss=task_loss + apart + self.tau**2 * penalty,
             logits=logits,
             adv_logits=adv_logits,
             task_loss=task_loss,
-            divergence=divergence,
+            divergence=apart,
             penalty=penalty,
             keep_rate=torch.stack(masks.keep_rate),
             fully_masked=torch.stack(masks.fully_masked).mean(),
@@ -156,14 +155,10 @@ class AsaModel(nn.Module):
     def _one_forward(self, labels: torch.Tensor, **batch) -> tuple:
         """The same with the clean rows and, below them, the adversarial ones as one batch."""
         rows = len(labels)
-        doubled = {
-            name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and len(value) == rows else value
-            for name, value in batch.items()
-        }
         # The adversarial rows have no label, so that the backbone's mean is that of the clean ones.
         labels = torch.cat((labels, torch.full_like(labels, IGNORED_LABEL)))
         with self.adversarial_mode(batch.get("attention_mask"), below_clean_rows=True) as masks:
-            output = self.backbone(**doubled, labels=labels)
+            output = self.backbone(**twice(batch, rows), labels=labels)
         return *output.logits.chunk(2), output.loss, masks
 
     @contextlib.contextmanager
@@ -202,20 +197,6 @@ class AsaModel(nn.Module):
         if len(args) > 1:
             return (args[0], bias, *args[2:]), kwargs
         return args, {**kwargs, "attention_mask": bias}
-
-    def _divergence(self, clean: torch.Tensor, adversarial: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """How far two predictions are apart, per sequence; neither side is detached (paper, section 3.3)."""
-        if self.backbone.config.problem_type == "multi_label_classification":
-            raise ValueError("ASA defines no divergence for multi-label classification")
-        if clean.ndim == 2 and clean.shape[-1] == 1:  # regression
-            if self.protocol == "paper":
-                return F.mse_loss(clean.to(_at_least_float32(clean)), adversarial.to(_at_least_float32(clean)))
-            clean, adversarial = clean.T, adversarial.T  # the release normalises across the batch
-            return symmetric_kl(clean, adversarial) / clean.shape[-1]
-        if clean.ndim == 3 and self.protocol == "paper":  # one prediction per token
-            labelled = labels != IGNORED_LABEL
-            return symmetric_kl(clean[labelled], adversarial[labelled]) / len(labels)
-        return symmetric_kl(clean, adversarial) / len(labels)
 
 
 class Adversary(nn.Module):
@@ -313,6 +294,47 @@ def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtyp
         return bias.to(dtype).masked_fill(~incoming, torch.finfo(dtype).min)
     bias = bias.to(incoming.dtype)
     return torch.where(incoming < bias, incoming, bias)
+
+
+def twice(batch: dict, rows: int) -> dict:
+    """The batch with its rows (`rows` in number) and, below them, the same rows again."""
+    return {
+        name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and len(value) == rows else value
+        for name, value in batch.items()
+    }
+
+
+def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The backbone's mean over labels, or 0 where a batch of sentences has no labelled word: it is no number there."""
+    return torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
+
+
+def divergence(config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "paper") -> torch.Tensor:
+    """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
+
+    Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
+    regression, the mean squared difference. "release" sums over every position, and takes a regression's predictions
+    for a distribution over the batch.
+
+    Args:
+        config: the backbone's.
+        p, q: logits, (B, classes), (B, 1) of a regression, or (B, L, classes).
+        labels: those of the batch.
+
+    Raises:
+        ValueError: a multi-label classification, for which no divergence is defined.
+    """
+    if config.problem_type == "multi_label_classification":
+        raise ValueError("no divergence is defined for multi-label classification")
+    if p.ndim == 2 and p.shape[-1] == 1:  # regression
+        if protocol == "paper":
+            return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
+        p, q = p.T, q.T
+        return symmetric_kl(p, q) / p.shape[-1]
+    if p.ndim == 3 and protocol == "paper":  # one prediction per token
+        labelled = labels != IGNORED_LABEL
+        return symmetric_kl(p[labelled], q[labelled]) / len(labels)
+    return symmetric_kl(p, q) / len(labels)
 
 
 def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

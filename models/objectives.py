@@ -5,16 +5,36 @@ A method is a module around the backbone. In training mode its `forward(**batch)
 """
 
 import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from models.asa import AsaModel
+from models.rivals import RDrop
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method's module is made.
+
+    build: (backbone, flag=value, ...) -> module.
+    flags: the arguments that the method reads, which no other has to. `protocol` says how data are padded as well.
+    """
+
+    build: Callable[..., nn.Module]
+    flags: tuple[str, ...] = ()
+
 
 METHODS = {
-    "asa": lambda backbone, args: AsaModel(backbone, tau=args.tau, protocol=args.protocol, one_forward=True),
-    "naive": lambda backbone, args: backbone,  # plain fine-tuning
+    "asa": Method(
+        lambda backbone, tau, protocol: AsaModel(backbone, tau=tau, protocol=protocol, one_forward=True),
+        ("tau", "protocol"),
+    ),
+    "naive": Method(lambda backbone: backbone),  # plain fine-tuning
+    "rdrop": Method(lambda backbone, rdrop_alpha: RDrop(backbone, rdrop_alpha), ("rdrop_alpha",)),
 }
 
 
@@ -24,7 +44,8 @@ REPORTED = ("divergence", "penalty", "keep_rate", "fully_masked")
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
     """The module to train for a method of `METHODS`, with its settings from the arguments."""
-    return METHODS[method](backbone, args)
+    chosen = METHODS[method]
+    return chosen.build(backbone, **{flag: getattr(args, flag) for flag in chosen.flags})
 
 
 Share = tuple[int | torch.Tensor, int | torch.Tensor]  # (how many the part has, how many the whole batch has)
