@@ -15,6 +15,7 @@ Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidde
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,8 @@ class AsaOutput(ModelOutput):
     task_loss: the backbone's own loss in the clean pass; scalar.
     divergence: how far the two predictions are apart; scalar.
     penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
-    keep_rate: (N,), share of the real query-key pairs that each layer's adversary keeps; no gradient.
+    keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
+        no gradient.
     fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
         scalar, no gradient.
     """
@@ -81,30 +83,43 @@ class AsaModel(nn.Module):
         one_forward: run both passes as one batch of 2B rows where the loss allows it, which is faster: half the
             kernel launches, and one gradient of the embeddings. Equal to two forwards up to rounding; the clean
             logits are then no longer bit by bit those of the backbone alone.
+        layers: the numbers, from 0, of the layers that have an adversary; the others attend plainly in both passes.
+            None is all of them.
 
     Raises:
-        ValueError: the model type, its attention implementation or the protocol is not supported.
+        ValueError: the model type, its attention implementation or the protocol is not supported, or there is no such
+            layer.
     """
 
-    def __init__(self, backbone: nn.Module, tau: float = 0.5, protocol: str = "paper", one_forward: bool = False):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tau: float = 0.5,
+        protocol: str = "paper",
+        one_forward: bool = False,
+        layers: Iterable[int] | None = None,
+    ):
         super().__init__()
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
-        layers = encoder_layers(backbone)
+        modules = encoder_layers(backbone)
         config = backbone.config
+        adversarial = adversarial_layers(config, layers)
         self.backbone = backbone
         self.tau = tau
         self.protocol = protocol
         self.one_forward = one_forward
-        # ALBERT calls a shared layer several times; each call has an adversary of its own.
-        calls = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
+        # Under the number of its layer, with None for a layer that has no adversary.
         self.adversaries = nn.ModuleList(
-            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype) for _ in range(calls)
+            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype)
+            if number in adversarial
+            else None
+            for number in range(layer_calls(config))
         )
         self._pass: _AdversarialPass | None = None
-        for layer in layers:
+        for layer in modules:
             layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
             if protocol == "release" and config.model_type == "roberta":
                 layer.attention.self.dropout.p = 0.0  # lost in the release's copy of RoBERTa
@@ -170,13 +185,13 @@ class AsaModel(nn.Module):
             below_clean_rows: the backbone gets twice these rows, of which the first half stays unmasked.
 
         Yields:
-            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per layer.
+            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per adversary.
         """
         self._pass = _AdversarialPass(attention_mask, self.protocol == "release", below_clean_rows)
         try:
             yield self._pass
             if self._pass.calls != len(self.adversaries):
-                raise RuntimeError(f"{len(self.adversaries)} adversaries, but {self._pass.calls} layers were called")
+                raise RuntimeError(f"{len(self.adversaries)} layers, of which {self._pass.calls} were called")
         finally:
             self._pass = None  # a failed step leaves the plain model behind
 
@@ -184,13 +199,17 @@ class AsaModel(nn.Module):
         """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
         if self._pass is None:
             return None
+        adversary = self.adversaries[self._pass.calls]
+        self._pass.calls += 1
+        if adversary is None:
+            return None
         hidden_states = args[0] if args else kwargs["hidden_states"]
         incoming = args[1] if len(args) > 1 else kwargs.get("attention_mask")
         # Detached: the adversary must not reach the encoder except through the mask.
         read = hidden_states.detach()
         if self._pass.below_clean_rows:
             read = read.chunk(2)[1]
-        bias = self._pass.bias(self.adversaries[self._pass.calls](read))
+        bias = self._pass.bias(adversary(read))
         if self._pass.below_clean_rows:
             bias = F.pad(bias, (0, 0, 0, 0, len(bias), 0))  # (2B, L, L), 0 on the clean rows
         bias = combine(bias, incoming, _query_dtype(hidden_states))
@@ -247,13 +266,10 @@ class _AdversarialPass:
         self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
         self.count_padding = count_padding
         self.below_clean_rows = below_clean_rows
+        self.calls = 0  # of encoder layers, with and without an adversary
         self.penalty: list[torch.Tensor] = []
         self.keep_rate: list[torch.Tensor] = []
         self.fully_masked: list[torch.Tensor] = []
-
-    @property
-    def calls(self) -> int:
-        return len(self.penalty)
 
     def bias(self, score: torch.Tensor) -> torch.Tensor:
         """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record."""
@@ -362,6 +378,27 @@ def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
     for name in ENCODER_LAYERS[model_type].split("."):
         modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]
     return [layer for layers in modules for layer in layers]
+
+
+def layer_calls(config) -> int:
+    """How many times an encoder layer is called: ALBERT calls a shared one several times, each with its adversary."""
+    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+
+
+def adversarial_layers(config, layers: Iterable[int] | None) -> list[int]:
+    """The numbers of the layers that are to have an adversary; None is all of them.
+
+    Raises:
+        ValueError: there is no such layer, or none is given.
+    """
+    calls = layer_calls(config)
+    numbers = sorted(set(range(calls) if layers is None else layers))
+    if not numbers:
+        raise ValueError("no layer has an adversary: give one at the least")
+    wrong = [number for number in numbers if number not in range(calls)]
+    if wrong:
+        raise ValueError(f"there is no layer {wrong[0]}: the encoder has the layers 0 to {calls - 1}")
+    return numbers
 
 
 def _query_dtype(hidden_states: torch.Tensor) -> torch.dtype:
