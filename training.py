@@ -50,6 +50,7 @@ def prepare(
     RunFolder(args.output_dir).check(args, task)
     examples = read_splits(task, args)
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
+    objectives.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
     )
