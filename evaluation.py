@@ -56,8 +56,12 @@ class Run:
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:
-    """The loader with its batches on this process's device; the rows are this process's own already."""
-    return prepare_data_loader(loader, run.accelerator.device, num_processes=1, process_index=0, put_on_device=True)
+    """The loader with its batches on this process's device; the rows are this process's own already.
+
+    A batch is on its way to a GPU, from pinned memory, while the one before it is computed.
+    """
+    place = {"num_processes": 1, "process_index": 0, "put_on_device": True}
+    return prepare_data_loader(loader, run.accelerator.device, **place, non_blocking=True)
 
 
 def evaluate(run: Run, sets: dict[str, Features]) -> dict:
@@ -94,6 +98,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         run.args.eval_batch_size,
         collate_fn=run.head.collate,
         num_workers=run.args.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # an evaluation draws nothing from the model's
     )
     # Without the wrapper that keeps processes in step: one may have more batches than another.
@@ -104,12 +109,13 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         if run.interruption and run.interruption.alone and run.interruption.noted:
             raise Interrupted(run.interruption.noted, INTERRUPTED)
         output = model(**batch)
-        logits.extend(output.logits.float().cpu().numpy())
+        logits.append(output.logits.float())  # fetched at the end: a GPU need not wait for the next batch to be made
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": objectives.of_labels(output.loss, (count, 1)), "labels": count})
     sums = {name: figure.item() for name, figure in losses.sums.items()}
-    found = gather_object([(dict(zip(order, logits, strict=True)), sums)])  # one of each process
+    fetched = [row for batch in logits for row in batch.cpu().numpy()]
+    found = gather_object([(dict(zip(order, fetched, strict=True)), sums)])  # one of each process
     rows = {row: values for own, _ in found for row, values in own.items()}
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
