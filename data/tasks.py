@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar
 
 from utils import InputError
 
@@ -40,20 +41,49 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The published hyper-parameters of a task's fine-tuning, and how it is scored.
+
+    train_examples: how many the complete training set has, for an estimate of the time.
+    warmup_proportion, weight_decay: the defaults of the release's script.
+    eval_on: the set that is scored; GLUE's test sets have no public labels.
+    seeds: how many runs a published figure is the mean of.
+    """
+
+    train_examples: int
+    learning_rate: float = 2e-5
+    train_batch_size: int = 32
+    num_train_epochs: int = 3
+    warmup_proportion: float = 0.06
+    weight_decay: float = 0.01
+    max_seq_length: int = 128
+    eval_on: str = "dev"
+    seeds: int = 3
+
+    def settings(self) -> dict[str, int | float | str]:
+        """Argument of the task's script -> its published value."""
+        return {name: value for name, value in vars(self).items() if name not in ("train_examples", "seeds")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What every task has.
 
     metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
     dev, test: set name -> rows, the first set of a split being the primary one.
     other_names: what else the task and its folder may be called, in any case.
+    recipe: None where there are no published settings.
+    script: the module that trains and evaluates it.
     """
 
+    script: ClassVar[str]
     name: str
     metrics: Names
     train: DataSet
     dev: Mapping[str, DataSet]
     test: Mapping[str, DataSet]
     other_names: Names = ()
+    recipe: Recipe | None = None
 
     @property
     def submissions(self) -> dict[str, DataSet]:
@@ -74,6 +104,7 @@ class SentenceTask(Task):
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
     """
 
+    script: ClassVar[str] = "run_sent_clas"
     text: tuple[Names, ...]
     label: Names
     labels: Names = BINARY
@@ -94,6 +125,7 @@ class ChoiceTask(Task):
     questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
     """
 
+    script: ClassVar[str] = "run_multi_cho"
     metrics: Names = ("accuracy",)
     questions: str = "first"
 
@@ -109,6 +141,7 @@ class TokenTask(Task):
     iob1: the official files may open a span with I-; such tags are turned into BIO.
     """
 
+    script: ClassVar[str] = "run_tok_clas"
     labels: Names = ()
     iob1: bool = False
 
@@ -145,10 +178,27 @@ def _anli(split: str) -> dict[str, DataSet]:
 SENTENCE_TASKS: dict[str, SentenceTask] = {
     task.name: task
     for task in (
-        _sentence_task("CoLA", ONE, "label", ("matthews",), header=("source", "label", "mark", "sentence")),
-        _sentence_task("SST-2", ONE, "label", ("accuracy",)),
-        _sentence_task("MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy")),
-        _sentence_task("STS-B", TWO, "score", ("spearman", "pearson"), labels=(), score_range=(0.0, 5.0)),
+        _sentence_task(
+            "CoLA",
+            ONE,
+            "label",
+            ("matthews",),
+            header=("source", "label", "mark", "sentence"),
+            recipe=Recipe(train_examples=8551),
+        ),
+        _sentence_task("SST-2", ONE, "label", ("accuracy",), recipe=Recipe(train_examples=67349)),
+        _sentence_task(
+            "MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy"), recipe=Recipe(train_examples=3668)
+        ),
+        _sentence_task(
+            "STS-B",
+            TWO,
+            "score",
+            ("spearman", "pearson"),
+            labels=(),
+            score_range=(0.0, 5.0),
+            recipe=Recipe(train_examples=5749),
+        ),
         # Three rows of the official train file lack columns; the release passes over them without a word.
         _sentence_task(
             "QQP",
@@ -157,6 +207,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("f1", "accuracy"),
             dev={"QQP": DataSet((("dev.tsv", "dev_and_test.tsv"),))},
             broken_rows=10,
+            recipe=Recipe(train_examples=363846),
         ),
         _sentence_task(
             "MNLI",
@@ -186,10 +237,18 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
                     submission="AX",
                 ),
             },
+            recipe=Recipe(train_examples=392702),
         ),
-        _sentence_task("QNLI", (("question",), ("sentence",)), "label", ("accuracy",), labels=ENTAILMENT),
-        _sentence_task("RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT),
-        _sentence_task("WNLI", TWO, "label", ("accuracy",)),
+        _sentence_task(
+            "QNLI",
+            (("question",), ("sentence",)),
+            "label",
+            ("accuracy",),
+            labels=ENTAILMENT,
+            recipe=Recipe(train_examples=104743),
+        ),
+        _sentence_task("RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT, recipe=Recipe(train_examples=2490)),
+        _sentence_task("WNLI", TWO, "label", ("accuracy",), recipe=Recipe(train_examples=635)),
         _sentence_task(
             "ANLI",
             (("context", "sentence1"), ("hypothesis", "sentence2")),
@@ -225,7 +284,18 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
 CHOICE_TASKS: dict[str, ChoiceTask] = {
     task.name: task
     for task in (
-        ChoiceTask(**_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",))),
+        # As published: scored on the test set after each epoch, the first question of each dialogue alone.
+        ChoiceTask(
+            **_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",)),
+            recipe=Recipe(
+                train_examples=3869,
+                train_batch_size=16,
+                num_train_epochs=6,
+                weight_decay=0.0,
+                eval_on="test",
+                seeds=5,
+            ),
+        ),
         ChoiceTask(**_single_files("SWAG", ("train.csv",), ("val.csv",), ("test.csv",))),
         ChoiceTask(
             **_single_files(
@@ -268,9 +338,19 @@ TOKEN_TASKS: dict[str, TokenTask] = {
             metrics=ENTITY_METRICS,
             labels=("O", *(f"B-{kind}" for kind in WNUT_TYPES), *(f"I-{kind}" for kind in WNUT_TYPES)),
             other_names=("WNUT2017", "WNUT-17", "WNUT17"),
+            recipe=Recipe(
+                train_examples=3394,
+                learning_rate=5e-5,
+                num_train_epochs=5,
+                warmup_proportion=0.1,
+                weight_decay=0.0,
+                seeds=5,
+            ),
         ),
     )
 }
+
+TASKS: dict[str, Task] = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
 
 
 def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
@@ -298,5 +378,5 @@ def find_name(name: str, known: Iterable[str], given: str) -> str:
 
 def names_of(name: str) -> Names:
     """A task's name, and what else it may be called."""
-    task = (SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS).get(name)
+    task = TASKS.get(name)
     return (name, *task.other_names) if task else (name,)
