@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,11 +11,20 @@ import torch
 
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
+from models.rivals import R3F_NOISES
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
+
+# What says where and how a run computes, and not what: it may change when the run is resumed.
+EXECUTION = {
+    *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
+    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test"),
+}
+# What follows from other arguments where it is not given.
+SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
@@ -66,6 +76,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
+    group.add_argument(
+        "--asa_layers", type=layers, metavar="LAYERS", help="which have an adversary: 0-3, or 0,2,5 (default: all)"
+    )
+    _add_rivals(parser)
 
     group = parser.add_argument_group("training")
     group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
@@ -97,11 +111,55 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
     group.add_argument("--overwrite_output_dir", action="store_true", help="replace the results in --output_dir")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="STATE",
+        help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+    )
+    group.add_argument(
+        "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"
+    )
+    group.add_argument(
+        "--save_total_limit", type=positive_int, default=2, help="states that are kept (default: %(default)s)"
+    )
     group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
     group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
 
     parser.set_defaults(**defaults)
     return parser
+
+
+def _add_rivals(parser: argparse.ArgumentParser) -> None:
+    """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
+    group = parser.add_argument_group("other methods: each flag is read by the one it is named after")
+    group.add_argument(
+        "--random_mask_keep_rate", type=proportion, default=0.9, help="of the query-key pairs (default: %(default)s)"
+    )
+    weights = {"rdrop_alpha": 1.0, "smart_weight": 1.0, "smart_bregman": 1.0, "r3f_weight": 1.0}
+    for name, default in weights.items():
+        group.add_argument(
+            f"--{name}", type=non_negative, default=default, help="weight of the divergence (default: %(default)s)"
+        )
+    for name, default in {"freelb_steps": 2, "smart_steps": 1}.items():
+        group.add_argument(f"--{name}", type=positive_int, default=default, help="of ascent (default: %(default)s)")
+    sizes = {"freelb_lr": 0.1, "smart_step_size": 1e-3, "r3f_eps": 1e-5}
+    for name, default in sizes.items():
+        group.add_argument(f"--{name}", type=positive, default=default, help="size of noise (default: %(default)s)")
+    for name, default in {"freelb_init": 1.0, "smart_noise": 1e-5}.items():
+        group.add_argument(f"--{name}", type=non_negative, default=default, help="first noise (default: %(default)s)")
+    for name, default in {"freelb_max_norm": 0.6, "smart_radius": 0.0}.items():
+        group.add_argument(
+            f"--{name}",
+            type=non_negative,
+            default=default,
+            help="bound of the noise, 0 for none (default: %(default)s)",
+        )
+    group.add_argument(
+        "--smart_momentum", type=proportion, default=0.999, help="of the averaged weights (default: %(default)s)"
+    )
+    group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -127,6 +185,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(
             "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
         )
+    if args.resume is not None and not args.do_train:
+        raise InputError("--resume goes on with training: it needs --do_train")
+    if args.resume is not None and args.overwrite_output_dir:
+        raise InputError("--resume and --overwrite_output_dir exclude each other: go on, or start again")
     if args.train_batch_size < args.gradient_accumulation_steps:
         raise InputError(
             f"--train_batch_size {args.train_batch_size}: fewer examples than"
@@ -145,6 +207,20 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.group_by_length is None:
         args.group_by_length = not args.pad_to_max_length
     return args
+
+
+def layers(text: str) -> list[int] | None:
+    """The numbers in 0-3 or 0,2,5 or 0-3,8, each once and in order; None for all."""
+    if text == "all":
+        return None
+    found = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise argparse.ArgumentTypeError(f"{text!r} names no layers: give numbers as in 0-3 or 0,2,5, or all")
+        found.update(range(first, last + 1))
+    return sorted(found)
 
 
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):

@@ -306,6 +306,11 @@ def peak_megabytes() -> float:
     """The most memory that this process had: on the GPU where there is one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
+    return resident_megabytes()
+
+
+def resident_megabytes() -> float:
+    """The largest resident set that this process had, mapped files included."""
     # Not ru_maxrss, which a process takes over from the one that started it.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024

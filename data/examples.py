@@ -2,11 +2,21 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.formats import checked_text, csv_rows, json_document, json_rows, tab_separated_rows, text_column, word_lines
+from data.formats import (
+    checked_text,
+    csv_rows,
+    json_document,
+    json_rows,
+    quoted,
+    tab_separated_rows,
+    text_column,
+    word_lines,
+)
 from data.tasks import ChoiceTask, SentenceTask, TokenTask
 from utils import InputError, log
 
@@ -65,13 +75,19 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool) -> list[Examp
         where = f"{path}, line {line}"
         texts = tuple(_decoded(text_column(row, names, where), where) for names in task.text)
         label = _label(task, text_column(row, task.label, where), where) if labelled else None
-        examples.append(Example(texts, label, _index(row)))
+        examples.append(Example(texts, label, _index(row, where)))
     return examples
 
 
-def _index(row: dict) -> str | None:
-    """What the row is called, on one line and without a tab, as it will stand in a table."""
-    return next((" ".join(str(row[name]).split()) for name in INDEX_COLUMNS if name in row), None)
+def _index(row: dict, where: str) -> str | None:
+    """What the row is called, as it will stand in a table."""
+    name = next((name for name in INDEX_COLUMNS if name in row), None)
+    return None if name is None else _in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
+
+
+def _in_a_table(text: str) -> str:
+    """On one line and without a tab."""
+    return " ".join(text.split())
 
 
 def _decoded(text: str, where: str) -> str:
@@ -79,9 +95,10 @@ def _decoded(text: str, where: str) -> str:
     if not (text[:2] in ("b'", 'b"') and text[-1] == text[1] and len(text) > 2):
         return text
     try:
-        return ast.literal_eval(text).decode("utf-8")
-    except (ValueError, SyntaxError, AttributeError):
-        raise InputError(f"{where}: {text[:20]}... is neither text nor a Python bytes literal in UTF-8") from None
+        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+            return ast.literal_eval(text).decode("utf-8")
+    except (ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):  # the parser has its own limits
+        raise InputError(f"{where}: {quoted(text)} is neither text nor a Python bytes literal in UTF-8") from None
 
 
 def _label(task: SentenceTask, word: str, where: str) -> int | float:
@@ -90,13 +107,13 @@ def _label(task: SentenceTask, word: str, where: str) -> int | float:
         try:
             score = float(word)
         except ValueError:
-            raise InputError(f"{where}: the score {word!r} is not a number") from None
+            raise InputError(f"{where}: the score {quoted(word)} is not a number") from None
         if not low <= score <= high:
-            raise InputError(f"{where}: the score {word} is outside {low:g} to {high:g}")
+            raise InputError(f"{where}: the score {quoted(word)} is outside {low:g} to {high:g}")
         return score
     word = task.aliases.get(word, word)
     if word not in task.labels:
-        raise InputError(f"{where}: unknown label {word!r}; {task.name} has {', '.join(task.labels)}")
+        raise InputError(f"{where}: unknown label {quoted(word)}; {task.name} has {', '.join(task.labels)}")
     return task.labels.index(word)
 
 
@@ -122,6 +139,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
         match dialogue:
             case [list(turns), list(questions), str(name)]:
                 context = " ".join(checked_text(turn, "a turn", place) for turn in turns)
+                name = _in_a_table(checked_text(name, "the id", place))
             case _:
                 raise InputError(f"{place}: [turns, questions, id] is expected")
         for ordinal, row in enumerate(questions[:1] if task.questions == "first" else questions, 1):
@@ -131,7 +149,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
             choices = _texts(row, "choice", where)
             answer = text_column(row, ("answer",), where) if labelled else None
             if labelled and answer not in choices:
-                raise InputError(f"{where}: the answer {answer!r} is not among the choices")
+                raise InputError(f"{where}: the answer {quoted(answer)} is not among the choices")
             label = choices.index(answer) if labelled else None
             question = text_column(row, ("question",), where)
             yield where, ChoiceExample(context, question, choices, label, f"{name}/{ordinal}")
@@ -147,7 +165,7 @@ def _csv_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple
         where = f"{path}, line {line}"
         context, begun = text_column(row, ("sent1",), where), text_column(row, ("sent2",), where)
         choices = tuple(value for name, value in row.items() if re.fullmatch(r"ending\d+", name))
-        yield where, ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), _index(row))
+        yield where, ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), _index(row, where))
 
 
 def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
@@ -158,7 +176,7 @@ def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tupl
         context = " ".join(text_column(row, (name,), where) for name in halves).strip()
         choices = _texts(row, "endings", where)
         # As in the release, the question is all blank: the ending alone is the second text.
-        yield where, ChoiceExample(context, "_", choices, _choice(row, choices, where, labelled), _index(row))
+        yield where, ChoiceExample(context, "_", choices, _choice(row, choices, where, labelled), _index(row, where))
 
 
 CHOICE_FILES: dict[str, Callable] = {".json": _dialogues, ".csv": _csv_endings, ".jsonl": _json_endings}
@@ -177,9 +195,11 @@ def _choice(row: dict, choices: tuple[str, ...], where: str, labelled: bool) -> 
         return None
     if "label" not in row:
         raise InputError(f"{where}: there is no column 'label'")
+    if not choices:
+        raise InputError(f"{where}: there are no choices")
     label = str(row["label"])
     if label not in map(str, range(len(choices))):
-        raise InputError(f"{where}: the label {label!r} is not among 0 to {len(choices) - 1}")
+        raise InputError(f"{where}: the label {quoted(label)} is not among 0 to {len(choices) - 1}")
     return int(label)
 
 
@@ -196,7 +216,7 @@ def read_words(task: TokenTask, path: Path, labelled: bool) -> list[WordsExample
             unknown = next((place for place, tag in enumerate(tags) if tag not in task.labels), None)
             if unknown is not None:
                 raise InputError(
-                    f"{path}, line {line + unknown}: unknown tag {tags[unknown]!r};"
+                    f"{path}, line {line + unknown}: unknown tag {quoted(tags[unknown])};"
                     f" {task.name} has {', '.join(task.labels)}"
                 )
             labels = [task.labels.index(tag) for tag in tags]

@@ -1,12 +1,16 @@
 """Files -> rows with their line numbers. What is not in the file's format is an error with file and line."""
 
+import codecs
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils import InputError, log
+
+SHOWN = 60  # characters of a file's text in a message
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -21,20 +25,25 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
             for line, text in enumerate(file, 1):
                 if "\0" in text:
                     raise InputError(f"{path}, line {line}: the line has a NUL byte; is this a text file?")
+                if line == 1 and "\r" in text.rstrip("\r\n"):
+                    raise InputError(f"{path}, line 1: lines end in carriage returns alone, as on old Macs: convert it")
                 yield line, text.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not valid UTF-8 near byte {_bad_byte(path)} ({error.reason}); convert it") from None
+        byte, reason = _bad_byte(path) or (error.start, error.reason)
+        raise InputError(f"{path}: not valid UTF-8 near byte {byte} ({reason}); convert it") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _bad_byte(path: Path) -> int:
-    # The decoder of an open file counts from the start of its buffer, not of the file.
+def _bad_byte(path: Path) -> tuple[int, str] | None:
+    """Place and reason: the decoder of an open file counts from the start of its buffer, not of the file."""
+    content = path.read_bytes()
     try:
-        path.read_bytes().decode("utf-8-sig")
+        content.decode("utf-8")
     except UnicodeDecodeError as error:
-        return error.start
-    return 0
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return error.start, "it looks like UTF-16" if utf16 else error.reason
+    return None
 
 
 def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowed: int) -> Iterator[tuple[int, dict]]:
@@ -86,8 +95,9 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _check_header(path: Path, columns: tuple[str, ...]) -> None:
-    if len(set(columns)) < len(columns):
-        raise InputError(f"{path}, line 1: the header names a column twice")
+    column, times = Counter(columns).most_common(1)[0] if columns else ("", 0)
+    if times > 1:
+        raise InputError(f"{path}, line 1: the header names the column {quoted(column)} twice")
 
 
 def _named(columns: tuple[str, ...], values: list[str], where: str) -> dict[str, str]:
@@ -155,6 +165,11 @@ def text_column(row: dict, names: tuple[str, ...], where: str) -> str:
         if name in row:
             return checked_text(row[name], f"column {name!r}", where)
     raise InputError(f"{where}: there is no column {' or '.join(map(repr, names))}")
+
+
+def quoted(text: str) -> str:
+    """Text of a file as a message shows it: in quotes, on one line, and not all of what is long."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def checked_text(value, name: str, where: str) -> str:

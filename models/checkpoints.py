@@ -117,8 +117,13 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Write `release_state_dict(model)` with `torch.save`, whole or not at all; to be read on any device."""
+    state = {name: tensor.cpu() for name, tensor in release_state_dict(model).items()}
     with atomic_file(path) as temporary:
-        torch.save({name: tensor.cpu() for name, tensor in release_state_dict(model).items()}, temporary)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # torch hides that the disk is full behind its own error
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def export(model: nn.Module, tokenizer, folder: str | Path) -> None:

@@ -147,3 +147,41 @@ def save_tiny_encoder(folder: Path, **changes) -> None:
     config = AutoConfig.for_model("bert", **sizes | changes)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@pytest.fixture
+def refused(tmp_path, tmp_path_factory, monkeypatch, capsys):
+    """refused(task, flags, settings) -> the sentence with which the task's script ends, having written nothing.
+
+    The output folder is `tmp_path / "out"`, in which a file of another's stands.
+    """
+    from script_runs import SCRIPTS, exit_status, flags_of, snapshot
+
+    cache = tmp_path_factory.getbasetemp() / "tokens"
+
+    def run(task: str, *flags: str, script=None, **settings) -> str:
+        script = script or SCRIPTS[task]
+        name = Path(script.__file__).name
+        monkeypatch.setattr(sys, "argv", [name])
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "notes.txt").write_text("kept")
+        before = snapshot(tmp_path)
+        capsys.readouterr()
+        given = {
+            "task_name": task,
+            "output_dir": tmp_path / "out",
+            "max_seq_length": 40,
+            "token_cache_dir": cache,
+        } | settings
+        assert exit_status(script.main, *flags_of(given), *flags) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        said = [line for line in err.splitlines() if line.startswith(f"{name}: error: ")]
+        assert len(said) == 1
+        assert err.endswith(f"{said[0]}\n")
+        assert snapshot(tmp_path) == before
+        return said[0].removeprefix(f"{name}: error: ")
+
+    return run

@@ -2,16 +2,47 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
-from data.readers import read_file
-from utils import InputError
+import run_multi_cho
+import run_sent_clas
+import run_tok_clas
+from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
+from utils import InputError, run_script
+
+SCRIPTS = {
+    **dict.fromkeys(SENTENCE_TASKS, run_sent_clas),
+    **dict.fromkeys(CHOICE_TASKS, run_multi_cho),
+    **dict.fromkeys(TOKEN_TASKS, run_tok_clas),
+}
 
 # A folder with the official files of the tasks, for the tests that count their rows; nothing of it is kept here.
 REAL_DATA = os.environ.get("ASA_DATA_DIR")
 needs_real_data = pytest.mark.skipif(not REAL_DATA, reason="ASA_DATA_DIR names no folder with the official files")
+
+
+def exit_status(main: Callable, *argv: str) -> int:
+    """Of a script that is run in this process, as if in one of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        run_script(lambda: main(argv))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def flags_of(settings: dict) -> list[str]:
+    """A command line; a setting that is None is left out."""
+    return [part for name, value in settings.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def snapshot(folder: Path) -> dict[Path, bytes | None]:
+    """Every path below a folder, with the bytes of the files."""
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
 
 
 def run_folder(main, data_dir, encoder: str, folder, task: str, *flags: str) -> Path:
@@ -35,14 +66,6 @@ def check_saved_checkpoint(main, data_dir, encoder: str, trained: Path, folder: 
         scores = json.loads((again / "evaluation.json").read_text())
         assert scores["metrics"] == epoch["metrics"]
         assert scores["eval_loss"] == pytest.approx(epoch["eval_loss"], rel=1e-5)
-
-
-def check_bad_file(task, path: Path, content: bytes, expected: str) -> None:
-    """A file with that content cannot be read; the message names it, and ends as expected."""
-    path.write_bytes(content)
-    said = message(read_file, task, path, True)
-    assert said.startswith(str(path))
-    assert said.endswith(expected)
 
 
 def message(function, *arguments) -> str:

@@ -361,7 +361,7 @@ BAD_COMMANDS = {
     "polynomial": ([*TRAIN, "--lr_scheduler_type", "polynomial"], {"learning_rate": "1e-8"}, "polynomial decay ends"),
     "long name": (TRAIN, {"output_dir": "x" * 300}, "File name too long"),
     "no name": (TRAIN, {"output_dir": ""}, "--output_dir is empty"),
-    "diverges": (TRAIN, {"learning_rate": "1e30", "output_dir": "given"}, "the training loss is not finite in epoch"),
+    "diverges": (TRAIN, {"learning_rate": "1e30", "output_dir": "given"}, "step 2, epoch 0: .* not finite on the"),
     "number": (TRAIN, {"learning_rate": "fast"}, "argument --learning_rate: 'fast' is not a number above 0"),
     "infinite": (TRAIN, {"tau": "inf"}, "argument --tau: 'inf' is not a number from 0"),
     "choice": (TRAIN, {"method": "asap"}, "argument --method: invalid choice: 'asap'"),

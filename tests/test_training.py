@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
 import training
@@ -18,7 +19,8 @@ from models import objectives
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
 from run_folder import RunFolder
-from training import Head, Means, Run, epoch_line, make_accelerator, parameter_groups, predict, train
+from run_state import Interruption, Means
+from training import Head, Run, epoch_line, make_accelerator, parameter_groups, predict, train
 
 
 class NoTokenizer:
@@ -62,6 +64,9 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "num_workers": 0,
         "logging_steps": 1,
         "report_to": "none",
+        "resume": None,
+        "save_steps": None,
+        "save_total_limit": 2,
         "no_cuda": True,
         "fp16": False,
         "bf16": False,
@@ -70,7 +75,9 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
     accelerator = make_accelerator(args)
     head = Head(AutoModelForSequenceClassification, pad, score, write=None)
     folder.mkdir(exist_ok=True)
-    return Run(args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder))
+    return Run(
+        args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder), Interruption(accelerator)
+    )
 
 
 def metrics_of(folder) -> list[dict]:
@@ -121,6 +128,37 @@ def test_parts_add_up_to_the_whole(head, method):
     output = model(**batch)
     printed = output.task_loss + output.divergence if method == "asa" else output.loss
     assert figures.sums["train_loss"].item() == pytest.approx(printed.item(), rel=1e-6)
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes the operations whose result, or its shape, the host has to wait for where the device is a GPU."""
+
+    TAGS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        by_place = operation is torch.ops.aten.index.Tensor and not any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if self.TAGS & set(operation.tags) and not by_place:
+            self.found.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head", ["sequence", "choice", "token"])
+@pytest.mark.parametrize("method", ["asa", "naive"])
+def test_a_step_does_not_wait_for_the_device(method, head, tmp_path):
+    backbone = tiny_backbone(head=head, dtype=torch.float32)
+    model = objectives.build(method, backbone, argparse.Namespace(tau=0.5, protocol="paper")).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    run = make_run(tmp_path, model, max_grad_norm=1.0)
+    with HostWaits() as waits:
+        training.optimize(run, [tiny_batch(head)], optimizer)
+    # transformers looks at the mask once a forward, whether there is any padding.
+    assert waits.found == ["aten._local_scalar_dense.default"]
 
 
 def test_schedule_counts_optimizer_steps(tmp_path):
