@@ -62,8 +62,8 @@ def different_settings(run: dict, args: dict) -> str:
         return training | own | {name: args.get(name, False) for name in IDENTITY}
 
     have, want = compared(run["args"]), compared(args)
-    names = sorted(name for name in {*have, *want} if have.get(name) != want.get(name))
-    return ", ".join(f"{name} {have.get(name)}, not {want.get(name)}" for name in names)
+    names = sorted(name for name in have.keys() & want.keys() if have[name] != want[name])
+    return ", ".join(f"{name} {have[name]}, not {want[name]}" for name in names)
 
 
 @dataclass(frozen=True)

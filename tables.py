@@ -15,7 +15,7 @@ from scipy import stats
 from data.published import published
 from data.tasks import TASKS
 from models.objectives import METHODS
-from records import Result, changes, natural
+from records import Result, changes
 from utils import InputError, write_json, write_text
 
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
@@ -132,7 +132,9 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 def _order(group: Group) -> tuple:
     place, task = list(METHODS).index(group.method), list(TASKS).index(group.task)
-    return group.first.args["load_model_path"], task, group.first.scored_on, group.base, place, natural(str(group.own))
+    setting = group.first.scored_on, len(group.training), group.base
+    own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
+    return group.first.args["load_model_path"], task, *setting, place, own
 
 
 def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
