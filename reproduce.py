@@ -14,7 +14,7 @@ from utils import InputError, Parser, run_script
 # Runs that differ in nothing but these arguments are seeds of one setting.
 NO_SETTING = {
     *("seed", "output_dir", "overwrite_output_dir", "data_dir", "cache_dir", "num_workers", "eval_batch_size"),
-    *("do_train", "do_eval", "do_test", "logging_steps", "report_to", "no_cuda", "fp16", "bf16"),
+    *("do_train", "do_eval", "do_test", "eval_file", "logging_steps", "report_to", "no_cuda", "fp16", "bf16"),
 }
 
 
