@@ -119,8 +119,9 @@ def plan_runs(
                 settings = {"task_name": task.name, **task.recipe.settings(), "method": variant.method, "seed": seed}
                 given = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
                 given = ["--do_train", "--do_eval", *given, *variant.flags, *flags, "--output_dir", str(folder / name)]
-                run = Planned(name, folder / name, task, variant, [*script_command(task.script), *given])
-                run.args = parsed(task, given)  # a wrong flag is better found before the first run
+                args = parsed(task, given)  # a wrong flag is better found before the first run
+                command = [*script_command(task.script), *given]
+                run = Planned(name, folder / name, task, variant, command, args)
                 runs.append((place, run))
     return [run for _, run in sorted(runs, key=lambda item: item[0])]
 
