@@ -45,6 +45,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(tasks)}")
     group.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
     group.add_argument("--eval_on", choices=("dev", "test"), default="dev", help="which labelled set --do_eval uses")
+    group.add_argument(
+        "--eval_file", metavar="FILE", help="any file in the format of the task's dev set, in place of it"
+    )
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
     group.add_argument("--num_workers", type=natural, default=0, help="processes that collate (default: %(default)s)")
@@ -196,6 +199,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         )
     if args.test_model_file is not None and not Path(args.test_model_file).exists():
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
+    if args.eval_file is not None:
+        _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
     if args.attn_implementation is None:
@@ -221,6 +226,20 @@ def layers(text: str) -> list[int] | None:
             raise argparse.ArgumentTypeError(f"{text!r} names no layers: give numbers as in 0-3 or 0,2,5, or all")
         found.update(range(first, last + 1))
     return sorted(found)
+
+
+def _check_eval_file(args: argparse.Namespace) -> None:
+    if args.do_train:
+        raise InputError(
+            "--eval_file and --do_train exclude each other: train first, then evaluate what was saved"
+            " (--test_model_file)"
+        )
+    if not args.do_eval:
+        raise InputError("--eval_file names what --do_eval is to score: add --do_eval")
+    if args.eval_on != "dev":
+        raise InputError(f"--eval_file and --eval_on {args.eval_on} exclude each other: give one of them")
+    if not Path(args.eval_file).is_file():
+        raise InputError(f"--eval_file {args.eval_file}: no such file")
 
 
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):

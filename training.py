@@ -121,7 +121,9 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         scores = evaluate(run, features.eval)
         if accelerator.is_main_process:
             folder.write_evaluation(record | scores)
-            print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
+            has_loss = scores["eval_loss"] is not None
+            line = f"eval score = {scores['eval_score']:.2f}"
+            print(line + (f" | eval loss = {scores['eval_loss']:.3f}" if has_loss else ""))
     for name, test_features in features.test.items():
         path = folder.submission(task.submissions[name].submission)
         logits, _ = predict(run, test_features)

@@ -68,6 +68,11 @@ def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[
     return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts) or 1)]
 
 
+def without_labels(collate: Callable, rows: list[dict]) -> dict[str, torch.Tensor]:
+    """The padded batch of rows whose labels are not among the model's classes, and give no loss."""
+    return collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
+
+
 def padding(args: argparse.Namespace) -> dict:
     """How a collator of transformers pads a batch: to its longest row, or to `--max_seq_length`."""
     return {"padding": "max_length" if args.pad_to_max_length else "longest", "max_length": args.max_seq_length}

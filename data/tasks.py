@@ -17,6 +17,7 @@ BINARY = ("0", "1")
 # those of the training file).
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("contradiction", "entailment", "neutral")
+HANS_LABELS = ("entailment", "non-entailment")
 NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -70,6 +71,7 @@ class Task:
     """What every task has.
 
     metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
+    train: None where the task is for the evaluation of another task's model.
     dev, test: set name -> rows, the first set of a split being the primary one.
     other_names: what else the task and its folder may be called, in any case.
     recipe: None where there are no published settings.
@@ -79,7 +81,7 @@ class Task:
     script: ClassVar[str]
     name: str
     metrics: Names
-    train: DataSet
+    train: DataSet | None
     dev: Mapping[str, DataSet]
     test: Mapping[str, DataSet]
     other_names: Names = ()
@@ -102,6 +104,9 @@ class SentenceTask(Task):
     aliases: other spellings of labels in the official files.
     score_range: of a regression; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
+    counts_as: where the model is that of another task, which label each of its classes counts as.
+    models: the classes of such models, in order, for a checkpoint that does not name them.
+    groups: the columns, where a file has them, for whose values accuracies are given too.
     """
 
     script: ClassVar[str] = "run_sent_clas"
@@ -112,6 +117,9 @@ class SentenceTask(Task):
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
+    counts_as: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    models: tuple[Names, ...] = ()
+    groups: Names = ()
 
     @property
     def regression(self) -> bool:
@@ -165,6 +173,8 @@ def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
 ONE = (("sentence",),)
 TWO = (("sentence1",), ("sentence2",))
 ANLI_ROUNDS = ("R1", "R2", "R3")
+# The second is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
+HANS_FILES = ("heuristics_evaluation_set.txt", "hans_perturbed_eval.tsv", "dev.tsv")
 
 
 def _anli(split: str) -> dict[str, DataSet]:
@@ -269,6 +279,23 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
         ),
+        # McCoy, Pavlick, Linzen (ACL 2019): of a model with three classes, two count as non-entailment.
+        _sentence_task(
+            "HANS",
+            TWO,
+            "gold_label",
+            ("accuracy",),
+            labels=HANS_LABELS,
+            counts_as=MappingProxyType(
+                {"entailment": "entailment"}
+                | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment")
+            ),
+            models=(NLI, ENTAILMENT),
+            groups=("heuristic", "perturbed"),
+            train=None,
+            dev={"HANS": DataSet((HANS_FILES,))},
+            test={"HANS": DataSet((HANS_FILES,), submission="HANS")},
+        ),
         # Our own text, from data.demo: in the shifted set a word that gives the label away says the opposite.
         _sentence_task(
             "DEMO",
@@ -351,6 +378,25 @@ TOKEN_TASKS: dict[str, TokenTask] = {
 }
 
 TASKS: dict[str, Task] = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
+
+
+def model_classes(task: SentenceTask, words: list[str], given: str) -> Names:
+    """The classes of another task's model, in its order, all of which the task counts as one of its labels.
+
+    Args:
+        words: the model's own names, `LABEL_<i>` where it has none.
+        given: how an error quotes the checkpoint.
+
+    Raises:
+        InputError: it is not a model that the task takes.
+    """
+    if all(word.lower() in task.counts_as for word in words):
+        return tuple(words)
+    for classes in task.models:
+        if len(classes) == len(words) and all(word.startswith("LABEL_") for word in words):
+            return classes
+    taken = " or ".join(", ".join(classes) for classes in task.models)
+    raise InputError(f"{given}: its classes are {', '.join(words)}; {task.name} takes a model of {taken}")
 
 
 def find_task(name: str, tasks: Mapping[str, Task]) -> Task:

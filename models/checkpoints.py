@@ -133,6 +133,25 @@ def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
+def saved_classes(source: str | Path) -> list[str]:
+    """The classes of a saved sequence classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or it is not a classifier.
+    """
+    if Path(source).is_dir():
+        return _class_words(load_config(str(source), None, None, flag="--test_model_file"))
+    state = read_state_dict(source)
+    weights = [state[name] for name in ("classifier.weight", "classifier.out_proj.weight") if name in state]
+    if not weights:
+        raise InputError(f"{source}: not the checkpoint of a sentence classifier: it has no classifier.weight")
+    return [f"LABEL_{index}" for index in range(len(weights[0]))]
+
+
+def _class_words(config: PreTrainedConfig) -> list[str]:
+    return list(dict(sorted(config.id2label.items())).values())
+
+
 def load_saved(
     auto_class: type, source: str | Path, config: PreTrainedConfig, attn_implementation: str
 ) -> PreTrainedModel:
@@ -159,7 +178,7 @@ def load_saved(
         )
     if saved.num_labels != config.num_labels:
         raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
-    words, expected = (list(dict(sorted(each.id2label.items())).values()) for each in (saved, config))
+    words, expected = _class_words(saved), _class_words(config)
     if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
         raise InputError(
             f"--test_model_file {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"

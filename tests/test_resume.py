@@ -7,67 +7,27 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
 from children import INTERRUPT, KILL, TERMINATE, run, start
-from conftest import WORDS, save_tiny_encoder
-from test_data import write
 
-from models.checkpoints import read_state_dict
+from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
 from run_state import damage
-
-TASKS = {"run_sent_clas": "SST-2", "run_multi_cho": "DREAM", "run_tok_clas": "WNUT-2017"}
-
-
-def text(row: int, length: int) -> str:
-    return " ".join(WORDS[(row * 7 + place * 5) % 48] for place in range(length))
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory) -> Path:
-    """11 training rows for each script, which batches of 4 leave 3 of, and 5 dev rows."""
-    folder = tmp_path_factory.mktemp("data")
-    for name, rows in (("train", range(11)), ("dev", range(20, 25)), ("test", range(30, 34))):
-        sentences = [text(row, 3 + row % 5) for row in rows]
-        if name == "test":
-            write(
-                folder / "sst-2" / "test.tsv", "index\tsentence", *(f"{n}\t{each}" for n, each in enumerate(sentences))
-            )
-        else:
-            lines = (f"{sentence}\t{row % 2}" for row, sentence in zip(rows, sentences, strict=True))
-            write(folder / "sst-2" / f"{name}.tsv", "sentence\tlabel", *lines)
-        dialogues = []
-        for row, sentence in zip(rows, sentences, strict=True):
-            choices = [text(row + shift, 2) for shift in (1, 2, 3)]
-            question = {"question": text(row, 2), "choice": choices, "answer": choices[row % 3]}
-            dialogues.append([[f"M: {sentence}", "W: " + text(row + 9, 4)], [question], str(row)])
-        write(folder / "dream" / f"{name}.json", json.dumps(dialogues))
-        file = {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"}[name]
-        tagged = [
-            "".join(f"{word}\t{'B-person' if word in WORDS[::5] else 'O'}\n" for word in sentence.split())
-            for sentence in sentences
-        ]
-        write(folder / "wnut17" / file, *tagged)
+def given(tmp_path_factory) -> Path:
+    """Data with 11 training rows for each script, which batches of 4 leave 3 of, and an encoder with dropout."""
+    folder = tmp_path_factory.mktemp("given")
+    make_data(folder / "sets", 11)
+    make_encoder(folder / "encoder")
     return folder
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    """With dropout: what is drawn after a resume has to be what would have been drawn."""
-    folder = tmp_path_factory.mktemp("encoder")
-    save_tiny_encoder(folder, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2)
-    return str(folder)
-
-
 @pytest.fixture
-def arguments(data_dir, encoder):
+def arguments(given):
     """arguments(script, output_dir, more flags) of a training run of 2 epochs of 3 steps, in parts of 2 rows."""
 
     def of(script: str, folder: Path, *flags: str) -> list[str]:
-        argv = ["--do_train", "--do_eval", "--do_test", "--no_cuda", "--task_name", TASKS[script]]
-        argv += ["--data_dir", str(data_dir), "--load_model_path", encoder, "--output_dir", str(folder)]
-        argv += ["--train_batch_size", "4", "--gradient_accumulation_steps", "2", "--eval_batch_size", "2"]
-        argv += ["--num_train_epochs", "2", "--learning_rate", "1e-3", "--max_seq_length", "40"]
-        return [*argv, "--logging_steps", "2", "--save_steps", "1", *flags]
+        return command(script, given, folder, "--save_steps", "1", *flags)[2:]
 
     return of
 
@@ -85,26 +45,6 @@ def uninterrupted(tmp_path_factory):
         return folders[script]
 
     return of
-
-
-def assert_same_run(folder: Path, expected: Path) -> None:
-    """Every file of two runs is the same, bit by bit, but for the seconds and the paths that results.json tells."""
-    names = sorted(path.relative_to(expected) for path in expected.rglob("*") if path.is_file())
-    assert names == sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    for name in names:
-        if name.suffix in (".bin", ".safetensors"):
-            ours, theirs = read_state_dict(folder / name), read_state_dict(expected / name)
-            assert ours.keys() == theirs.keys()
-            assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
-        elif name.name == "results.json":
-            ours, theirs = (json.loads((each / name).read_text()) for each in (folder, expected))
-            for results in (ours, theirs):
-                assert results["finished"] is True
-                for record in (*results["epochs"], results["best"]):
-                    assert record.pop("seconds") > 0
-            assert [ours["epochs"], ours["best"]] == [theirs["epochs"], theirs["best"]]
-        else:
-            assert (folder / name).read_bytes() == (expected / name).read_bytes(), name
 
 
 # Where a kill hurts: in a step, while a state is written, between its files, in an evaluation, while a checkpoint, the
@@ -138,7 +78,7 @@ def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
         killed += status == -KILL
     assert killed >= 10
     assert run(script, arguments(script, folder, "--resume"), log) == 0, log.read_text()
-    assert_same_run(folder, expected)
+    assert differences(folder, expected) == []
     assert "Traceback" not in log.read_text()
     # Resumed once more, it says that there is nothing to do, and does nothing.
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
@@ -164,7 +104,7 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     assert [path.name for path in (folder / "states").iterdir()] == ["00000002" if place == "optimize" else "00000003"]
     assert json.loads((folder / "results.json").read_text())["epochs"] == []
     assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
-    assert_same_run(folder, uninterrupted(script, arguments))
+    assert differences(folder, uninterrupted(script, arguments)) == []
 
 
 def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterrupted, tmp_path):
@@ -183,7 +123,7 @@ def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterr
     assert f"{states[2]}: a damaged state (the checksum of model.safetensors is wrong): taking the state before" in said
     assert f"{states[1]}: a damaged state (SHA256SUMS is missing or not readable): taking the state before" in said
     assert f"resumed from {states[0]}" in said
-    assert_same_run(folder, uninterrupted(script, arguments))
+    assert differences(folder, uninterrupted(script, arguments)) == []
 
 
 def test_a_state_by_name(arguments, uninterrupted, tmp_path):
@@ -193,7 +133,7 @@ def test_a_state_by_name(arguments, uninterrupted, tmp_path):
     assert run(script, argv, log, ("training", "optimize", 6, KILL)) == -KILL
     assert run(script, [*argv, "--resume", str(folder / "states" / "00000002")], log) == 0, log.read_text()
     assert "00000002" in log.read_text()
-    assert_same_run(folder, uninterrupted(script, arguments))
+    assert differences(folder, uninterrupted(script, arguments)) == []
 
 
 REFUSED = {
@@ -207,7 +147,7 @@ REFUSED = {
 }
 
 
-def test_another_experiment_is_refused_by_name(arguments, tmp_path, data_dir):
+def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     script = "run_sent_clas"
     folder = tmp_path / "cut"
     argv = arguments(script, folder)
@@ -222,9 +162,9 @@ def test_another_experiment_is_refused_by_name(arguments, tmp_path, data_dir):
         assert "Traceback" not in log.read_text()
     # Other data under the same name.
     other = tmp_path / "data"
-    shutil.copytree(data_dir, other)
+    shutil.copytree(given / "sets", other)
     train = other / "sst-2" / "train.tsv"
-    train.write_text(train.read_text().replace("\t1", " good\t1"))
+    train.write_text(train.read_text().replace("\t1", " film\t1"))
     log = tmp_path / "other data"
     assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
     assert "the training data, or how it is tokenised, is not what it was" in log.read_text().splitlines()[-1]
@@ -249,7 +189,7 @@ def test_a_run_keeps_others_out_of_its_folder(arguments, uninterrupted, tmp_path
     os.kill(first.pid, 18)
     first.join()
     assert first.exitcode == 0
-    assert_same_run(folder, uninterrupted(script, arguments))
+    assert differences(folder, uninterrupted(script, arguments)) == []
 
 
 def check_full_disk(script: str, argv: list[str], folder: Path, log: Path, reason: str, **limits: int) -> None:
@@ -274,7 +214,7 @@ def test_a_full_disk_leaves_the_last_state(arguments, uninterrupted, tmp_path):
     assert f"; the last good state is {last}: --resume goes on from it" in log.read_text()
     assert damage(last) is None
     assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
-    assert_same_run(folder, uninterrupted(script, arguments))
+    assert differences(folder, uninterrupted(script, arguments)) == []
 
 
 def test_a_full_file_system_leaves_the_last_state(arguments, uninterrupted, tmp_path):
@@ -292,6 +232,6 @@ def test_a_full_file_system_leaves_the_last_state(arguments, uninterrupted, tmp_
         grow = ["mount", "-o", f"remount,size={20 * whole}", str(disk)]
         subprocess.run(grow, check=True)
         assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
-        assert_same_run(disk / "cut", uninterrupted(script, arguments))
+        assert differences(disk / "cut", uninterrupted(script, arguments)) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)

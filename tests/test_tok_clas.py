@@ -85,7 +85,7 @@ def test_wnut_is_read_completely(data_dir):
 
 @needs_real_data
 def test_wnut_has_the_published_counts(tmp_path):
-    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=False, eval_on="dev")
+    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=False, eval_on="dev", eval_file=None)
     splits = [read_splits(WNUT, args).train, *read_splits(WNUT, args).eval.values()]
     args.eval_on = "test"
     splits += read_splits(WNUT, args).eval.values()
