@@ -347,10 +347,11 @@ def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor],
         _stop_if_broken(run, state)
 
 
-def _stop_if_broken(run: Run, state: TrainingState, skipped: int = MAX_SKIPPED_STEPS) -> None:
-    """Raise `InputError` if a step was not finite, or if fp16 has skipped as many in a row as this."""
+def _stop_if_broken(run: Run, state: TrainingState, whole_epoch: bool = False) -> None:
+    """Raise `InputError` if a step was not finite, or if fp16 has skipped too many in a row, or every one."""
     progress, args = state.progress, run.args
-    if (in_a_row := int(progress.skipped[1])) >= skipped:
+    limit = min(MAX_SKIPPED_STEPS, progress.step_of_epoch) if whole_epoch else MAX_SKIPPED_STEPS
+    if (in_a_row := int(progress.skipped[1])) >= limit:
         raise InputError(
             f"step {progress.step}: the last {in_a_row} steps overflowed in fp16 and were skipped:"
             f" use --bf16, or a lower --learning_rate than {args.learning_rate:g}"
@@ -367,7 +368,7 @@ def _stop_if_broken(run: Run, state: TrainingState, skipped: int = MAX_SKIPPED_S
 def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], results: dict) -> None:
     """Evaluate and save the model after an epoch, then the records that speak of it, then the state."""
     progress, accelerator = state.progress, run.accelerator
-    _stop_if_broken(run, state, skipped=min(MAX_SKIPPED_STEPS, progress.step_of_epoch))
+    _stop_if_broken(run, state, whole_epoch=True)
     try:
         scores = evaluate(run, eval_sets)
     except Interrupted:
