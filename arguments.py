@@ -98,6 +98,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
     )
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "apex_fused_adam"),
+        default="adamw",
+        help="PyTorch's fused AdamW, or that of NVIDIA apex, where it was built from source (default: %(default)s)",
+    )
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
     group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
@@ -203,6 +209,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    if args.optimizer == "apex_fused_adam":
+        _check_apex(args)
     if args.attn_implementation is None:
         # On a processor the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager.
         on_processor = args.no_cuda or not torch.cuda.is_available()
@@ -240,6 +248,20 @@ def _check_eval_file(args: argparse.Namespace) -> None:
         raise InputError(f"--eval_file and --eval_on {args.eval_on} exclude each other: give one of them")
     if not Path(args.eval_file).is_file():
         raise InputError(f"--eval_file {args.eval_file}: no such file")
+
+
+def _check_apex(args: argparse.Namespace) -> None:
+    try:
+        built = bool(importlib.util.find_spec("apex.optimizers") and importlib.util.find_spec("amp_C"))
+    except Exception:  # whatever a package called apex does when it is imported
+        built = False
+    if not built:
+        raise InputError(
+            "--optimizer apex_fused_adam: NVIDIA apex with its CUDA extensions is not installed, and the package that"
+            " pip calls apex is not it: build it from github.com/NVIDIA/apex, or leave the flag out"
+        )
+    if args.no_cuda or not torch.cuda.is_available():
+        raise InputError("--optimizer apex_fused_adam needs a GPU: leave the flag out")
 
 
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):

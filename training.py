@@ -173,7 +173,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
 
-    optimizer = torch.optim.AdamW(parameter_groups(run.model, args.weight_decay), lr=args.learning_rate, fused=True)
+    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -313,6 +313,15 @@ def optimize(
     optimizer.zero_grad()
     figures.add({"grad_norm": norm / accelerator.num_processes})
     return figures.sums, norm.isfinite() & figures.sums["train_loss"].isfinite()
+
+
+def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
+    if name == "apex_fused_adam":
+        from apex.optimizers import FusedAdam  # only for those who built it
+
+        return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -13,6 +13,7 @@ from test_data import write
 
 import run_sent_clas
 import training
+from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
 from models import objectives
 from models.checkpoints import read_state_dict
@@ -41,13 +42,13 @@ def arguments(data_dir: Path, encoder: str, folder: Path, *flags: str) -> list[s
     return [*given, "--max_seq_length", "16", *flags]
 
 
-def run_twofold(given: list[str]) -> subprocess.CompletedProcess:
-    """run_sent_clas.py in two processes."""
+def run_twofold(given: list[str], *program: str) -> subprocess.CompletedProcess:
+    """run_sent_clas.py, or another program, in two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
+    command = [*launcher, *(program or [str(ROOT / "run_sent_clas.py")]), *given]
     return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
@@ -86,6 +87,24 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
     assert (two / "eval_results.txt").read_text() == printed
     assert (two / "SST-2.tsv").read_text() == (one / "SST-2.tsv").read_text()
     assert shared.stderr.count("step 10: train loss") == 1
+
+
+def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
+    """One of them gets a SIGTERM in the third step; each of them has its own dropout to go on with."""
+    make_data(tmp_path / "sets", 11)
+    make_encoder(tmp_path / "encoder")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = ["--save_steps", "100", "--logging_steps", "1", "--gradient_accumulation_steps", "1"]
+    assert run_twofold(command("run_sent_clas", tmp_path, whole, *flags)[2:]).returncode == 0
+    argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
+    children = str(Path(__file__).parent / "children.py")
+    stopped = run_twofold(["run_sent_clas", *argv], children, "training", "optimize", "3", "15")
+    assert stopped.returncode != 0
+    assert "the same command with --resume goes on from there" in stopped.stderr
+    assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
+    resumed = run_twofold([*argv, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(cut, whole) == []
 
 
 def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):

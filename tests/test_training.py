@@ -1,8 +1,10 @@
 """The training loop: what a step is made of, in which order rows come, and which epoch is the best."""
 
 import argparse
+import importlib
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from script_runs import message
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
+import run_sent_clas
 import training
 from data.batches import StepSampler
 from data.features import Features
@@ -65,6 +68,7 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "num_workers": 0,
         "logging_steps": 1,
         "report_to": "none",
+        "optimizer": "adamw",
         "resume": None,
         "save_steps": None,
         "save_total_limit": 2,
@@ -308,6 +312,22 @@ def test_bf16_training_keeps_float32_weights(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert np.isfinite(json.loads(run.folder.results.read_text())["epochs"][0]["train_loss"])
     assert os.listdir(tmp_path / "run" / "best")
+
+
+def test_the_optimizer_of_apex(tmp_path, monkeypatch):
+    """Not here: but a package of its form is asked for AdamW, and another package called apex is told from it."""
+    flags = ["--task_name", "SST-2", "--do_train", "--optimizer", "apex_fused_adam"]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "apex").mkdir()
+    (tmp_path / "apex" / "__init__.py").write_text("")
+    assert "the package that pip calls apex is not it" in message(run_sent_clas.parse_arguments, flags)
+    (tmp_path / "apex" / "optimizers.py").write_text("def FusedAdam(*given, **settings): return given, settings")
+    (tmp_path / "amp_C.py").write_text("")
+    importlib.invalidate_caches()
+    assert "needs a GPU" in message(run_sent_clas.parse_arguments, [*flags, "--no_cuda"])
+    assert training.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
+    for name in ("apex", "apex.optimizers", "amp_C"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 # --- steps that go wrong ---
