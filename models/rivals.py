@@ -174,6 +174,8 @@ class FreeLB(EmbeddingNoise):
         lr: how far a step of the ascent goes.
         init: size of the first noise.
         max_norm: the radius; 0 for no bound.
+
+    The authors have other settings for each task; the defaults of the command line are theirs for RoBERTa on SST-2.
     """
 
     def __init__(self, backbone: nn.Module, steps: int, lr: float, init: float, max_norm: float):
@@ -292,8 +294,9 @@ class R3F(EmbeddingNoise):
     ICLR 2021, arXiv 2008.03156, section 3.1.
 
     loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, p = f(x), q = f(x + z), both with their
-    gradient and a draw of dropout of their own; of a regression, the mean squared difference. The paper's R4F, a
-    spectral norm on the head, is not here.
+    gradient and a draw of dropout of their own, as in the authors' code; of a regression, the mean squared difference.
+    Noise of the published size, 1e-5, moves a prediction by far less than dropout does, so that in a model with dropout
+    the divergence is that of R-Drop. The paper's R4F, a spectral norm on the head, is not here.
 
     Args:
         noise: "uniform", z ~ U(-eps, eps), or "normal", z ~ N(0, eps^2).
