@@ -69,7 +69,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
     group.add_argument(
-        "--asa_layers", type=layers, metavar="LAYERS", help="which have an adversary: 0-3, or 0,2,5 (default: all)"
+        "--asa_layers",
+        type=layers,
+        metavar="LAYERS",
+        help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
     )
     _add_rivals(parser)
 

@@ -424,7 +424,7 @@ def data_dir(tmp_path_factory):
 )
 def test_from_the_command_line(script, task, method, data_dir, encoder_folder, tmp_path):
     flags = [part for name, value in SETTINGS[method].items() for part in (f"--{name}", str(value))]
-    flags += ["--do_train", "--do_eval", "--method", method, "--gradient_accumulation_steps", "2"]
+    flags += ["--do_train", "--do_eval", "--method", method, "--gradient_accumulation_steps", "2", "--bf16"]
     out = run_folder(script.main, data_dir, encoder_folder, tmp_path / "out", task, *flags)
     record = results_of(out)
     assert {name: record["args"][name] for name in SETTINGS[method]} == SETTINGS[method]
