@@ -80,7 +80,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
     group.add_argument(
-        "--asa_layers", type=layers, metavar="LAYERS", help="which have an adversary: 0-3, or 0,2,5 (default: all)"
+        "--asa_layers",
+        type=layers,
+        metavar="LAYERS",
+        help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
     )
     _add_rivals(parser)
 
@@ -142,32 +145,26 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
 
 def _add_rivals(parser: argparse.ArgumentParser) -> None:
     """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
-    group = parser.add_argument_group("other methods: each flag is read by the one it is named after")
-    group.add_argument(
-        "--random_mask_keep_rate", type=proportion, default=0.9, help="of the query-key pairs (default: %(default)s)"
+    group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
+    settings = (
+        ("random_mask_keep_rate", proportion, 0.9, "share of the query-key pairs that is kept"),
+        ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
+        ("freelb_steps", positive_int, 2, "passes with noise"),
+        ("freelb_lr", positive, 0.1, "length of a step of the noise"),
+        ("freelb_init", non_negative, 1.0, "size of the first noise"),
+        ("freelb_max_norm", non_negative, 0.6, "bound of the noise; 0 for none"),
+        ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
+        ("smart_noise", non_negative, 1e-5, "standard deviation of the first noise"),
+        ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
+        ("smart_steps", positive_int, 1, "of the noise"),
+        ("smart_radius", non_negative, 0.0, "bound of the noise; 0 for none"),
+        ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
+        ("smart_momentum", proportion, 0.999, "of the averaged weights"),
+        ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
+        ("r3f_eps", positive, 1e-5, "range or standard deviation of the noise"),
     )
-    weights = {"rdrop_alpha": 1.0, "smart_weight": 1.0, "smart_bregman": 1.0, "r3f_weight": 1.0}
-    for name, default in weights.items():
-        group.add_argument(
-            f"--{name}", type=non_negative, default=default, help="weight of the divergence (default: %(default)s)"
-        )
-    for name, default in {"freelb_steps": 2, "smart_steps": 1}.items():
-        group.add_argument(f"--{name}", type=positive_int, default=default, help="of ascent (default: %(default)s)")
-    sizes = {"freelb_lr": 0.1, "smart_step_size": 1e-3, "r3f_eps": 1e-5}
-    for name, default in sizes.items():
-        group.add_argument(f"--{name}", type=positive, default=default, help="size of noise (default: %(default)s)")
-    for name, default in {"freelb_init": 1.0, "smart_noise": 1e-5}.items():
-        group.add_argument(f"--{name}", type=non_negative, default=default, help="first noise (default: %(default)s)")
-    for name, default in {"freelb_max_norm": 0.6, "smart_radius": 0.0}.items():
-        group.add_argument(
-            f"--{name}",
-            type=non_negative,
-            default=default,
-            help="bound of the noise, 0 for none (default: %(default)s)",
-        )
-    group.add_argument(
-        "--smart_momentum", type=proportion, default=0.999, help="of the averaged weights (default: %(default)s)"
-    )
+    for name, kind, default, text in settings:
+        group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
 
 

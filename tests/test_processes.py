@@ -107,6 +107,22 @@ def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
     assert differences(cut, whole) == []
 
 
+@pytest.mark.parametrize(
+    "method", [("freelb", "--freelb_init", "0"), ("smart", "--smart_noise", "0")], ids=lambda m: m[0]
+)
+def test_two_processes_train_with_gradients_of_noise_as_one(method, data_dir, encoder_folder, tmp_path):
+    """Without noise drawn at random, of which each process has its own."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ("--method", *method, "--gradient_accumulation_steps", "2", "--smart_momentum", "0.5")
+    run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
+    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
+    assert shared.returncode == 0, shared.stderr
+    expected, found = (json.loads((folder / "results.json").read_text())["epochs"] for folder in (one, two))
+    losses = [[epoch[name] for epoch in epochs for name in ("train_loss", "eval_loss")] for epochs in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1][0] > losses[1][2]
+
+
 def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):
     """9 rows in two processes: with a row counted twice the loss would be another."""
     run_sent_clas.main([*arguments(data_dir, encoder_folder, tmp_path / "out"), "--max_train_steps", "1"])

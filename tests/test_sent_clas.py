@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import run_sent_clas
 from models.checkpoints import read_state_dict
+from models.objectives import METHODS
 from utils import run_script
 
 ROOT = Path(__file__).parent.parent
@@ -173,7 +174,8 @@ def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
 
 def test_attention_follows_from_device_and_method(command, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for method, given, expected in (("asa", None, "eager"), ("naive", None, "sdpa"), ("asa", "sdpa", "sdpa")):
+    defaults = [(method, None, "eager" if method == "asa" else "sdpa") for method in METHODS]
+    for method, given, expected in (*defaults, ("asa", "sdpa", "sdpa")):
         changes = {"attn_implementation": given} if given else {}
         assert command("--do_train", "--overwrite_output_dir", method=method, max_train_steps="1", **changes) == 0
         assert results(tmp_path / "out")["args"]["attn_implementation"] == expected
