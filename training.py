@@ -145,6 +145,7 @@ def execute(
             head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
