@@ -133,6 +133,7 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
     if args.do_train and accelerator.is_main_process:
         folder.finish()
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:

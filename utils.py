@@ -63,11 +63,6 @@ def run_script(main) -> None:
     except OSError as error:  # a name too long, a full disk, ...
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Of several processes the wrapper around the model can wait for ever in its destructor.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)

@@ -138,6 +138,16 @@ def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder
     assert (tmp_path / "again" / "SST-2.tsv").read_text() == (tmp_path / "out" / "SST-2.tsv").read_text()
 
 
+def test_an_error_of_one_process_ends_both(data_dir, encoder_folder):
+    """Only the first makes the folder, while the other waits for it."""
+    done = run_twofold(arguments(data_dir, encoder_folder, Path("/proc/none/out")))
+    assert done.returncode == 1  # of the launcher
+    said = [line for line in done.stderr.splitlines() if line.startswith("run_sent_clas.py: error:")]
+    assert said == [
+        "run_sent_clas.py: error: --output_dir /proc/none/out: cannot be written (No such file or directory)"
+    ]
+
+
 @pytest.mark.parametrize("count", [9, 8, 1])
 def test_each_row_of_a_step_goes_to_one_process(count):
     lengths = list(range(2, 2 + count))
