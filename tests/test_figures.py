@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_backbone, tiny_batch
+from matplotlib.figure import Figure
 from script_runs import message
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -34,6 +35,13 @@ def figures(monkeypatch) -> list:
     for program in (attention_maps, training_curves):
         monkeypatch.setattr(program, "picture", picture)
     return drawn
+
+
+@pytest.fixture
+def unsaved(monkeypatch, figures) -> list:
+    """The same, where the files are not looked at, and stay empty: a picture takes half a second."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())
+    return figures
 
 
 def saved_models(encoder: str, folder: Path) -> tuple[AsaModel, torch.nn.Module]:
@@ -135,17 +143,17 @@ def test_what_is_drawn_and_written(two_models, encoder_folder, tmp_path, figures
         assert all(patch.get_hatch() for patch in axis.patches)
 
 
-def test_by_default_the_mean_of_the_heads_where_most_is_masked(encoder_folder, tmp_path, figures):
+def test_by_default_the_mean_of_the_heads_where_most_is_masked(encoder_folder, tmp_path, unsaved):
     model, _ = saved_models(encoder_folder, tmp_path)
     attention_maps.main(flags(encoder_folder, tmp_path))
     result = attention_maps.attend(model, AutoTokenizer.from_pretrained(encoder_folder)(TEXT, return_tensors="pt"))
     layer = result.masked.sum((1, 2)).argmax()
-    (image,) = figures[0].axes[1].get_images()
+    (image,) = unsaved[0].axes[1].get_images()
     assert np.allclose(image.get_array(), result.attention[layer].mean(0), atol=1e-6)
-    assert figures[0].get_suptitle() == f"SST-2, layer {layer} of 0 to 1, mean of 2 heads"
+    assert unsaved[0].get_suptitle() == f"SST-2, layer {layer} of 0 to 1, mean of 2 heads"
 
 
-def test_pairs_and_scores(encoder_folder, tmp_path, figures):
+def test_pairs_and_scores(encoder_folder, tmp_path, unsaved):
     """A regression has a score in place of a label."""
     config = AutoConfig.from_pretrained(encoder_folder, **named_labels(()))
     backbone = AutoModelForSequenceClassification.from_config(config).float()
@@ -154,8 +162,8 @@ def test_pairs_and_scores(encoder_folder, tmp_path, figures):
     encoding = AutoTokenizer.from_pretrained(encoder_folder)(TEXT, "a film", return_tensors="pt")
     with torch.no_grad():
         score = backbone.eval()(**encoding).logits.item()
-    assert figures[0].axes[0].get_title().endswith(f"prediction: score {score:.2f}")
-    assert len(figures[0].axes[0].get_xticklabels()) == encoding["input_ids"].shape[1]
+    assert unsaved[0].axes[0].get_title().endswith(f"prediction: score {score:.2f}")
+    assert len(unsaved[0].axes[0].get_xticklabels()) == encoding["input_ids"].shape[1]
 
 
 BAD_MAPS = {
@@ -244,13 +252,13 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
     ]
 
 
-def test_a_run_without_evaluation_or_adversaries(tmp_path, figures):
+def test_a_run_without_evaluation_or_adversaries(tmp_path, unsaved):
     folder = write_run(tmp_path / "run", "naive")
     results = json.loads((folder / "results.json").read_text())
     results["epochs"] = [{"global_step": 40, "eval_score": None, "metrics": {}}]
     (folder / "results.json").write_text(json.dumps(results))
     training_curves.main([str(folder), "--output", str(tmp_path / "curves.png")])
-    loss, divergence, score, empty = figures[0].axes
+    loss, divergence, score, empty = unsaved[0].axes
     assert [text.get_text() for text in divergence.texts] == ["none of these runs has one"]
     assert (len(loss.lines), score.lines[0].get_xydata().size, empty.axison) == (1, 0, False)
     assert score.get_title() == "score after each epoch"
