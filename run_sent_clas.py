@@ -36,8 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if task.counts_as and not args.do_train:  # the model is that of another task
         model_file = args.test_model_file
         classes = model_classes(task, saved_classes(model_file), f"--test_model_file {model_file}")
-    changes = {"num_labels": 1, "problem_type": "regression"} if task.regression else named_labels(classes)
-    examples, config, tokenizer = prepare(args, task, changes)
+    examples, config, tokenizer = prepare(args, task, named_labels(classes))
     features = examples.map(
         cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
     )

@@ -153,13 +153,18 @@ def _class_words(config: PreTrainedConfig) -> list[str]:
 
 
 def load_saved(
-    auto_class: type, source: str | Path, config: PreTrainedConfig, attn_implementation: str
+    auto_class: type,
+    source: str | Path,
+    config: PreTrainedConfig,
+    attn_implementation: str,
+    flag: str = "--test_model_file",
 ) -> PreTrainedModel:
     """The plain model that a run, the release or Hugging Face saved.
 
     Args:
         source: a file for `load_release_checkpoint`, or a Hugging Face folder.
         config: what the model has to be; it says the number of labels.
+        flag: where the source comes from, for messages.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is that of another model.
@@ -171,20 +176,18 @@ def load_saved(
             raise InputError(f"the encoder's config.json describes no model that can be made ({error})") from None
         load_release_checkpoint(model, source)
         return model
-    saved = load_config(str(source), None, None, flag="--test_model_file")
+    saved = load_config(str(source), None, None, flag=flag)
     if saved.model_type != config.model_type:
-        raise InputError(
-            f"--test_model_file {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}"
-        )
+        raise InputError(f"{flag} {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}")
     if saved.num_labels != config.num_labels:
-        raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
+        raise InputError(f"{flag} {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
     words, expected = _class_words(saved), _class_words(config)
     if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
         raise InputError(
-            f"--test_model_file {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
+            f"{flag} {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
             " the order must be the same"
         )
-    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, "--test_model_file")
+    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, flag)
     if missing:
-        raise InputError(f"--test_model_file {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
+        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
     return model
