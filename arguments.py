@@ -50,7 +50,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     )
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
-    group.add_argument("--num_workers", type=natural, default=0, help="processes that collate (default: %(default)s)")
+    group.add_argument("--num_workers", type=few, default=0, help="processes that collate (default: %(default)s)")
     group.add_argument(
         "--token_cache_dir", default="data/cache", help="keeps large sets tokenised (default: %(default)s)"
     )
@@ -180,6 +180,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     args.test_model_file = args.test_model_file or None  # empty by default in the release
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder of this run")
+    if not args.load_model_path:
+        raise InputError("--load_model_path is empty: name an encoder")
     if args.lr_scheduler_type == "polynomial" and args.learning_rate <= POLYNOMIAL_END:
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.fp16 and args.bf16:
@@ -275,7 +277,9 @@ def _number(kind: type, low: float, high: float, description: str, open_low: boo
     return parse_number
 
 
-positive_int = _number(int, 1, math.inf, "a whole number above 0")
+# More than these, no run can mean.
+positive_int = _number(int, 1, 10**12, "a whole number from 1 to 10^12")
+few = _number(int, 0, 1024, "a whole number from 0 to 1024")
 natural = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
 positive = _number(float, 0, math.inf, "a number above 0", open_low=True)
 non_negative = _number(float, 0, math.inf, "a number from 0")

@@ -41,10 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
     )
 
-    counts_as = np.array([task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes])
+    counts_as = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
+    counts_as = np.array([*counts_as, metrics.NO_CLASS])  # which is its own, being the last index
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(logits) if task.regression else counts_as[np.stack(logits).argmax(-1)]
+        return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]
 
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
         labels, predicted = rows.columns["labels"][:], predictions(logits)

@@ -7,6 +7,7 @@ the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Type
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from utils import InputError, atomic_file, atomic_folder
 ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.\d+\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
+LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -84,9 +86,19 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
                 f"{where}: a checkpoint of another shape: {name} is {tuple(state[name].shape)},"
                 f" the model's is {tuple(tensor.shape)}"
             )
+        _check_numbers(state[name], f"{where}: {name}")
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])
+
+
+def _check_numbers(tensor: torch.Tensor, what: str) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InputError(f"{what} is not a dense tensor")
+    if not tensor.is_floating_point():
+        raise InputError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}, not real numbers")
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{what} is not finite: the run that saved it diverged")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -98,11 +110,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path}: a Git LFS pointer in place of the file: fetch it with git lfs pull")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what counts is what comes out
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
     except Exception as error:  # of any kind: the bytes may be anything

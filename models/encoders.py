@@ -3,6 +3,7 @@
 A name is tried as a folder, then as an installed encoder package, then on the Hugging Face Hub.
 """
 
+import difflib
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def load_config(
     except Exception as error:  # the library raises what its parts raise
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__})"
+            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}){_nearest(name)}"
         ) from None
     if config.model_type not in ENCODER_LAYERS:
         raise InputError(
@@ -93,6 +94,11 @@ def load_config(
     if model_type is not None and model_type.lower() != config.model_type:
         raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
     return config
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, PACKAGES, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def named_labels(labels: tuple[str, ...]) -> dict:
@@ -201,6 +207,9 @@ def load_folder(
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
+    for weight, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{flag} {name}: its weights are not finite: {weight}")
     mismatched = {weight if isinstance(weight, str) else weight[0] for weight in report["mismatched_keys"]}
     return model, sorted(mismatched | set(report["missing_keys"]))
 
