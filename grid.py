@@ -6,7 +6,6 @@ off is resumed, and what fails does not stop the rest.
 
 import contextlib
 import datetime
-import importlib
 import itertools
 import json
 import math
@@ -23,12 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data.tasks import Task
 from records import PLAN, different_settings, is_finished, parsed, read_results, read_run
-from utils import InputError, log, write_json, write_text
+from utils import InputError, Interrupted, log, write_json, write_text
 
 ROOT = Path(__file__).parent
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
@@ -84,10 +84,6 @@ class OtherSet:
     @property
     def label(self) -> str:
         return f"on-{Path(self.file).stem if self.file else self.task}"
-
-
-class Stopped(Exception):
-    """A signal asked the grid to stop."""
 
 
 def plan_runs(
@@ -217,14 +213,10 @@ class Estimate:
         if known:
             seconds = statistics.median(known) * run.steps
             return seconds, f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
-        device = "a processor" if run.args["no_cuda"] or not _has_gpu() else "a GPU"
+        device = "a processor" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
         return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
-
-
-def _has_gpu() -> bool:
-    return importlib.import_module("torch").cuda.is_available()
 
 
 def duration(seconds: float) -> str:
@@ -277,27 +269,33 @@ def only_grid(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str) -> dict[str, str]:
+def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again: str) -> dict[str, str]:
     """Run what is not finished, `jobs` at a time.
 
     Args:
         keep: which weights of a finished run stay, one of `KEPT`.
+        again: said to who interrupts the grid.
 
     Returns:
         Run -> why it failed, of those that did.
 
     Raises:
         InputError: a folder holds a run of another setting, or another grid works there.
-        Stopped: a signal came; the runs have been told to save and have ended.
+        Interrupted: a signal came; the runs have been told to save, and have ended.
     """
-    with only_grid(folder), signals_raise():
+    with only_grid(folder), signals() as received:
         waiting = [run for run in runs if state(run) != "finished"]
         log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
         write_plan(runs, folder)
-        return _run_all(waiting, Estimate(folder), jobs, keep)
+        failed = _run_all(waiting, Estimate(folder), jobs, keep, received)
+    if received:
+        raise Interrupted(received[0], f"stopped; {again}")
+    return failed
 
 
-def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str) -> dict[str, str]:
+def _run_all(
+    waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, received: Sequence[int]
+) -> dict[str, str]:
     running: dict[subprocess.Popen, tuple[Planned, float]] = {}  # with the time of its start
     failed: dict[str, str] = {}
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
@@ -317,7 +315,7 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str) -
         bar.update()
 
     try:
-        while waiting or running:
+        while (waiting or running) and not received:
             for run in [run for run in waiting if run.needs and run.needs.name in failed]:
                 waiting.remove(run)
                 ended(run, "not possible, as the training failed")
@@ -333,11 +331,9 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str) -
                 ended(run, finish(run, process.returncode, keep), time.monotonic() - started)
             if not done:
                 time.sleep(POLL_SECONDS)
-    except BaseException:
-        stop(list(running))
-        raise
     finally:
         bar.close()
+        stop(list(running), received)
     return failed
 
 
@@ -374,32 +370,29 @@ def drop_weights(folder: Path, keep: str) -> None:
         path.unlink()
 
 
-def stop(processes: Sequence[subprocess.Popen]) -> None:
+def stop(processes: Sequence[subprocess.Popen], received: Sequence[int]) -> None:
     """Ask the runs to save and end, and wait until they have; at a second signal they are killed."""
-    for process in processes:
-        process.terminate()
     if processes:
         log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save")
-    try:
-        for process in processes:
-            process.wait()
-    except Stopped:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.wait()
+    for process in processes:
+        process.terminate()
+    while any(process.poll() is None for process in processes):
+        if len(received) > 1:
+            for process in processes:
+                process.kill()
+        time.sleep(POLL_SECONDS)
 
 
 @contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Within it, SIGINT, SIGTERM and SIGHUP raise `Stopped` with their number."""
-
-    def stopped(number, frame):
-        raise Stopped(number)
-
-    before = {number: signal.signal(number, stopped) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+def signals() -> Iterator[list[int]]:
+    """Within it, signals to end are noted in the list; those that were ignored stay so, as under `nohup`."""
+    received = []
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, frame: received.append(number))
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -8,25 +8,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from arguments import EXECUTION
 from data.tasks import TASKS, Task
+from models.objectives import METHODS, unused_flags
 from utils import InputError
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
-# Arguments that change where and how fast a run computes, and not what.
-EXECUTION = {
-    *("output_dir", "overwrite_output_dir", "resume", "data_dir", "cache_dir", "token_cache_dir", "num_workers"),
-    *("do_train", "do_eval", "do_test", "test_model_file", "eval_file", "eval_batch_size", "logging_steps"),
-    *("report_to", "no_cuda", "attn_implementation", "gradient_checkpointing", "model_type"),
+# Arguments that say where and how a run computes, and not what.
+HOW = EXECUTION | {
+    *("do_train", "do_eval", "test_model_file", "eval_file", "no_cuda", "attn_implementation", "model_type"),
+    "gradient_checkpointing",
 }
 # What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
-METHODS = ("asa", "rdrop", "random_mask", "freelb", "smart", "r3f")  # an argument's name begins with its method's
-METHODS_READING = {"tau": ("asa",), "asa_layers": ("asa", "random_mask")}  # the others
 
 
 def parsed(task: Task, argv: Sequence[str]) -> dict:
     """What the task's script makes of arguments."""
-    # Imported only here: PyTorch takes seconds.
     return vars(importlib.import_module(task.script).parse_arguments(argv))
 
 
@@ -42,15 +40,10 @@ def settings(args: dict) -> tuple[dict, dict]:
     """
     args = defaults(args["task_name"], args.get("protocol", "paper")) | args
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
-    read = {name: value for name, value in args.items() if name not in EXECUTION | IDENTITY | unread}
-    own = {name: value for name, value in read.items() if args["method"] in methods_reading(name)}
-    return {name: value for name, value in read.items() if not methods_reading(name)}, own
-
-
-def methods_reading(argument: str) -> Sequence[str]:
-    """The methods that an argument belongs to; none for one of the training."""
-    found = [method for method in METHODS if argument.startswith(f"{method}_")]
-    return METHODS_READING.get(argument, found)
+    unread |= HOW | IDENTITY | unused_flags(args["method"])
+    own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
+    read = {name: value for name, value in args.items() if name not in unread}
+    return tuple({name: read[name] for name in read if (name in own) == of_method} for of_method in (False, True))
 
 
 def changes(args: dict) -> tuple[dict, dict]:
@@ -69,8 +62,8 @@ def different_settings(run: dict, args: dict) -> str:
         return training | own | {name: args.get(name, False) for name in IDENTITY}
 
     have, want = compared(run["args"]), compared(args)
-    names = sorted(name for name in {*have, *want} if have.get(name) != want.get(name))
-    return ", ".join(f"{name} {have.get(name)}, not {want.get(name)}" for name in names)
+    names = sorted(name for name in have.keys() & want.keys() if have[name] != want[name])
+    return ", ".join(f"{name} {have[name]}, not {want[name]}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -79,6 +72,7 @@ class Result:
 
     name: its folder below the one that is reported on.
     args: of the training.
+    training, own: what decides the result but the seed, as in `settings`.
     examples: split -> how many it has.
     scored_on: "dev" or "test", or the name of another set.
     last: the score after the last epoch, in per cent.
@@ -88,6 +82,8 @@ class Result:
 
     name: str
     args: dict
+    training: dict
+    own: dict
     precision: str
     examples: dict[str, int]
     scored_on: str
@@ -124,8 +120,8 @@ def read_run(path: Path) -> dict:
 
 
 def is_finished(run: dict) -> bool:
-    """Whether a run has gone to its end; older results files say so by their last epoch alone."""
-    if "finished" in run or not run["epochs"]:
+    """Whether a run has gone to its end; those that could not be resumed yet say so by their last epoch alone."""
+    if "resume" in run["args"] or not run["epochs"]:
         return bool(run.get("finished"))
     last, args = run["epochs"][-1], run["args"]
     if args["max_train_steps"]:
@@ -161,9 +157,12 @@ def _of_run(name: str, run: dict) -> Result:
     epochs, args = run["epochs"], run["args"]
     steps = [after - before for before, after in zip([0, *_steps(epochs)], _steps(epochs), strict=False)]
     flags = "fp16" if args.get("fp16") else "bf16" if args.get("bf16") else "fp32"
+    training, own = settings(args)
     return Result(
         name=name,
         args=args,
+        training=training,
+        own=own,
         precision=run.get("precision", flags),
         examples={split: run["examples"].get(split) for split in ("train", "eval")},
         scored_on=args["eval_on"],

@@ -13,7 +13,8 @@ from pathlib import Path
 import grid
 from data.tasks import TASKS, find_name
 from grid import OtherSet, Variant
-from records import METHODS, missing, read_results
+from models.objectives import METHODS
+from records import missing, read_results
 from tables import report
 from utils import InputError, Parser, log, run_script
 
@@ -26,7 +27,7 @@ TASKS_OF = {
     "robustness": ("MNLI", "QQP", "SST-2"),
 }
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
-METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": ("naive", *METHODS)}
+METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
 TAUS = "0,0.001,0.01,0.1,0.5"
 LAYERS = ("0-1", "2-3", "4-5", "all")
 # The grid gives these to every run; they are not for the user to give after --.
@@ -51,11 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         grid.dry_run(runs, folder, args.jobs)
         return
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
-    try:
-        failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints)
-    except grid.Stopped as stopped:
-        log.info(f"stopped; {again}")
-        sys.exit(128 + stopped.args[0])
+    failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; {again}", file=sys.stderr)
         for name, why in failed.items():

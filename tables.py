@@ -14,7 +14,8 @@ from scipy import stats
 
 from data.published import published
 from data.tasks import TASKS
-from records import METHODS, Result, changes, natural, settings
+from models.objectives import METHODS
+from records import Result, changes
 from utils import InputError, write_json, write_text
 
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
@@ -43,7 +44,7 @@ class Group:
         first = next(iter(self.results.values()))
         self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
         self.training, self.own = changes(first.args)  # what is not as usual
-        self.base = _key(settings(first.args)[0], first)
+        self.base = _key(first.training, first)
 
     def scores(self, epoch: str) -> dict[int, float]:
         """Seed -> score of the last or best epoch; without those that have none."""
@@ -65,7 +66,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
     groups: dict[str, dict[int, Result]] = {}
     for result in results:
         seed = result.args["seed"]
-        seeds = groups.setdefault(_key([result.args["method"], *settings(result.args)], result), {})
+        seeds = groups.setdefault(_key([result.args["method"], result.training, result.own], result), {})
         if seed in seeds:
             raise InputError(f"two runs of one setting have the seed {seed}: {seeds[seed].name} and {result.name}")
         seeds[seed] = result
@@ -130,10 +131,10 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _order(group: Group) -> tuple:
-    methods = ("naive", *METHODS)
-    place = methods.index(group.method) if group.method in methods else len(methods)
-    task = list(TASKS).index(group.task)
-    return group.first.args["load_model_path"], task, group.first.scored_on, group.base, place, natural(str(group.own))
+    place, task = list(METHODS).index(group.method), list(TASKS).index(group.task)
+    setting = group.first.scored_on, len(group.training), group.base
+    own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
+    return group.first.args["load_model_path"], task, *setting, place, own
 
 
 def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
