@@ -50,7 +50,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     )
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
-    group.add_argument("--num_workers", type=natural, default=0, help="processes that collate (default: %(default)s)")
+    group.add_argument("--num_workers", type=few, default=0, help="processes that collate (default: %(default)s)")
     group.add_argument(
         "--token_cache_dir", default="data/cache", help="keeps large sets tokenised (default: %(default)s)"
     )
@@ -80,7 +80,10 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
     group.add_argument(
-        "--asa_layers", type=layers, metavar="LAYERS", help="which have an adversary: 0-3, or 0,2,5 (default: all)"
+        "--asa_layers",
+        type=layers,
+        metavar="LAYERS",
+        help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
     )
     _add_rivals(parser)
 
@@ -97,6 +100,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--num_train_epochs", type=positive_int, default=3)
     group.add_argument(
         "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
+    )
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "apex_fused_adam"),
+        default="adamw",
+        help="PyTorch's fused AdamW, or that of NVIDIA apex, where it was built from source (default: %(default)s)",
     )
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
@@ -136,32 +145,26 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
 
 def _add_rivals(parser: argparse.ArgumentParser) -> None:
     """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
-    group = parser.add_argument_group("other methods: each flag is read by the one it is named after")
-    group.add_argument(
-        "--random_mask_keep_rate", type=proportion, default=0.9, help="of the query-key pairs (default: %(default)s)"
+    group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
+    settings = (
+        ("random_mask_keep_rate", proportion, 0.9, "share of the query-key pairs that is kept"),
+        ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
+        ("freelb_steps", positive_int, 2, "passes with noise"),
+        ("freelb_lr", positive, 0.1, "length of a step of the noise"),
+        ("freelb_init", non_negative, 1.0, "size of the first noise"),
+        ("freelb_max_norm", non_negative, 0.6, "bound of the noise; 0 for none"),
+        ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
+        ("smart_noise", non_negative, 1e-5, "standard deviation of the first noise"),
+        ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
+        ("smart_steps", positive_int, 1, "of the noise"),
+        ("smart_radius", non_negative, 0.0, "bound of the noise; 0 for none"),
+        ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
+        ("smart_momentum", proportion, 0.999, "of the averaged weights"),
+        ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
+        ("r3f_eps", positive, 1e-5, "range or standard deviation of the noise"),
     )
-    weights = {"rdrop_alpha": 1.0, "smart_weight": 1.0, "smart_bregman": 1.0, "r3f_weight": 1.0}
-    for name, default in weights.items():
-        group.add_argument(
-            f"--{name}", type=non_negative, default=default, help="weight of the divergence (default: %(default)s)"
-        )
-    for name, default in {"freelb_steps": 2, "smart_steps": 1}.items():
-        group.add_argument(f"--{name}", type=positive_int, default=default, help="of ascent (default: %(default)s)")
-    sizes = {"freelb_lr": 0.1, "smart_step_size": 1e-3, "r3f_eps": 1e-5}
-    for name, default in sizes.items():
-        group.add_argument(f"--{name}", type=positive, default=default, help="size of noise (default: %(default)s)")
-    for name, default in {"freelb_init": 1.0, "smart_noise": 1e-5}.items():
-        group.add_argument(f"--{name}", type=non_negative, default=default, help="first noise (default: %(default)s)")
-    for name, default in {"freelb_max_norm": 0.6, "smart_radius": 0.0}.items():
-        group.add_argument(
-            f"--{name}",
-            type=non_negative,
-            default=default,
-            help="bound of the noise, 0 for none (default: %(default)s)",
-        )
-    group.add_argument(
-        "--smart_momentum", type=proportion, default=0.999, help="of the averaged weights (default: %(default)s)"
-    )
+    for name, kind, default, text in settings:
+        group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
 
 
@@ -177,6 +180,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     args.test_model_file = args.test_model_file or None  # empty by default in the release
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder of this run")
+    if not args.load_model_path:
+        raise InputError("--load_model_path is empty: name an encoder")
     if args.lr_scheduler_type == "polynomial" and args.learning_rate <= POLYNOMIAL_END:
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.fp16 and args.bf16:
@@ -203,6 +208,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    if args.optimizer == "apex_fused_adam":
+        _check_apex(args)
     if args.attn_implementation is None:
         # On a processor the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager.
         on_processor = args.no_cuda or not torch.cuda.is_available()
@@ -242,6 +249,20 @@ def _check_eval_file(args: argparse.Namespace) -> None:
         raise InputError(f"--eval_file {args.eval_file}: no such file")
 
 
+def _check_apex(args: argparse.Namespace) -> None:
+    try:
+        built = bool(importlib.util.find_spec("apex.optimizers") and importlib.util.find_spec("amp_C"))
+    except Exception:  # whatever a package called apex does when it is imported
+        built = False
+    if not built:
+        raise InputError(
+            "--optimizer apex_fused_adam: NVIDIA apex with its CUDA extensions is not installed, and the package that"
+            " pip calls apex is not it: build it from github.com/NVIDIA/apex, or leave the flag out"
+        )
+    if args.no_cuda or not torch.cuda.is_available():
+        raise InputError("--optimizer apex_fused_adam needs a GPU: leave the flag out")
+
+
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):
     def parse_number(text: str):
         try:
@@ -256,7 +277,9 @@ def _number(kind: type, low: float, high: float, description: str, open_low: boo
     return parse_number
 
 
-positive_int = _number(int, 1, math.inf, "a whole number above 0")
+# More than these, no run can mean.
+positive_int = _number(int, 1, 10**12, "a whole number from 1 to 10^12")
+few = _number(int, 0, 1024, "a whole number from 0 to 1024")
 natural = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
 positive = _number(float, 0, math.inf, "a number above 0", open_low=True)
 non_negative = _number(float, 0, math.inf, "a number from 0")

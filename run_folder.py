@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from arguments import EXECUTION, SETTLED
 from run_state import latest_good
-from utils import InputError, remove_folder, write_json, write_text, writing
+from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
@@ -67,10 +68,14 @@ class RunFolder:
     def check(self, args: argparse.Namespace, task) -> None:
         """Raise `InputError` if this run may not use the folder as it is; writes nothing.
 
-        It has results that the run would replace and may not, or it does not have the run that is to be resumed.
+        It cannot be written, which is better found now than after an epoch; or it has results that the run would
+        replace and may not; or it does not have the run that is to be resumed.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--output_dir {self.path}: a file of that name is in the way")
+        there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
         if args.resume:
             self._check_resumed(args)
             return
@@ -182,17 +187,21 @@ class RunFolder:
         write_text(self.lines, "".join(f"{line}\n" for line in lines))
 
     def write_metrics(self, records: Iterable[dict]) -> None:
-        write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in records))
+        write_text(self.metrics, "".join(map(_line, records)))
 
     def add_metrics(self, record: dict) -> None:
         with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(_line(record))
 
     def write_results(self, record: dict) -> None:
         write_json(self.results, record)
 
     def write_evaluation(self, record: dict) -> None:
         write_json(self.evaluation, record)
+
+
+def _line(record: dict) -> str:
+    return json.dumps(finite(record), allow_nan=False) + "\n"
 
 
 def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[str, int]) -> dict:

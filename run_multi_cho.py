@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     features = examples.map(cached(args.token_cache_dir, choice_features, tokenizer, **settings))
 
     def score(rows, logits: list[np.ndarray]) -> dict[str, float]:
-        return metrics.compute(task.metrics, rows.columns["labels"][:], np.stack(logits).argmax(-1))
+        return metrics.compute(task.metrics, rows.columns["labels"][:], metrics.best_class(logits))
 
     head = Head(
         AutoModelForMultipleChoice,

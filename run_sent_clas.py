@@ -36,16 +36,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if task.counts_as and not args.do_train:  # the model is that of another task
         model_file = args.test_model_file
         classes = model_classes(task, saved_classes(model_file), f"--test_model_file {model_file}")
-    changes = {"num_labels": 1, "problem_type": "regression"} if task.regression else named_labels(classes)
-    examples, config, tokenizer = prepare(args, task, changes)
+    examples, config, tokenizer = prepare(args, task, named_labels(classes))
     features = examples.map(
         cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
     )
 
-    counts_as = np.array([task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes])
+    counts_as = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
+    counts_as = np.array([*counts_as, metrics.NO_CLASS])  # which is its own, being the last index
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(logits) if task.regression else counts_as[np.stack(logits).argmax(-1)]
+        return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]
 
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
         labels, predicted = rows.columns["labels"][:], predictions(logits)

@@ -124,7 +124,7 @@ class TrainingState:
             }
             figures["scheduler"] = self.scheduler.state_dict()
             figures["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
-            figures["learning_rates"] = [group["lr"] for group in self.optimizer.param_groups]
+            figures["optimizer"] = _settings(self.optimizer.param_groups)
             with atomic_folder(path) as folder:
                 save_file({name: each.contiguous() for name, each in _tensors(self.model).items()}, folder / MODEL)
                 save_file(_optimizer_tensors(self.optimizer), folder / OPTIMIZER)
@@ -152,7 +152,7 @@ class TrainingState:
         with torch.no_grad():
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
-        self._load_optimizer(load_file(path / OPTIMIZER), figures["learning_rates"])
+        self._load_optimizer(load_file(path / OPTIMIZER), figures["optimizer"])
         self.scheduler.load_state_dict(figures["scheduler"])
         if accelerator.scaler and figures["scaler"]:
             accelerator.scaler.load_state_dict(figures["scaler"])
@@ -164,14 +164,14 @@ class TrainingState:
         progress.of_window.load_state_dict(mine["of_window"], accelerator.device)
         _restore_random_states(mine["random"], accelerator.device)
 
-    def _load_optimizer(self, tensors: dict[str, torch.Tensor], learning_rates: list[float]) -> None:
+    def _load_optimizer(self, tensors: dict[str, torch.Tensor], settings: list[dict]) -> None:
         state = self.optimizer.state_dict()
         state["state"] = {}
         for name, tensor in tensors.items():
             number, _, key = name.partition(".")
             state["state"].setdefault(int(number), {})[key] = tensor
-        for group, learning_rate in zip(state["param_groups"], learning_rates, strict=True):
-            group["lr"] = learning_rate
+        for group, saved in zip(state["param_groups"], settings, strict=True):
+            group.update(saved)
         self.optimizer.load_state_dict(state)
 
 
@@ -255,6 +255,11 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
     state = optimizer.state_dict()["state"]
     return {f"{number}.{key}": tensor for number, each in state.items() for key, tensor in each.items()}
+
+
+def _settings(groups: list[dict]) -> list[dict]:
+    """Learning rates above all; apex keeps its count of steps there too."""
+    return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
 
 
 def _random_states(device: torch.device) -> dict:

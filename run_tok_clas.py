@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def predictions(rows: Features, logits: list[np.ndarray]) -> list[list[str | None]]:
         """The tag of each word, None where the encoder saw nothing of it."""
+        tags = (*task.labels, metrics.NO_TAG)  # of the class -1
         return [
-            [None if place is None else task.labels[row[place].argmax()] for place in places]
-            for row, places in zip(logits, rows.first_tokens, strict=True)
+            [None if place is None else tags[classes[place]] for place in places]
+            for classes, places in zip(map(metrics.best_class, logits), rows.first_tokens, strict=True)
         ]
 
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:

@@ -133,6 +133,7 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
     if args.do_train and accelerator.is_main_process:
         folder.finish()
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
@@ -173,7 +174,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
 
-    optimizer = torch.optim.AdamW(parameter_groups(run.model, args.weight_decay), lr=args.learning_rate, fused=True)
+    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -315,6 +316,15 @@ def optimize(
     return figures.sums, norm.isfinite() & figures.sums["train_loss"].isfinite()
 
 
+def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
+    if name == "apex_fused_adam":
+        from apex.optimizers import FusedAdam  # only for those who built it
+
+        return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Biases and norms, which have fewer than two dimensions, are not decayed."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -347,10 +357,11 @@ def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor],
         _stop_if_broken(run, state)
 
 
-def _stop_if_broken(run: Run, state: TrainingState, skipped: int = MAX_SKIPPED_STEPS) -> None:
-    """Raise `InputError` if a step was not finite, or if fp16 has skipped as many in a row as this."""
+def _stop_if_broken(run: Run, state: TrainingState, whole_epoch: bool = False) -> None:
+    """Raise `InputError` if a step was not finite, or if fp16 has skipped too many in a row, or every one."""
     progress, args = state.progress, run.args
-    if (in_a_row := int(progress.skipped[1])) >= skipped:
+    limit = min(MAX_SKIPPED_STEPS, progress.step_of_epoch) if whole_epoch else MAX_SKIPPED_STEPS
+    if (in_a_row := int(progress.skipped[1])) >= limit:
         raise InputError(
             f"step {progress.step}: the last {in_a_row} steps overflowed in fp16 and were skipped:"
             f" use --bf16, or a lower --learning_rate than {args.learning_rate:g}"
@@ -367,7 +378,7 @@ def _stop_if_broken(run: Run, state: TrainingState, skipped: int = MAX_SKIPPED_S
 def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], results: dict) -> None:
     """Evaluate and save the model after an epoch, then the records that speak of it, then the state."""
     progress, accelerator = state.progress, run.accelerator
-    _stop_if_broken(run, state, skipped=min(MAX_SKIPPED_STEPS, progress.step_of_epoch))
+    _stop_if_broken(run, state, whole_epoch=True)
     try:
         scores = evaluate(run, eval_sets)
     except Interrupted:

@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import ctypes
+import difflib
 import json
 import logging
+import math
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -35,7 +38,16 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one sentence, without the usage text before it."""
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+        self.exit(2, f"{self.prog}: error: {message}{self._nearest(message)} (see --help)\n")
+
+    def _nearest(self, message: str) -> str:
+        """The flag or the choice that was meant, as far as one can tell."""
+        if flag := re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message):
+            known = re.findall(r"--\w+", self.format_usage())
+        elif flag := re.search(r"invalid choice: '([^']*)'(?=.*\(choose from (.*)\))", message):
+            known = re.findall(r"[\w-]+", flag[2])
+        near = difflib.get_close_matches(flag[1], known, n=1) if flag else []
+        return f"; did you mean {near[0]}?" if near else ""
 
 
 def run_script(main) -> None:
@@ -63,11 +75,6 @@ def run_script(main) -> None:
     except OSError as error:  # a name too long, a full disk, ...
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Of several processes the wrapper around the model can wait for ever in its destructor.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -158,8 +165,17 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, value) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a JSON file, whole or not at all; a figure that is not finite, for which JSON has no word, is null."""
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value):
+    """What JSON can hold of a value: None in place of a figure that is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def keep_freed_memory() -> bool:

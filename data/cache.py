@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
@@ -97,7 +97,8 @@ def make_room(new: Path) -> None:
     for _, size, path, name in sorted(found, key=lambda entry: entry[0], reverse=True):
         kept += 0 if name["unfinished"] else size
         if name["unfinished"] or kept > KEPT:
-            with contextlib.suppress(Timeout), FileLock(path.with_name(f"{name['entry']}.lock"), timeout=0):
+            lock = FileLock(path.with_name(f"{name['entry']}.lock"), timeout=0)
+            with contextlib.suppress(OSError), lock:  # it is being written, or another user's
                 shutil.rmtree(path, ignore_errors=True)
 
 

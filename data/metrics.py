@@ -8,69 +8,78 @@ import numpy as np
 import seqeval.metrics
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from sklearn.exceptions import UndefinedMetricWarning
 
 from utils import log
 
-
-def _correlation(name: str, function):
-    def compute(labels: np.ndarray, predictions: np.ndarray) -> float:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", stats.ConstantInputWarning)
-            value = function(labels, predictions).statistic if len(labels) > 1 else np.nan
-        if np.isnan(value):
-            log.warning(f"{name} is not defined for constant labels or predictions: 0 is reported")
-            return 0.0
-        return float(value)
-
-    return compute
+NO_CLASS = -1  # in place of a class where the model's output is not a number
+NO_TAG = "not a number"  # likewise, of a word
+# What the libraries say where they report 0, or nothing, for a score that is not defined.
+UNDEFINED = (UndefinedMetricWarning, stats.ConstantInputWarning)
 
 
-# name -> function of (labels, predictions), both (n,); for each of them more is better.
+def best_class(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite."""
+    logits = np.stack(logits)
+    return np.where(np.isfinite(logits).all(-1), logits.argmax(-1), NO_CLASS)
+
+
+def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
+    constant = min(len(np.unique(labels)), len(np.unique(predictions))) < 2
+    return np.nan if constant else sklearn_metrics.matthews_corrcoef(labels, predictions)
+
+
+def _correlation(function):
+    return lambda labels, predictions: function(labels, predictions).statistic if len(labels) > 1 else np.nan
+
+
+# name -> function of (labels, predictions), both (n,); for each of them more is better, and nan is not defined.
 METRICS = {
     "accuracy": sklearn_metrics.accuracy_score,
-    "f1": lambda labels, predictions: sklearn_metrics.f1_score(labels, predictions, zero_division=0.0),
-    "matthews": sklearn_metrics.matthews_corrcoef,
-    "pearson": _correlation("Pearson's correlation", stats.pearsonr),
-    "spearman": _correlation("Spearman's correlation", stats.spearmanr),
+    "f1": lambda labels, predictions: sklearn_metrics.f1_score(labels, predictions, zero_division=np.nan),
+    "matthews": _matthews,
+    "pearson": _correlation(stats.pearsonr),
+    "spearman": _correlation(stats.spearmanr),
 }
 
 
 OUTSIDE = "O"  # the tag of a word that is no part of an entity
 
 
+def _accuracy(tags: list[list[str]], predictions: list[list[str]]) -> float:
+    tags = [*chain(*tags)]
+    return sklearn_metrics.accuracy_score(tags, [*chain(*predictions)]) if tags else np.nan
+
+
 def _token_f1(tags: list[list[str]], predictions: list[list[str]]) -> float:
     """Micro-F1 over words, without O: the release's score."""
     tags, predictions = list(chain(*tags)), list(chain(*predictions))
     kinds = sorted({*tags, *predictions} - {OUTSIDE})
-    if not kinds:
-        return 0.0
-    return sklearn_metrics.f1_score(tags, predictions, labels=kinds, average="micro", zero_division=0.0)
-
-
-def _of_entities(function):
-    return lambda tags, predictions: function(tags, predictions, zero_division=0)
+    return sklearn_metrics.f1_score(tags, predictions, labels=kinds, average="micro") if kinds else np.nan
 
 
 # name -> function of (tags, predictions), both a list of words' tags for each sentence.
 WORD_METRICS = {
-    "accuracy": lambda tags, predictions: sklearn_metrics.accuracy_score([*chain(*tags)], [*chain(*predictions)]),
+    "accuracy": _accuracy,
     "token_f1": _token_f1,
-    "entity_f1": _of_entities(seqeval.metrics.f1_score),
-    "entity_precision": _of_entities(seqeval.metrics.precision_score),
-    "entity_recall": _of_entities(seqeval.metrics.recall_score),
+    "entity_f1": seqeval.metrics.f1_score,
+    "entity_precision": seqeval.metrics.precision_score,
+    "entity_recall": seqeval.metrics.recall_score,
 }
 
 
-def compute(
-    names: tuple[str, ...], labels: Sequence, predictions: Sequence, known: Mapping[str, Callable] = METRICS
-) -> dict[str, float]:
-    """Metric name -> per cent.
+def compute(names: tuple[str, ...], labels: Sequence, predictions: Sequence) -> dict[str, float]:
+    """Metric name -> per cent; 0 where it is not defined, which is logged.
 
     Args:
-        labels: (n,), class indices, or scores of a regression; or what else the functions in `known` take.
-        predictions: likewise.
+        labels: (n,), class indices, or scores of a regression.
+        predictions: likewise; with one that is not a number, or `NO_CLASS`, no score is defined.
     """
-    return {name: 100 * float(known[name](labels, predictions)) for name in names}
+    predictions = np.asarray(predictions)
+    broken = not np.isfinite(predictions).all() or (
+        np.issubdtype(predictions.dtype, np.integer) and (predictions == NO_CLASS).any()
+    )
+    return _defined(_values(names, METRICS, labels, predictions, broken))
 
 
 def by_group(
@@ -101,12 +110,37 @@ def compute_words(
 
     Args:
         predictions: None for a word that the encoder did not see. In the second figures, `<name>_all_words`, it counts
-            as O, or as wrong where there is no such tag.
+            as O, or as wrong where there is no such tag. With a `NO_TAG`, no score is defined.
     """
+    broken = NO_TAG in chain(*predictions)
     seen = [[prediction is not None for prediction in row] for row in predictions]
-    scores = compute(names, _select(tags, seen), _select(predictions, seen), WORD_METRICS)
-    whole = compute(names, tags, outside_where_unseen(predictions), WORD_METRICS)
-    return scores | {f"{name}_all_words": value for name, value in whole.items()}
+    scores = _values(names, WORD_METRICS, _select(tags, seen), _select(predictions, seen), broken)
+    whole = _values(names, WORD_METRICS, tags, outside_where_unseen(predictions), broken)
+    return _defined(scores | {f"{name}_all_words": value for name, value in whole.items()})
+
+
+def _values(
+    names: tuple[str, ...], known: Mapping[str, Callable], labels: Sequence, predictions: Sequence, broken: bool
+) -> dict[str, float]:
+    """Metric name -> per cent, nan where it is not defined: for all of them where the predictions are broken."""
+    return {name: np.nan if broken else _value(known[name], labels, predictions) for name in names}
+
+
+def _value(function: Callable, labels: Sequence, predictions: Sequence) -> float:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        value = 100 * float(function(labels, predictions))
+    return np.nan if any(issubclass(warning.category, UNDEFINED) for warning in heard) else value
+
+
+def _defined(scores: dict[str, float]) -> dict[str, float]:
+    undefined = [name for name, value in scores.items() if np.isnan(value)]
+    if undefined:
+        log.warning(
+            f"{', '.join(undefined)}: not defined for these labels and predictions (all alike, none to find, or not"
+            " numbers): 0 is reported"
+        )
+    return {name: 0.0 if np.isnan(value) else value for name, value in scores.items()}
 
 
 def outside_where_unseen(predictions: list[list[str | None]]) -> list[list[str]]:

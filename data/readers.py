@@ -142,7 +142,10 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     fetch = f"python -m data.download {name} --data_dir {shlex.quote(str(data_dir))}"
     if not data_dir.is_dir():
         raise InputError(f"--data_dir {data_dir}: no such folder; it must hold a folder {name} (to fetch it: {fetch})")
-    folders = {folder.name.lower(): folder for folder in sorted(data_dir.iterdir()) if folder.is_dir()}
+    try:
+        folders = {folder.name.lower(): folder for folder in sorted(data_dir.iterdir()) if folder.is_dir()}
+    except OSError as error:
+        raise InputError(f"--data_dir {data_dir}: cannot be read ({error.strerror})") from None
     for known in names_of(name):
         if known.lower() in folders:
             return folders[known.lower()]

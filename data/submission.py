@@ -1,13 +1,14 @@
 """Predictions files: one line an example, or a word, in the order of the test file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data.examples import ChoiceExample, Example, WordsExample
+from data.metrics import NO_CLASS, NO_TAG
 from data.tasks import SentenceTask
-from utils import write_text
+from utils import InputError, write_text
 
 
 def write_submission(path: str | Path, task: SentenceTask, examples: list[Example], predictions: np.ndarray) -> None:
@@ -16,6 +17,7 @@ def write_submission(path: str | Path, task: SentenceTask, examples: list[Exampl
     Args:
         predictions: (n,), class indices, or scores of a regression, which are clipped to the task's range.
     """
+    _check_numbers(path, predictions if task.regression else np.where(predictions == NO_CLASS, np.nan, 0))
     if task.regression:
         words = [f"{score:.3f}" for score in np.clip(predictions, *task.score_range)]
     else:
@@ -29,9 +31,18 @@ def write_choices(path: str | Path, examples: list[ChoiceExample], scores: np.nd
     Args:
         scores: (n, choices).
     """
+    _check_numbers(path, scores)
     header = ["prediction", *(f"score{choice}" for choice in range(scores.shape[1]))]
     rows = ([str(row.argmax()), *(f"{score:.6g}" for score in row)] for row in scores)
     _write_indexed(path, examples, header, rows)
+
+
+def _check_numbers(path: str | Path, rows: Sequence) -> None:
+    if broken := (~np.isfinite(rows)).sum():
+        raise InputError(
+            f"{path}: not written, for the model's output is not a number in {broken} places: use a checkpoint of a run"
+            " that did not diverge, or leave out --fp16"
+        )
 
 
 def _write_indexed(path: str | Path, examples: list, header: list[str], rows: Iterable[list[str]]) -> None:
@@ -46,6 +57,7 @@ def write_words(path: str | Path, examples: list[WordsExample], predictions: lis
 
     The words and sentences are those of the test file; where it has `-DOCSTART-`, nothing is written.
     """
+    _check_numbers(path, [np.nan if NO_TAG in tags else 0 for tags in predictions])
     lines = []
     for example, tags in zip(examples, predictions, strict=True):
         lines += [f"{word}\t{tag}\n" for word, tag in zip(example.words, tags, strict=True)] + ["\n"]

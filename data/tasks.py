@@ -417,8 +417,11 @@ def find_name(name: str, known: Iterable[str], given: str) -> str:
     by_lower = {other.lower(): word for word in known for other in names_of(word)}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
+    others = {other.lower() for word in SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS for other in names_of(word)}
+    if name.lower() in others:
+        raise InputError(f"{given}: a task of another script; known here are {', '.join(known)}")
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)
-    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known tasks are {', '.join(known)}."
+    hint = f"did you mean {by_lower[near[0]]}?" if near else f"known tasks are {', '.join(known)}"
     raise InputError(f"{given}: no such task; {hint}")
 
 

@@ -7,6 +7,7 @@ the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Type
 
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from utils import InputError, atomic_file, atomic_folder
 ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.\d+\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
+LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -84,9 +86,19 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
                 f"{where}: a checkpoint of another shape: {name} is {tuple(state[name].shape)},"
                 f" the model's is {tuple(tensor.shape)}"
             )
+        _check_numbers(state[name], f"{where}: {name}")
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])
+
+
+def _check_numbers(tensor: torch.Tensor, what: str) -> None:
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        raise InputError(f"{what} is not a dense tensor")
+    if not tensor.is_floating_point():
+        raise InputError(f"{what} holds {str(tensor.dtype).removeprefix('torch.')}, not real numbers")
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{what} is not finite: the run that saved it diverged")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -98,11 +110,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise InputError(f"{path}: a Git LFS pointer in place of the file: fetch it with git lfs pull")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what counts is what comes out
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
     except Exception as error:  # of any kind: the bytes may be anything
@@ -153,13 +169,18 @@ def _class_words(config: PreTrainedConfig) -> list[str]:
 
 
 def load_saved(
-    auto_class: type, source: str | Path, config: PreTrainedConfig, attn_implementation: str
+    auto_class: type,
+    source: str | Path,
+    config: PreTrainedConfig,
+    attn_implementation: str,
+    flag: str = "--test_model_file",
 ) -> PreTrainedModel:
     """The plain model that a run, the release or Hugging Face saved.
 
     Args:
         source: a file for `load_release_checkpoint`, or a Hugging Face folder.
         config: what the model has to be; it says the number of labels.
+        flag: where the source comes from, for messages.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is that of another model.
@@ -171,20 +192,18 @@ def load_saved(
             raise InputError(f"the encoder's config.json describes no model that can be made ({error})") from None
         load_release_checkpoint(model, source)
         return model
-    saved = load_config(str(source), None, None, flag="--test_model_file")
+    saved = load_config(str(source), None, None, flag=flag)
     if saved.model_type != config.model_type:
-        raise InputError(
-            f"--test_model_file {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}"
-        )
+        raise InputError(f"{flag} {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}")
     if saved.num_labels != config.num_labels:
-        raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
+        raise InputError(f"{flag} {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
     words, expected = _class_words(saved), _class_words(config)
     if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
         raise InputError(
-            f"--test_model_file {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
+            f"{flag} {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
             " the order must be the same"
         )
-    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, "--test_model_file")
+    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, flag)
     if missing:
-        raise InputError(f"--test_model_file {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
+        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
     return model

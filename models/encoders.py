@@ -3,6 +3,7 @@
 A name is tried as a folder, then as an installed encoder package, then on the Hugging Face Hub.
 """
 
+import difflib
 import hashlib
 import importlib.util
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ def load_config(
     except Exception as error:  # the library raises what its parts raise
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__})"
+            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}){_nearest(name)}"
         ) from None
     if config.model_type not in ENCODER_LAYERS:
         raise InputError(
@@ -95,8 +96,15 @@ def load_config(
     return config
 
 
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, PACKAGES, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes, of which one is right."""
+    """The changes to a configuration that give a model these classes, of which one is right; of none, a regression."""
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
     return {
         "problem_type": "single_label_classification",
         "id2label": dict(enumerate(labels)),
@@ -199,6 +207,9 @@ def load_folder(
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
+    for weight, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{flag} {name}: its weights are not finite: {weight}")
     mismatched = {weight if isinstance(weight, str) else weight[0] for weight in report["mismatched_keys"]}
     return model, sorted(mismatched | set(report["missing_keys"]))
 

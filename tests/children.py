@@ -1,4 +1,8 @@
-"""Scripts in processes of their own, which may be killed; forked from one that has imported everything."""
+"""Scripts in processes of their own, which may be killed; forked from one that has imported everything.
+
+As a program, under torchrun, it is a script of which the second process gets a signal:
+children.py MODULE FUNCTION CALL SIGNAL SCRIPT ARGUMENTS...
+"""
 
 import importlib
 import multiprocessing
@@ -7,6 +11,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from utils import run_script
 
@@ -46,6 +53,10 @@ def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits
         resource.setrlimit(getattr(resource, name), (limit, limit))
     for blow in blows:
         _arm(*blow)
+    _run(script, argv)
+
+
+def _run(script: str, argv: list[str]) -> None:
     sys.argv = [f"{script}.py"]
     main = importlib.import_module(script).main
     run_script(lambda: main(argv))
@@ -65,3 +76,9 @@ def _arm(module: str, function: str, call: int, number: int) -> None:
 
 
 KILL, TERMINATE, INTERRUPT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
+
+if __name__ == "__main__":
+    module, function, call, number, script, *arguments = sys.argv[1:]
+    if os.environ["RANK"] == "1":
+        _arm(module, function, int(call), int(number))
+    _run(script, arguments)

@@ -1,8 +1,6 @@
 """Saving and loading: the release's names, stock folders, and files that are not what they should be."""
 
 import os
-import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +45,18 @@ def test_a_checkpoint_comes_back(model_type, tmp_path):
     assert os.listdir(tmp_path) == ["model.bin"]
 
 
+def test_an_adversary_keeps_the_number_of_its_layer(tmp_path):
+    saved = AsaModel(tiny_backbone("roberta", seed=1), layers=[0, 2])
+    save_checkpoint(saved, tmp_path / "model.bin")
+    numbers = [name.split(".")[3] for name in read_state_dict(tmp_path / "model.bin") if "adversary" in name]
+    assert numbers == 4 * ["0"] + 4 * ["2"]
+    model = AsaModel(tiny_backbone("roberta", seed=2), layers=[2, 0])
+    load_release_checkpoint(model, tmp_path / "model.bin")
+    assert torch.equal(model.adversaries[2].key.weight, saved.adversaries[2].key.weight)
+    with pytest.raises(InputError, match=r"it has no roberta.encoder.adversary.1.key.bias \(4 weights missing"):
+        load_release_checkpoint(AsaModel(tiny_backbone("roberta")), tmp_path / "model.bin")
+
+
 def test_index_buffers_of_older_versions_are_passed_over():
     model = AsaModel(tiny_backbone())
     state = release_state_dict(model) | {"bert.embeddings.position_ids": torch.arange(100)[None]}
@@ -71,40 +81,6 @@ def test_a_checkpoint_of_another_model_changes_nothing():
         load_release_checkpoint(model, release_state_dict(tiny_backbone()))  # a plain one
     for name, tensor in release_state_dict(model).items():
         assert torch.equal(tensor, before[name])
-
-
-class RunsCode:
-    def __reduce__(self):
-        return os.mkdir, ("was_here",)
-
-
-def test_files_that_are_no_state_dict(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    save_checkpoint(tiny_backbone(), "good.bin")
-    whole = Path("good.bin").read_bytes()
-    contents = {
-        "cut.bin": whole[: len(whole) // 2],
-        "empty.bin": b"",
-        "text.bin": b"this is not a checkpoint",
-        "cut.safetensors": b"\x10\x00\x00\x00\x00\x00\x00\x00{}",
-        "lying.safetensors": b"\xff\xff\xff\xff\xff\xff\xff\x7f{}",
-    }
-    for name, content in contents.items():
-        Path(name).write_bytes(content)
-        with pytest.raises(InputError, match=name):
-            read_state_dict(name)
-    torch.save({"weights": RunsCode()}, "code.bin")
-    Path("code.pkl").write_bytes(pickle.dumps(RunsCode()))
-    for name in ("code.bin", "code.pkl"):
-        with pytest.raises(InputError, match="Python objects, which are never loaded"):
-            read_state_dict(name)
-    assert not os.path.exists("was_here")
-    for content in ([torch.ones(1)], {0: torch.ones(1)}, {"weight": 1}):
-        torch.save(content, "other.bin")
-        with pytest.raises(InputError, match="names with tensors are expected"):
-            read_state_dict("other.bin")
-    with pytest.raises(InputError, match="no such checkpoint"):
-        read_state_dict("absent.bin")
 
 
 def test_exported_folder_is_stock(encoder_folder, tmp_path):

@@ -13,13 +13,14 @@ import zipfile
 from pathlib import Path, PurePosixPath
 
 import pytest
+from script_runs import exit_status
 
 from data import download as downloader
 from data import readers
 from data.download import chosen, download, main
 from data.sources import GLUE, SOURCES, Remote, Source, build_mrpc
 from data.tasks import SENTENCE_TASKS
-from utils import InputError, run_script
+from utils import InputError
 
 TRAIN = "sentence\tlabel\na warm film\t1\na cold film\t0\n"
 DEV = "sentence\tlabel\na long film\t0\n"
@@ -354,16 +355,8 @@ def small_table(server, monkeypatch):
     return table
 
 
-def exit_status(*argv: str) -> int:
-    try:
-        run_script(lambda: main(argv))
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
 def test_command_fetches_a_task_in_any_case(small_table, tmp_path):
-    assert exit_status("sst-2", "LONG", "--data_dir", str(tmp_path)) == 0
+    assert exit_status(main, "sst-2", "LONG", "--data_dir", str(tmp_path)) == 0
     assert (tmp_path / "SST-2" / "train.tsv").read_text() == TRAIN
     assert (tmp_path / "Long" / "long.bin").read_bytes() == LONG
 
@@ -376,7 +369,7 @@ def test_command_says_what_is_wrong_in_one_sentence(small_table, tmp_path, capsy
         ((), "nothing to do"),
         (("--nonsense",), "unrecognized arguments: --nonsense"),
     ):
-        assert exit_status(*argv) == 2
+        assert exit_status(main, *argv) == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1
         assert message in lines[0]
@@ -385,7 +378,7 @@ def test_command_says_what_is_wrong_in_one_sentence(small_table, tmp_path, capsy
 
 def test_all_goes_on_after_a_failure_and_leaves_out_what_is_not_free(small_table, tmp_path, capsys, caplog):
     caplog.set_level(logging.INFO)
-    assert exit_status("all", "--data_dir", str(tmp_path)) == 2
+    assert exit_status(main, "all", "--data_dir", str(tmp_path)) == 2
     assert (tmp_path / "SST-2" / "train.tsv").is_file()
     assert (tmp_path / "Long" / "long.bin").is_file()
     assert "could not be fetched: RTE (" in capsys.readouterr().err

@@ -10,7 +10,6 @@ import pytest
 import torch
 from script_runs import (
     REAL_DATA,
-    check_bad_file,
     check_saved_checkpoint,
     message,
     needs_real_data,
@@ -134,56 +133,6 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
     path.write_text(json.dumps({key: value for key, value in row.items() if key != without}) + "\n")
     (example,) = read_file(HELLASWAG, path, True)
     assert example == ChoiceExample(row["ctx"], "_", tuple(row["endings"]), 2, "42")
-
-
-BAD_DREAM = {
-    "{}": "a list of dialogues is expected, not dict",
-    "[": "line 1: not valid JSON (Expecting value, column 2)",
-    "[]": "the file has no rows",
-    '[[["a"], []]]': "dialogue 1: [turns, questions, id] is expected",
-    '[[[1], [], "x"]]': "dialogue 1: a turn must be text, not int",
-    '[[["a"], ["b"], "x"]]': "dialogue 1, question 1: a JSON object is expected, not str",
-    '[[["a"], [{"question": "b"}], "x"]]': "dialogue 1, question 1: there is no list 'choice'",
-    '[[["a"], [{"question": "b", "choice": ["c", "d"], "answer": "e"}], "x"]]': "answer 'e' is not among the choices",
-    '[[["a"], [{"question": 3, "choice": ["c", "d"], "answer": "d"}], "x"]]': "column 'question' must be text, not int",
-    '[[["a"], [{"question": "b", "choice": ["c"], "answer": "c"}], "x"]]': "1 choices where 2 are expected",
-    '[[["\\ud800"], [], "x"]]': "dialogue 1: a turn holds half a character (a lone surrogate)",
-    "[" + "9" * 5000 + "]": "JSON with a number too long to be read",
-}
-
-
-@pytest.mark.parametrize("text", BAD_DREAM)
-def test_bad_dialogues_are_one_sentence(tmp_path, text):
-    check_bad_file(DREAM, tmp_path / "train.json", text.encode(), BAD_DREAM[text])
-
-
-HEADER = "sent1,sent2,ending0,ending1,label\n"
-BAD_ENDINGS = [
-    ("val.csv", "", "the file has no rows"),
-    ("val.csv", "a,b\n1,2\n", "line 2: there is no column 'sent1'"),
-    ("val.csv", "a,a\n1,2\n", "line 1: the header names a column twice"),
-    ("val.csv", HEADER + "a,b\n", "line 2: 2 columns where 5 are expected"),
-    ("val.csv", HEADER + 'a,"b\n', "line 2: not valid CSV (unexpected end of data)"),
-    ("val.csv", HEADER + "a,b,c,d,x\n", "line 2: the label 'x' is not among 0 to 1"),
-    ("val.csv", HEADER + "a,\xff,c,d,1\n", "not valid UTF-8 near byte 36 (invalid start byte); convert it"),
-    ("val.csv", HEADER + "a,\0,c,d,1\n", "line 2: the line has a NUL byte; is this a text file?"),
-    ("x.jsonl", "[1]\n", "line 1: a JSON object is expected, not list"),
-    ("x.jsonl", '{"ctx": "a", "endings": "b"}\n', "line 1: there is no list 'endings'"),
-    ("x.jsonl", '{"ctx": "a", "endings": ["b", "c"]}\n', "line 1: there is no column 'label'"),
-    ("x.jsonl", '{"ctx": "a", "endings": ["b", "c"], "label": true}\n', "the label 'True' is not among 0 to 1"),
-]
-
-
-@pytest.mark.parametrize(("name", "text", "expected"), BAD_ENDINGS)
-def test_bad_endings_are_one_sentence(tmp_path, name, text, expected):
-    check_bad_file(SWAG, tmp_path / name, text.encode("latin-1"), expected)
-
-
-def test_every_row_has_as_many_choices_as_the_first(tmp_path):
-    path = tmp_path / "x.jsonl"
-    rows = [{"ctx": "a", "endings": ["b", "c", "d"][:count], "label": 0} for count in (3, 2)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert message(read_file, HELLASWAG, path, True) == f"{path}, line 2: 2 choices where 3 are expected"
 
 
 # --- pairs ---

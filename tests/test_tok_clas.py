@@ -9,7 +9,6 @@ from accelerate import Accelerator
 from conftest import tiny_backbone, tiny_batch
 from script_runs import (
     REAL_DATA,
-    check_bad_file,
     check_saved_checkpoint,
     message,
     needs_real_data,
@@ -21,7 +20,7 @@ from transformers import AutoTokenizer, DataCollatorForTokenClassification, Robe
 
 from data.examples import WordsExample, as_bio, read_tagged
 from data.features import word_features
-from data.metrics import compute_words, outside_where_unseen
+from data.metrics import NO_TAG, compute_words, outside_where_unseen
 from data.readers import read_file, read_splits, with_labels
 from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task
@@ -133,24 +132,6 @@ def test_tasks_have_other_names(name):
     assert find_task(name, TOKEN_TASKS) is WNUT
 
 
-BAD_FILES = {
-    b"": "the file has no rows",
-    b"\n-DOCSTART-\tO\n\n": "the file has no rows",
-    b"film\tO\nweak\n": "line 2: the row has no tag; a word and its tag are expected",
-    b"film\tO\nweak\t\n": "line 2: the row has no tag; a word and its tag are expected",
-    b"film O\nweak NN O\n": "line 2: 3 columns where 2 are expected",
-    b"film\tO\n\n\tO\n": "line 3: the row has no word",
-    b"\n\nfilm\tO\nweak\tB-film\n": f"line 4: unknown tag 'B-film'; WNUT-2017 has {', '.join(WNUT.labels)}",
-    b"film\tO\nwe\xffak\tO\n": "not valid UTF-8 near byte 9 (invalid start byte); convert it",
-    b"film\tO\nwe\0ak\tO\n": "line 2: the line has a NUL byte; is this a text file?",
-}
-
-
-@pytest.mark.parametrize("content", BAD_FILES, ids=[str(number) for number in range(len(BAD_FILES))])
-def test_bad_files_are_one_sentence(tmp_path, content):
-    check_bad_file(WNUT, tmp_path / "train.txt", content, BAD_FILES[content])
-
-
 def test_a_test_file_needs_no_tags(tmp_path):
     path = tmp_path / "test.txt"
     path.write_text("film\nweak\n\nmusic\n")
@@ -250,7 +231,38 @@ def test_unseen_words_count_as_wrong_in_the_second_scores():
 def test_accuracy_of_tags_and_sets_without_entities():
     scores = compute_words(("accuracy",), [["DT", "NN"], ["NN", "VB"]], [["DT", "NN"], ["JJ", None]])
     assert scores == pytest.approx({"accuracy": 200 / 3, "accuracy_all_words": 50.0})
-    assert set(compute_words(WNUT.metrics, [["O"]], [["O"]]).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("tags", "predictions", "undefined"),
+    [
+        ([["O"]], [["O"]], "token_f1 entity_f1 entity_precision entity_recall"),
+        ([["B-group"]], [["O"]], "entity_precision"),
+        ([["O"]], [["B-group"]], "entity_recall"),
+        ([["B-group"]], [[None]], "token_f1 entity_f1 entity_precision entity_recall entity_precision_all_words"),
+        ([["B-group", "O"]], [["B-group", NO_TAG]], "all"),
+    ],
+)
+def test_scores_that_are_not_defined_are_zero_with_one_warning(tags, predictions, undefined, caplog, recwarn):
+    caplog.set_level("WARNING", "asa")
+    scores = compute_words(WNUT.metrics, tags, predictions)
+    assert set(scores.values()) == {0.0}
+    (record,) = caplog.records
+    said = record.getMessage().split(":")[0].split(", ")
+    if undefined == "all":
+        assert said == list(scores)
+    else:
+        assert set(undefined.split()) <= set(said)
+        assert {"token_f1_all_words"} & set(said) == (
+            {"token_f1_all_words"} if tags == [["O"]] == predictions else set()
+        )
+    assert not recwarn.list
+
+
+def test_predictions_that_are_no_numbers_are_not_written(tmp_path):
+    said = message(write_words, tmp_path / "x.tsv", [WordsExample(["a", "film"], None)], [["O", NO_TAG]])
+    assert "x.tsv: not written, for the model's output is not a number in 1 places" in said
+    assert not list(tmp_path.iterdir())
 
 
 # --- predictions ---
