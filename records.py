@@ -207,20 +207,20 @@ def read_plan(path: Path) -> dict[str, dict]:
         raise InputError(f"{path}: not the plan of a grid") from None
 
 
-def missing(folder: Path) -> list[str]:
-    """What was planned below a folder and is not finished, and what was begun there; each with what it lacks."""
+def missing(folder: Path) -> dict[str, str]:
+    """The runs that were planned or begun below a folder and are not finished -> what they lack."""
     runs = read_runs(folder)
     lacking = {name: _progress(run) for name, run in runs.items() if not is_finished(run)}
     for plan in sorted(folder.rglob(PLAN)):
         for name in read_plan(plan):
             place = (plan.parent / name).relative_to(folder).as_posix()
             if place not in runs and not (folder / place / "evaluation.json").exists():
-                lacking[place] = "not begun, or failed before its first step"
-    return [f"{name}: {lack}" for name, lack in sorted(lacking.items(), key=lambda item: natural(item[0]))]
+                lacking[place] = "not begun, or failed before the first step"
+    return dict(sorted(lacking.items(), key=lambda item: natural(item[0])))
 
 
 def _progress(run: dict) -> str:
-    return f"cut off, {len(run['epochs'])} epochs done"
+    return f"not finished, {len(run['epochs'])} epochs done"
 
 
 def natural(text: str) -> list[str | int]:

@@ -109,7 +109,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
         methods = METHODS_OF[table]
         group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
     if table == "ablation-tau":
-        group.add_argument("--taus", type=_words, default=_words(TAUS), help=f"(default: {TAUS})")
+        group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
         default = " ".join(LAYERS)
         group.add_argument("--layers", nargs="+", default=LAYERS, help=f"as --asa_layers has them (default: {default})")
@@ -142,15 +142,14 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
 def variants_of(args: argparse.Namespace) -> list[Variant]:
     """The rows of the table that the command asks for."""
     if args.command == "ablation-tau":
-        # The default is a run of the main table too.
-        taus = [f"{float(tau):g}" for tau in args.taus]
-        return [_variant("asa", "tau", tau, default="0.5") for tau in taus] + [Variant("naive", "naive")]
+        return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
         return [_variant("asa", "asa_layers", layers, "all") for layers in args.layers] + [Variant("naive", "naive")]
     return [Variant(method, method) for method in args.methods]
 
 
 def _variant(method: str, argument: str, value: str, default: str) -> Variant:
+    """With the default it is a row of the main table too, and has its runs."""
     if value == default:
         return Variant(method, method)
     return Variant(f"{method}-{argument.removeprefix('asa_')}{value}", method, (f"--{argument}", value))
@@ -189,6 +188,13 @@ def _words(text: str) -> list[str]:
     if not words:
         raise argparse.ArgumentTypeError("the list is empty")
     return list(dict.fromkeys(words))
+
+
+def _taus(text: str) -> list[str]:
+    try:
+        return list(dict.fromkeys(f"{float(word):g}" for word in _words(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as 0,0.1") from None
 
 
 def _count(text: str) -> int:

@@ -189,7 +189,7 @@ def _short(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def markdown(records: Sequence[dict], lacking: Sequence[str]) -> str:
+def markdown(records: Sequence[dict], lacking: Mapping[str, str]) -> str:
     """The tables, what the figures mean, and what is missing."""
     parts = [RULES]
     for table, title in TITLES.items():
@@ -202,7 +202,12 @@ def markdown(records: Sequence[dict], lacking: Sequence[str]) -> str:
                 " it means something where the runs had the machine to themselves, or all shared it alike."
             )
     if lacking:
-        parts += [f"## Missing: {len(lacking)} of the planned runs", "\n".join(f"- {line}" for line in lacking)]
+        by_row: dict[tuple[str, str], list[str]] = {}
+        for name, lack in lacking.items():
+            row, _, run = name.rpartition("/")
+            by_row.setdefault((row, lack), []).append(run)
+        lines = [f"- {row}, {lack}: {', '.join(runs)}" for (row, lack), runs in by_row.items()]
+        parts += [f"## Missing: {len(lacking)} of the planned runs", "\n".join(lines)]
     return "\n\n".join(parts)
 
 
@@ -254,7 +259,7 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def report(folder: Path, results: Sequence[Result], lacking: Sequence[str], output: Path | None = None) -> str:
+def report(folder: Path, results: Sequence[Result], lacking: Mapping[str, str], output: Path | None = None) -> str:
     """The tables of the results, as Markdown; with `output`, written there as Markdown, CSV and JSON too.
 
     Raises:
@@ -269,7 +274,7 @@ def report(folder: Path, results: Sequence[Result], lacking: Sequence[str], outp
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "report.md", text + "\n")
         write_text(output / "report.csv", _csv(records))
-        write_json(output / "report.json", {"rules": RULES, "rows": records, "missing": list(lacking)})
+        write_json(output / "report.json", {"rules": RULES, "rows": records, "missing": dict(lacking)})
     return text
 
 

@@ -163,7 +163,7 @@ def test_older_results_count_by_their_last_epoch(tmp_path):
 
 
 def test_what_is_no_results_file(tmp_path):
-    assert message(report, tmp_path, [], []).startswith(f"{tmp_path}: no results.json of an evaluated run")
+    assert message(report, tmp_path, [], {}).startswith(f"{tmp_path}: no results.json of an evaluated run")
     (tmp_path / "grid.json").write_text("{}")
     assert message(missing, tmp_path) == f"{tmp_path / 'grid.json'}: not the plan of a grid"
     (tmp_path / "results.json").write_text("[]")
@@ -254,18 +254,21 @@ def test_a_grid_goes_on_past_a_failure_and_skips_what_is_finished(stand_in, tmp_
     assert (folder / "log.txt").read_text() == "half way\n"  # without the bars
     assert sorted(path.name for path in folder.glob("*_pytorch_model.bin")) == ["10_pytorch_model.bin"]
     assert (folder / "best").exists()
-    assert missing(tmp_path / "runs") == [
-        f"CoLA/{method}/seed13: not begun, or failed before its first step" for method in ("asa", "naive")
-    ]
+    lack = "not begun, or failed before the first step"
+    assert missing(tmp_path / "runs") == {"CoLA/asa/seed13": lack, "CoLA/naive/seed13": lack}
+    text = report(tmp_path / "runs", read_results(tmp_path / "runs"), missing(tmp_path / "runs"))
+    assert text.endswith(
+        f"## Missing: 2 of the planned runs\n\n- CoLA/asa, {lack}: seed13\n- CoLA/naive, {lack}: seed13"
+    )
     assert [row[6] for row in table(tmp_path / "runs", "Main table")] == ["2", "2"]
 
 
 def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
     assert stand_in("--methods", "asa", "--seeds", "14,", "--keep_checkpoints", "none") == 1
-    assert missing(tmp_path / "runs") == ["CoLA/asa/seed14: cut off, 1 epochs done"]
+    assert missing(tmp_path / "runs") == {"CoLA/asa/seed14": "not finished, 1 epochs done"}
     assert stand_in("--methods", "asa", "--seeds", "14,", "--keep_checkpoints", "none") == 0
     assert stand_in.runs() == ["CoLA/asa/seed14", "CoLA/asa/seed14 --resume"]
-    assert missing(tmp_path / "runs") == []
+    assert missing(tmp_path / "runs") == {}
     folder = tmp_path / "runs" / "CoLA" / "asa" / "seed14"
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "results.json"]
 
@@ -340,6 +343,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--tasks", "colla") == "--tasks colla: no such task; did you mean CoLA?"
     assert said("--tasks", "SWAG") == "--tasks SWAG: it has no published settings in data/tasks.py"
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
+    assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
     assert said("--", "--seed", "3") == "--seed after --: it is the grid that gives it"
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
     assert "invalid choice: 'assa'" in said("--methods", "assa")
