@@ -7,7 +7,6 @@ off is resumed, and what fails does not stop the rest.
 import contextlib
 import datetime
 import itertools
-import json
 import math
 import os
 import re
@@ -27,7 +26,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data.tasks import Task
-from records import PLAN, different_settings, is_finished, parsed, read_results, read_run
+from records import PLAN, different_settings, is_finished, parsed, read_plan, read_results, read_run
 from utils import InputError, Interrupted, log, write_json, write_text
 
 ROOT = Path(__file__).parent
@@ -244,7 +243,7 @@ def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
 def write_plan(runs: Sequence[Planned], folder: Path) -> None:
     """Add the runs to the folder's plan. What was planned once stays planned: the report says what is missing."""
     path = folder / PLAN
-    planned = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else {}
+    planned = read_plan(path) if path.exists() else {}
     planned |= {
         run.name: {"task": run.task.name, "method": run.variant.label, "command": shlex.join(run.command)}
         for run in runs
@@ -354,8 +353,11 @@ def finish(run: Planned, status: int, keep: str) -> str:
     write_text(path, "".join(f"{line}\n" for line in lines))
     if status:
         return f"failed with exit status {status} ({lines[-1] if lines else 'it said nothing'}; see {path})"
-    if state(run) != "finished":
-        return f"ended without a finished result (see {path})"
+    try:
+        if state(run) != "finished":
+            return f"ended without a finished result (see {path})"
+    except InputError as error:
+        return str(error)
     if run.needs is None:
         drop_weights(run.folder, keep)
     return ""

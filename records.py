@@ -50,7 +50,7 @@ def changes(args: dict) -> tuple[dict, dict]:
     """As `settings`, without what is as published, or is the default of a method."""
     task = TASKS[args["task_name"]]
     usual = defaults(task.name, args.get("protocol", "paper")) | (task.recipe.settings() if task.recipe else {})
-    usual |= {name: args.get(name) for name in ("task_name", "load_model_path")}
+    usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "paper"}
     return tuple({name: value for name, value in part.items() if value != usual.get(name)} for part in settings(args))
 
 
@@ -195,16 +195,24 @@ def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
     )
 
 
+def read_plan(path: Path) -> dict[str, dict]:
+    """The planned runs of a grid, by their folders below its own.
+
+    Raises:
+        InputError: it is not readable.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not the plan of a grid") from None
+
+
 def missing(folder: Path) -> list[str]:
     """What was planned below a folder and is not finished, and what was begun there; each with what it lacks."""
     runs = read_runs(folder)
     lacking = {name: _progress(run) for name, run in runs.items() if not is_finished(run)}
     for plan in sorted(folder.rglob(PLAN)):
-        try:
-            planned = list(json.loads(plan.read_text(encoding="utf-8"))["runs"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{plan}: not the plan of a grid") from None
-        for name in planned:
+        for name in read_plan(plan):
             place = (plan.parent / name).relative_to(folder).as_posix()
             if place not in runs and not (folder / place / "evaluation.json").exists():
                 lacking[place] = "not begun, or failed before its first step"

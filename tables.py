@@ -202,7 +202,7 @@ def markdown(records: Sequence[dict], lacking: Sequence[str]) -> str:
                 " it means something where the runs had the machine to themselves, or all shared it alike."
             )
     if lacking:
-        parts += [f"## Missing: {len(lacking)} runs", "\n".join(f"- {line}" for line in lacking)]
+        parts += [f"## Missing: {len(lacking)} of the planned runs", "\n".join(f"- {line}" for line in lacking)]
     return "\n\n".join(parts)
 
 

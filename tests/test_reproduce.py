@@ -125,6 +125,15 @@ def test_what_varies_decides_on_the_table(tmp_path):
     assert comparison == [("naive", "1.00"), ("asa", "1.00"), ("rdrop", "3.00")]  # cost of a step
 
 
+def test_a_setting_that_is_not_as_published_is_shown(tmp_path):
+    write_run(tmp_path, "asa", 1, [80.0], tau=0.1, protocol="release", pad_to_max_length=True, group_by_length=False)
+    write_run(tmp_path, "asa", 2, [80.0], tau=0.5, max_train_steps=9, num_train_epochs=7)
+    assert [row[4:7] for row in table(tmp_path, "Main table")] == [
+        ["asa, tau 0.1", "bf16, protocol release", "1"],  # no other tau: not an ablation
+        ["asa", "bf16, max_train_steps 9", "1"],
+    ]
+
+
 def test_the_same_table_as_csv_and_json(tmp_path, capsys):
     write_run(tmp_path / "runs", "naive", 1, [90.0])
     write_run(tmp_path / "runs", "asa", 1, [91.0, 90.5])
@@ -155,6 +164,8 @@ def test_older_results_count_by_their_last_epoch(tmp_path):
 
 def test_what_is_no_results_file(tmp_path):
     assert message(report, tmp_path, [], []).startswith(f"{tmp_path}: no results.json of an evaluated run")
+    (tmp_path / "grid.json").write_text("{}")
+    assert message(missing, tmp_path) == f"{tmp_path / 'grid.json'}: not the plan of a grid"
     (tmp_path / "results.json").write_text("[]")
     assert message(read_results, tmp_path) == f"{tmp_path / 'results.json'}: not the results file of a run"
 
