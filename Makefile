@@ -17,9 +17,10 @@ lint: $(READY)
 clean:
 	rm -rf $(VENV) runs/demo
 
-$(READY): requirements.txt requirements-dev.txt requirements-encoder.txt
+$(READY): requirements.lock requirements.txt requirements-dev.txt requirements-encoder.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --disable-pip-version-check -q -r requirements-dev.txt
+	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --disable-pip-version-check -q -r requirements-dev.txt  # PyTorch: the rest is there
 	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --require-hashes -r requirements-encoder.txt
 	touch $@

@@ -132,7 +132,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
 
     try:
         about = json.loads((path / "about.json").read_text(encoding="utf-8"))
-        if about["sha256"] != _sha256(path / "rows.arrow"):
+        if about.pop("checksum") != _checksum(about) or about["sha256"] != _sha256(path / "rows.arrow"):
             raise ValueError("another checksum")
         found = StoredFeatures(datasets.Dataset.from_file(str(path / "rows.arrow")), about["report"], examples)
         for level, message in about["messages"]:
@@ -141,7 +141,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
             os.utime(path / "about.json")  # for `make_room`
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         log.warning(f"{path}: the cache is damaged, and made again")
         return None
     log.info(f"{path}: {len(found)} examples, tokenised earlier")
@@ -165,7 +165,7 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
             reports.append((len(features), features.report))
         writer.finalize()
         about = {"sha256": _sha256(folder / "rows.arrow"), "report": _whole(reports), "messages": messages}
-        write_json(folder / "about.json", about)
+        write_json(folder / "about.json", about | {"checksum": _checksum(about)})
 
 
 @contextlib.contextmanager
@@ -190,6 +190,10 @@ def _whole(reports: list[tuple[int, dict]]) -> dict[str, float]:
         else sum(report[name] for _, report in reports)
         for name in reports[0][1]
     }
+
+
+def _checksum(about: dict) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -213,7 +213,9 @@ def _unpack(archive: Path, remote: Remote, folder: Path) -> None:
             # Nothing is taken out of an archive that means harm, not even its harmless members.
             for member in members.infolist():
                 if _climbs(member):
-                    raise InputError(f"{remote.url}: refused, its member {member.filename!r} leads out of the folder")
+                    raise InputError(
+                        f"{remote.url}: refused, its member {member.filename!r} leads out of the folder, or is no file"
+                    )
             missing = [name for name in remote.files if f"{remote.inside}/{name}" not in members.namelist()]
             if missing:
                 raise InputError(f"{remote.url}: the archive has no {remote.inside}/{missing[0]}; it is not kept")
@@ -226,14 +228,15 @@ def _unpack(archive: Path, remote: Remote, folder: Path) -> None:
                     open(temporary, "wb") as file,
                 ):
                     shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # encrypted, ...
         raise InputError(f"{remote.url}: not a readable zip archive ({error}); it is not kept") from None
 
 
 def _climbs(member: zipfile.ZipInfo) -> bool:
     # Windows' rules know both slashes and drive letters: what is safe by them is safe everywhere.
     path = PureWindowsPath(member.filename)
-    return bool(path.anchor) or ".." in path.parts or stat.S_ISLNK(member.external_attr >> 16)
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was not made on Unix
+    return bool(path.anchor) or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
 @contextlib.contextmanager

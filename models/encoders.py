@@ -6,6 +6,7 @@ A name is tried as a folder, then as an installed encoder package, then on the H
 import difflib
 import hashlib
 import importlib.util
+import pickle
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -83,6 +84,10 @@ def load_config(
     except InputError:
         raise
     except Exception as error:  # the library raises what its parts raise
+        if (Path(name) / "config.json").is_file():
+            raise InputError(
+                f"{flag} {name}: its config.json describes no model that transformers knows ({_reason(error)})"
+            ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
             f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}){_nearest(name)}"
@@ -94,6 +99,12 @@ def load_config(
     if model_type is not None and model_type.lower() != config.model_type:
         raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
     return config
+
+
+def _reason(error: Exception) -> str:
+    """What the library says, in a line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:200] or type(error).__name__
 
 
 def _nearest(name: str) -> str:
@@ -131,8 +142,7 @@ def load_tokenizer(
             resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
         )
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded ({reason})") from None
+        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded ({_reason(error)})") from None
     # Without its files transformers 5 makes one that knows no word, and says nothing.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
@@ -154,7 +164,11 @@ def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedToken
             f"--load_model_path {name}: its tokenizer has {len(tokenizer)} tokens, its encoder {config.vocab_size}"
         )
     # RoBERTa and its kin count positions from the one after the pad token's id.
-    first = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    first = 0
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+        if config.pad_token_id is None:
+            raise InputError(f"--load_model_path {name}: its config.json has no pad_token_id")
+        first = config.pad_token_id + 1
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings - first)
 
 
@@ -204,9 +218,13 @@ def load_folder(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
+    except pickle.UnpicklingError:  # whose message tells how to run the file's code
+        raise InputError(
+            f"{flag} {name}: its weights cannot be loaded: they hold Python objects, which are never loaded, or are"
+            " damaged; use a model.safetensors"
+        ) from None
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason})") from None
+        raise InputError(f"{flag} {name}: its weights cannot be loaded ({_reason(error)})") from None
     for weight, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{flag} {name}: its weights are not finite: {weight}")

@@ -373,17 +373,19 @@ def without_a_length(path: Path) -> None:
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NO_CONFIG = "not a folder with a config.json of a known model, not an installed encoder package"
+UNKNOWN = r"its config.json describes no model that transformers knows \("
 BAD_ENCODERS = [
     (Path.mkdir, NO_CONFIG),
     (encoder(without=("config.json",)), NO_CONFIG),
-    (encoder(config__json=b""), NO_CONFIG),
-    (encoder(config__json=b"\xff\xfe{"), NO_CONFIG),
-    (encoder(config__json=b"[]"), NO_CONFIG),
-    (encoder(config__json=b"{}"), NO_CONFIG),
-    (encoder({"model_type": "unheard-of"}), NO_CONFIG),
+    (encoder(config__json=b""), UNKNOWN),
+    (encoder(config__json=b"\xff\xfe{"), UNKNOWN),
+    (encoder(config__json=b"[]"), UNKNOWN),
+    (encoder(config__json=b"{}"), UNKNOWN),
+    (encoder({"model_type": "unheard-of"}), UNKNOWN),
     (encoder({"model_type": "gpt2"}), "model type 'gpt2' is not supported; use one of albert, bert"),
     (encoder({"vocab_size": 50}), "its tokenizer has 129 tokens, its encoder 50"),
-    (encoder({"vocab_size": "many"}), ""),
+    (encoder({"vocab_size": "many"}), f"{UNKNOWN}.*vocab_size"),
+    (encoder({"pad_token_id": 9999}), r"its weights cannot be loaded \(Padding_idx"),
     (encoder({"num_attention_heads": 5}), "its weights cannot be loaded"),
     (encoder({"num_hidden_layers": 3}), "not the weights of the whole encoder: bert.encoder.layer.2"),
     (encoder({"hidden_size": 48}), "not the weights of the whole encoder: "),

@@ -279,9 +279,10 @@ def test_archive_that_climbs_out_is_refused_whole(server, tmp_path, member):
     assert everything_under(tmp_path) == ["sets"]
 
 
-def test_archive_with_a_symbolic_link_is_refused_whole(server, tmp_path):
+@pytest.mark.parametrize("kind", ["S_IFLNK", "S_IFIFO", "S_IFCHR", "S_IFBLK", "S_IFSOCK"])
+def test_archive_with_a_link_or_a_device_is_refused_whole(server, tmp_path, kind):
     link = zipfile.ZipInfo("SST-2/link")
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    link.external_attr = (getattr(stat, kind) | 0o777) << 16
     content = zipped({"SST-2/train.tsv": TRAIN, link: "../.."})
     server.files["bad.zip"] = content
     remote = Remote(server.url("bad.zip"), sha256(content), {"train.tsv": sha256(TRAIN)}, "SST-2")
@@ -293,7 +294,22 @@ def test_archive_with_a_symbolic_link_is_refused_whole(server, tmp_path):
 def test_archive_that_is_none_or_lacks_a_file(server, tmp_path):
     server.files["page.zip"] = b"<html>please log in</html>"
     server.files["thin.zip"] = zipped({"SST-2/dev.tsv": DEV})
-    for name, message in (("page.zip", "not a readable zip"), ("thin.zip", "the archive has no SST-2/train.tsv")):
+    whole = zipped({"SST-2/train.tsv": TRAIN, "SST-2/dev.tsv": DEV})
+    server.files["cut.zip"] = whole[: len(whole) // 2]
+    # The flag of an encrypted member, and a method of compression that nobody has, in both headers of each member.
+    for name, offsets, value in (("locked.zip", (6, 8), 1), ("packed.zip", (8, 10), 77)):
+        spoilt = bytearray(whole)
+        for header, offset in zip((b"PK\3\4", b"PK\1\2"), offsets, strict=True):
+            for found in re.finditer(header, whole):
+                spoilt[found.start() + offset] = value
+        server.files[name] = bytes(spoilt)
+    for name, message in (
+        ("page.zip", "not a readable zip"),
+        ("cut.zip", "not a readable zip"),
+        ("locked.zip", "not a readable zip archive .*encrypted"),
+        ("packed.zip", "not a readable zip archive .*compression"),
+        ("thin.zip", "the archive has no SST-2/train.tsv"),
+    ):
         remote = Remote(server.url(name), "", {"train.tsv": "", "dev.tsv": ""}, "SST-2")
         with pytest.raises(InputError, match=message):
             download(Source("SST-2", "our own", remotes=(remote,)), tmp_path)
