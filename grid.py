@@ -245,7 +245,7 @@ def write_plan(runs: Sequence[Planned], folder: Path) -> None:
     path = folder / PLAN
     planned = read_plan(path) if path.exists() else {}
     planned |= {
-        run.name: {"task": run.task.name, "method": run.variant.label, "command": shlex.join(run.command)}
+        run.name: {"task": run.task.name, "method": run.variant.label, "command": shlex.join(["python", *run.command[1:]])}
         for run in runs
     }
     write_json(path, {"runs": planned})
