@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -10,11 +11,20 @@ import torch
 
 from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
 from models.objectives import METHODS
+from models.rivals import R3F_NOISES
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
+
+# What says where and how a run computes, and not what: it may change when the run is resumed.
+EXECUTION = {
+    *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
+    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test"),
+}
+# What follows from other arguments where it is not given.
+SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
@@ -35,6 +45,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(tasks)}")
     group.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
     group.add_argument("--eval_on", choices=("dev", "test"), default="dev", help="which labelled set --do_eval uses")
+    group.add_argument(
+        "--eval_file", metavar="FILE", help="any file in the format of the task's dev set, in place of it"
+    )
     group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
     group.add_argument("--num_workers", type=few, default=0, help="processes that collate (default: %(default)s)")
@@ -66,6 +79,13 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
     group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
+    group.add_argument(
+        "--asa_layers",
+        type=layers,
+        metavar="LAYERS",
+        help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
+    )
+    _add_rivals(parser)
 
     group = parser.add_argument_group("training")
     group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
@@ -80,6 +100,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--num_train_epochs", type=positive_int, default=3)
     group.add_argument(
         "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
+    )
+    group.add_argument(
+        "--optimizer",
+        choices=("adamw", "apex_fused_adam"),
+        default="adamw",
+        help="PyTorch's fused AdamW, or that of NVIDIA apex, where it was built from source (default: %(default)s)",
     )
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
@@ -97,11 +123,49 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
     group.add_argument("--overwrite_output_dir", action="store_true", help="replace the results in --output_dir")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="latest",
+        metavar="STATE",
+        help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+    )
+    group.add_argument(
+        "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"
+    )
+    group.add_argument(
+        "--save_total_limit", type=positive_int, default=2, help="states that are kept (default: %(default)s)"
+    )
     group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
     group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
 
     parser.set_defaults(**defaults)
     return parser
+
+
+def _add_rivals(parser: argparse.ArgumentParser) -> None:
+    """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
+    group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
+    settings = (
+        ("random_mask_keep_rate", proportion, 0.9, "share of the query-key pairs that is kept"),
+        ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
+        ("freelb_steps", positive_int, 2, "passes with noise"),
+        ("freelb_lr", positive, 0.1, "length of a step of the noise"),
+        ("freelb_init", non_negative, 1.0, "size of the first noise"),
+        ("freelb_max_norm", non_negative, 0.6, "bound of the noise; 0 for none"),
+        ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
+        ("smart_noise", non_negative, 1e-5, "standard deviation of the first noise"),
+        ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
+        ("smart_steps", positive_int, 1, "of the noise"),
+        ("smart_radius", non_negative, 0.0, "bound of the noise; 0 for none"),
+        ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
+        ("smart_momentum", proportion, 0.999, "of the averaged weights"),
+        ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
+        ("r3f_eps", positive, 1e-5, "range or standard deviation of the noise"),
+    )
+    for name, kind, default, text in settings:
+        group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
+    group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -129,6 +193,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(
             "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
         )
+    if args.resume is not None and not args.do_train:
+        raise InputError("--resume goes on with training: it needs --do_train")
+    if args.resume is not None and args.overwrite_output_dir:
+        raise InputError("--resume and --overwrite_output_dir exclude each other: go on, or start again")
     if args.train_batch_size < args.gradient_accumulation_steps:
         raise InputError(
             f"--train_batch_size {args.train_batch_size}: fewer examples than"
@@ -136,8 +204,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         )
     if args.test_model_file is not None and not Path(args.test_model_file).exists():
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
+    if args.eval_file is not None:
+        _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    if args.optimizer == "apex_fused_adam":
+        _check_apex(args)
     if args.attn_implementation is None:
         # On a processor the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager.
         on_processor = args.no_cuda or not torch.cuda.is_available()
@@ -147,6 +219,48 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.group_by_length is None:
         args.group_by_length = not args.pad_to_max_length
     return args
+
+
+def layers(text: str) -> list[int] | None:
+    """The numbers in 0-3 or 0,2,5 or 0-3,8, each once and in order; None for all."""
+    if text == "all":
+        return None
+    found = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise argparse.ArgumentTypeError(f"{text!r} names no layers: give numbers as in 0-3 or 0,2,5, or all")
+        found.update(range(first, last + 1))
+    return sorted(found)
+
+
+def _check_eval_file(args: argparse.Namespace) -> None:
+    if args.do_train:
+        raise InputError(
+            "--eval_file and --do_train exclude each other: train first, then evaluate what was saved"
+            " (--test_model_file)"
+        )
+    if not args.do_eval:
+        raise InputError("--eval_file names what --do_eval is to score: add --do_eval")
+    if args.eval_on != "dev":
+        raise InputError(f"--eval_file and --eval_on {args.eval_on} exclude each other: give one of them")
+    if not Path(args.eval_file).is_file():
+        raise InputError(f"--eval_file {args.eval_file}: no such file")
+
+
+def _check_apex(args: argparse.Namespace) -> None:
+    try:
+        built = bool(importlib.util.find_spec("apex.optimizers") and importlib.util.find_spec("amp_C"))
+    except Exception:  # whatever a package called apex does when it is imported
+        built = False
+    if not built:
+        raise InputError(
+            "--optimizer apex_fused_adam: NVIDIA apex with its CUDA extensions is not installed, and the package that"
+            " pip calls apex is not it: build it from github.com/NVIDIA/apex, or leave the flag out"
+        )
+    if args.no_cuda or not torch.cuda.is_available():
+        raise InputError("--optimizer apex_fused_adam needs a GPU: leave the flag out")
 
 
 def _number(kind: type, low: float, high: float, description: str, open_low: bool = False):

@@ -1,102 +1,214 @@
-"""Tables from the results of runs.
+"""The paper's tables: grids of runs, and what came of them.
 
-python reproduce.py report results
+python reproduce.py main --encoder bert-base-uncased --data_dir data/sets --output_dir runs/bert
+python reproduce.py report runs/bert
 """
 
 import argparse
-import json
-import statistics
-from collections.abc import Iterable
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from utils import InputError, Parser, run_script
+import grid
+from data.tasks import TASKS, find_name
+from grid import OtherSet, Variant
+from models.objectives import METHODS
+from records import missing, read_results
+from tables import report
+from utils import InputError, Parser, log, run_script
 
-# Runs that differ in nothing but these arguments are seeds of one setting.
-NO_SETTING = {
-    *("seed", "output_dir", "overwrite_output_dir", "data_dir", "cache_dir", "num_workers", "eval_batch_size"),
-    *("do_train", "do_eval", "do_test", "logging_steps", "report_to", "no_cuda", "fp16", "bf16"),
+# Table -> its tasks and variants where none are given.
+TASKS_OF = {
+    "main": ("SST-2", "MNLI", "QNLI", "QQP", "STS-B", "WNUT-2017", "DREAM"),
+    "comparison": ("CoLA", "SST-2", "MRPC", "STS-B"),
+    "ablation-tau": ("CoLA",),
+    "ablation-layers": ("CoLA",),
+    "robustness": ("MNLI", "QQP", "SST-2"),
 }
+SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
+METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
+TAUS = "0,0.001,0.01,0.1,0.5"
+LAYERS = ("0-1", "2-3", "4-5", "all")
+# The grid gives these to every run; they are not for the user to give after --.
+OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
+PASSED = ("data_dir", "cache_dir", "max_train_steps", "bf16", "fp16", "no_cuda")
 
 
-def main() -> None:
-    """Print the table that the arguments ask for."""
-    args = parse_arguments()
-    print(report(read_results(args.folder)))
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a grid, or print the tables, as the arguments say."""
+    args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
+    if args.command == "report":
+        folder = Path(args.folder)
+        print(report(folder, read_results(folder), missing(folder), args.output and Path(args.output)))
+        return
+    folder = Path(args.output_dir)
+    tasks = [TASKS[name] for name in args.tasks]
+    flags = [*passed_flags(args), *extra]
+    runs = grid.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
+    if args.command == "robustness":
+        runs = grid.with_evaluations(runs, other_sets(args), flags)
+    if args.dry_run:
+        grid.dry_run(runs, folder, args.jobs)
+        return
+    again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
+    failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
+    if failed:
+        print(f"{len(failed)} of {len(runs)} runs failed; {again}", file=sys.stderr)
+        for name, why in failed.items():
+            print(f"  {name}: {why}", file=sys.stderr)
+        sys.exit(1)
+    log.info(f"all {len(runs)} runs are finished: python reproduce.py report {shlex.quote(str(folder))}")
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = Parser(description=__doc__.partition("\n")[0])
+def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments, and what stands after `--`, which goes to every run.
+
+    Raises:
+        InputError: something given cannot be used.
+    """
+    split = argv.index("--") if "--" in argv else len(argv)
+    extra = list(argv[split + 1 :])
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("report", help="a Markdown table of all runs below a folder")
+    for table, about in {
+        "main": "plain fine-tuning and ASA on the tasks of the paper's main table",
+        "comparison": "ASA beside the other regularisers",
+        "ablation-tau": "ASA with other weights of the penalty",
+        "ablation-layers": "ASA on some layers alone",
+        "robustness": "models of the main table, scored on other sets",
+    }.items():
+        command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=EPILOG)
+        _add_grid_arguments(command, table)
+    command = commands.add_parser("report", help="the tables of all runs below a folder")
     command.add_argument("folder", help="results.json files are looked for in it and below")
-    return parser.parse_args()
+    command.add_argument("--output", metavar="FOLDER", help="gets report.md, report.csv and report.json")
+    args = parser.parse_args(argv[:split])
+    if args.command == "report":
+        if extra:
+            raise InputError(f"{extra[0]}: report takes nothing after --")
+        return args, extra
+    for part in extra:
+        if part.partition("=")[0] in OF_THE_GRID:
+            raise InputError(f"{part} after --: it is the grid that gives it")
+    if args.command == "robustness" and args.keep_checkpoints == "none":
+        raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
+    args.tasks = list(dict.fromkeys(find_name(name, TASKS, f"--tasks {name}") for name in args.tasks))
+    return args, extra
 
 
-def read_results(folder: str | Path) -> list[dict]:
-    """The results files of evaluated runs below a folder, in the order of their paths.
-
-    Raises:
-        InputError: there are none, or one is not readable.
-    """
-    runs = []
-    for path in sorted(Path(folder).rglob("results.json")):
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            if run["epochs"] and run["best"]["eval_score"] is not None:
-                runs.append(run)
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: not the results file of a run") from None
-    if not runs:
-        raise InputError(f"{folder}: no results.json of an evaluated run in it or below")
-    return runs
+EPILOG = "What stands after -- goes to every run: ... -- --learning_rate 1e-5"
 
 
-def report(runs: list[dict]) -> str:
-    """A Markdown table with a row for each setting: scores after the last epoch and in the best one, over its seeds.
-
-    The best epoch is chosen on the very set that it is scored on; the last epoch is not chosen at all.
-
-    Raises:
-        InputError: two runs of one setting have the same seed.
-    """
-    settings: dict[str, dict[int, dict]] = {}
-    for run in runs:
-        arguments = {name: value for name, value in run["args"].items() if name not in NO_SETTING}
-        seeds = settings.setdefault(json.dumps([arguments, run.get("precision")], sort_keys=True), {})
-        other = seeds.setdefault(run["args"]["seed"], run)
-        if other is not run:
-            folders = f"{other['args']['output_dir']} and {run['args']['output_dir']}"
-            raise InputError(f"two runs of one setting have the seed {run['args']['seed']}: {folders}")
-    lines = [
-        "| encoder | task | scored on | method | seeds | metric | last epoch | best epoch | training, minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for setting in settings.values():
-        seeds = list(setting.values())
-        args = seeds[0]["args"]
-        last = [run["epochs"][-1] for run in seeds]
-        metric = next(iter(last[0]["metrics"]))
-        minutes = [sum(epoch["seconds"] for epoch in run["epochs"]) / 60 for run in seeds]
-        cells = (
-            args["load_model_path"],
-            args["task_name"],
-            f"{args['eval_on']}, {seeds[0]['examples']['eval']:,}",
-            args["method"],
-            len(seeds),
-            metric.replace("_", " "),
-            over_seeds(record["eval_score"] for record in last),
-            over_seeds(run["best"]["eval_score"] for run in seeds),
-            f"{statistics.mean(minutes):.1f}",
+def _add_grid_arguments(command: Parser, table: str) -> None:
+    group = command.add_argument_group("the grid")
+    group.add_argument("--encoder", default="bert-base-uncased", help="folder, package or name (default: %(default)s)")
+    group.add_argument("--output_dir", required=True, help="gets a folder per run: <TASK>/<METHOD>/seed<SEED>")
+    group.add_argument("--tasks", type=_words, default=TASKS_OF[table], help=f"(default: {','.join(TASKS_OF[table])})")
+    if table in METHODS_OF:
+        methods = METHODS_OF[table]
+        group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
+    if table == "ablation-tau":
+        group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
+    if table == "ablation-layers":
+        default = " ".join(LAYERS)
+        group.add_argument("--layers", nargs="+", default=LAYERS, help=f"as --asa_layers has them (default: {default})")
+    if table == "robustness":
+        group.add_argument(
+            "--eval_file",
+            action="append",
+            default=[],
+            metavar="TASK=FILE",
+            help="score the models of a task on a file in its format; may be given several times",
         )
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+    group.add_argument("--seeds", type=_seeds, help="how many, from 42 on, or a list, as 1,2 (default: as published)")
+    group.add_argument("--jobs", type=_count, default=1, help="runs at a time (default: %(default)s)")
+    group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
+    group.add_argument(
+        "--keep_checkpoints",
+        choices=grid.KEPT,
+        default="last",
+        help="of a finished run: every epoch's, the last epoch's and best/, or none (default: %(default)s)",
+    )
+    group = command.add_argument_group("every run")
+    group.add_argument("--data_dir", help="holds a folder per task (default: data/sets)")
+    group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
+    group.add_argument("--max_train_steps", type=_count, help="in place of the epochs, to try things out")
+    group.add_argument("--bf16", action="store_true")
+    group.add_argument("--fp16", action="store_true")
+    group.add_argument("--no_cuda", action="store_true")
 
 
-def over_seeds(scores: Iterable[float]) -> str:
-    """The mean, with the standard deviation where there are several."""
-    scores = list(scores)
-    mean = f"{statistics.mean(scores):.2f}"
-    return mean if len(scores) == 1 else f"{mean} ± {statistics.stdev(scores):.2f}"
+def variants_of(args: argparse.Namespace) -> list[Variant]:
+    """The rows of the table that the command asks for."""
+    if args.command == "ablation-tau":
+        return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
+    if args.command == "ablation-layers":
+        return [_variant("asa", "asa_layers", layers, "all") for layers in args.layers] + [Variant("naive", "naive")]
+    return [Variant(method, method) for method in args.methods]
+
+
+def _variant(method: str, argument: str, value: str, default: str) -> Variant:
+    """With the default it is a row of the main table too, and has its runs."""
+    if value == default:
+        return Variant(method, method)
+    return Variant(f"{method}-{argument.removeprefix('asa_')}{value}", method, (f"--{argument}", value))
+
+
+def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
+    """Task -> what its models are scored on.
+
+    Raises:
+        InputError: an --eval_file is not there, or not of a task of the grid.
+    """
+    sets = {task: [OtherSet(name) for name in SCORED_ON.get(task, ())] for task in args.tasks}
+    for given in args.eval_file:
+        name, _, file = given.partition("=")
+        task = find_name(name, TASKS, f"--eval_file {given}")
+        if task not in sets or not Path(file).is_file():
+            raise InputError(f"--eval_file {given}: give TASK=FILE, of one of --tasks, and a file that is there")
+        sets[task].append(OtherSet(task, file))
+    return sets
+
+
+def passed_flags(args: argparse.Namespace) -> list[str]:
+    """What every run is given beside the task's published settings."""
+    given = ["--load_model_path", args.encoder]
+    for name in PASSED:
+        value = getattr(args, name)
+        if value is True:
+            given.append(f"--{name}")
+        elif value:
+            given += [f"--{name}", str(value)]
+    return given
+
+
+def _words(text: str) -> list[str]:
+    words = [word for word in text.split(",") if word]
+    if not words:
+        raise argparse.ArgumentTypeError("the list is empty")
+    return list(dict.fromkeys(words))
+
+
+def _taus(text: str) -> list[str]:
+    try:
+        return list(dict.fromkeys(f"{float(word):g}" for word in _words(text)))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as 0,0.1") from None
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seeds(text: str) -> int | list[int]:
+    if "," not in text:
+        return _count(text)
+    if not all(word.isdecimal() for word in _words(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor a list of them, as 1,2")
+    return list(dict.fromkeys(int(word) for word in _words(text)))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,23 @@
 """What a run leaves behind in `--output_dir`."""
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from filelock import FileLock, Timeout
 
-from utils import InputError, finite, write_json
+from arguments import EXECUTION, SETTLED
+from run_state import latest_good
+from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
@@ -20,11 +25,12 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy
 class RunFolder:
     """The files of one run.
 
-    results.json       arguments, versions, device, a record an epoch, the best epoch
+    results.json       arguments, versions, device, a record an epoch, the best epoch, whether the run has finished
     eval_results.txt   the printed line of each epoch
     metrics.jsonl      a record a logging step
     best/              the best epoch as a stock Hugging Face folder
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
+    states/            until the run has finished: what it takes to go on from a step
     """
 
     def __init__(self, path: str | Path):
@@ -34,9 +40,18 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best"
         self.evaluation = self.path / "evaluation.json"
+        self.states = self.path / "states"
+        self._lock = FileLock(self.path / ".lock")
 
     def checkpoint(self, epoch: int) -> Path:
         return self.path / f"{epoch}_pytorch_model.bin"
+
+    def state(self, step: int, evaluated: bool) -> Path:
+        return self.states / f"{step:08d}{'-evaluated' if evaluated else ''}"
+
+    def saved_states(self) -> list[Path]:
+        """The states of this run, oldest first."""
+        return sorted(self.states.glob("[0-9]*"))
 
     def submission(self, name: str) -> Path:
         return self.path / f"{name}.tsv"
@@ -47,19 +62,23 @@ class RunFolder:
 
     def trained(self) -> list[Path]:
         """What an earlier training run left here."""
-        files = [self.results, self.lines, self.metrics, self.best]
+        files = [self.results, self.lines, self.metrics, self.best, self.states]
         return [path for path in files if path.exists()] + sorted(self.path.glob("[0-9]*_pytorch_model.bin"))
 
     def check(self, args: argparse.Namespace, task) -> None:
-        """Raise `InputError` if the folder has results that this run would replace and may not; writes nothing.
+        """Raise `InputError` if this run may not use the folder as it is; writes nothing.
 
-        A folder that cannot be written is one too: found here, and not after the first epoch.
+        It cannot be written, which is better found now than after an epoch; or it has results that the run would
+        replace and may not; or it does not have the run that is to be resumed.
         """
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
             raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
         if not os.access(there, os.W_OK | os.X_OK):
             raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
+        if args.resume:
+            self._check_resumed(args)
+            return
         used = self.trained() if args.do_train else []
         if args.do_eval and not args.do_train:
             used.append(self.evaluation)
@@ -67,40 +86,122 @@ class RunFolder:
             used += self.submissions(task)
         used = [path for path in used if path.exists()]
         if used and not args.overwrite_output_dir:
+            unfinished = args.do_train and self.saved_states()
             raise InputError(
-                f"--output_dir {self.path}: it has results already ({used[0].name}):"
-                " give another folder, or --overwrite_output_dir to replace them"
+                f"--output_dir {self.path}: it has results already ({used[0].name}): give another folder,"
+                f" {'--resume to go on with them, ' if unfinished else ''}or --overwrite_output_dir to replace them"
             )
 
-    def open(self, args: argparse.Namespace, task) -> None:
-        """Make the folder, and clear what a training run replaces.
+    def _check_resumed(self, args: argparse.Namespace) -> None:
+        begun = self.read_results()
+        if begun is None:
+            raise InputError(f"--resume: there is no run in --output_dir {self.path}: to begin one, leave --resume out")
+        # As a file would give them back.
+        given = json.loads(json.dumps(vars(args)))
+        for name in sorted(given.keys() & begun["args"].keys() - EXECUTION, key=lambda name: (name in SETTLED, name)):
+            if given[name] != begun["args"][name]:
+                raise InputError(
+                    f"--{name} {given[name]}: the run in {self.path} began with {begun['args'][name]}:"
+                    " resume it with that, or begin another in another --output_dir"
+                )
+
+    def state_to_resume(self, resume: str) -> Path | None:
+        """The state that `--resume` means, checked; None if the run was cut off before it saved any.
 
         Raises:
-            InputError: the folder cannot be written, or `check` fails.
+            InputError: it is not a state of this run, or it is damaged.
         """
-        self.check(args, task)
+        if resume == "latest":
+            return latest_good(self.saved_states())
+        path = Path(resume)
+        if path.resolve() not in [state.resolve() for state in self.saved_states()]:
+            raise InputError(f"--resume {path}: not a state in {self.states}")
+        return latest_good([path])
+
+    def read_results(self) -> dict | None:
+        """What the results file tells; None if there is none.
+
+        Raises:
+            InputError: it is not the results file of a run.
+        """
+        if not self.results.exists():
+            return None
+        try:
+            results = json.loads(self.results.read_text(encoding="utf-8"))
+            results["args"].keys(), len(results["epochs"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{self.results}: not the results file of a run") from None
+        return results
+
+    def open(self, args: argparse.Namespace, task) -> None:
+        """Make the folder, keep other runs out of it, and clear what a training run replaces.
+
+        Raises:
+            InputError: the folder cannot be written, another run is at work in it, or `check` fails.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            self.check(args, task)
             # What was made from the weights that go belongs to them.
             made = [self.evaluation, self.path / "tensorboard", *self.submissions(task)]
-            for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train else ():
+            for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train and not args.resume else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        except Timeout:
+            raise InputError(
+                f"--output_dir {self.path}: another run is at work in it: wait for its end, or give another folder"
+            ) from None
         except OSError as error:
             raise InputError(f"--output_dir {self.path}: cannot be written ({error.strerror})") from None
 
-    def add_line(self, line: str) -> None:
-        with open(self.lines, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    @contextlib.contextmanager
+    def last_state_named(self) -> Iterator[None]:
+        """Within this block, an error also says from which state the run can go on."""
+        try:
+            yield
+        except InputError as error:
+            states = self.saved_states()
+            after = (
+                f"the last good state is {states[-1]}: --resume goes on from it" if states else "no state is saved yet"
+            )
+            raise InputError(f"{error}; {after}") from error
+
+    def keep_states(self, limit: int) -> None:
+        """Remove all but the latest states."""
+        for path in self.saved_states()[:-limit]:
+            remove_folder(path)
+
+    def finish(self) -> None:
+        """Say that the training run is complete, and remove what only an unfinished one needs."""
+        self.write_results(self.read_results() | {"finished": True})
+        if self.states.exists():
+            remove_folder(self.states)
+
+    def close(self) -> None:
+        """Let other runs in."""
+        if self._lock.is_locked:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release()
+
+    def write_lines(self, lines: Iterable[str]) -> None:
+        write_text(self.lines, "".join(f"{line}\n" for line in lines))
+
+    def write_metrics(self, records: Iterable[dict]) -> None:
+        write_text(self.metrics, "".join(map(_line, records)))
 
     def add_metrics(self, record: dict) -> None:
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(record), allow_nan=False) + "\n")
+        with writing(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(_line(record))
 
     def write_results(self, record: dict) -> None:
         write_json(self.results, record)
 
     def write_evaluation(self, record: dict) -> None:
         write_json(self.evaluation, record)
+
+
+def _line(record: dict) -> str:
+    return json.dumps(finite(record), allow_nan=False) + "\n"
 
 
 def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[str, int]) -> dict:

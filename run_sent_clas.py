@@ -1,9 +1,10 @@
-"""Sentence and sentence-pair tasks: GLUE, ANLI and PAWS-QQP.
+"""Sentence and sentence-pair tasks: GLUE, ANLI, PAWS-QQP and HANS.
 
 python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path all-MiniLM-L6-v2 --output_dir sst
 """
 
 import argparse
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,11 +12,12 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 
 import arguments
 from data import metrics
-from data.batches import padding
+from data.batches import padding, without_labels
 from data.cache import cached
-from data.features import sentence_features
+from data.features import Features, sentence_features
 from data.submission import write_submission
-from data.tasks import SENTENCE_TASKS, find_task
+from data.tasks import SENTENCE_TASKS, find_task, model_classes
+from models.checkpoints import saved_classes
 from models.encoders import named_labels
 from training import Head, execute, prepare
 from utils import run_script
@@ -30,19 +32,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     task = find_task(args.task_name, SENTENCE_TASKS)
     args.task_name = task.name
-    changes = {"num_labels": 1, "problem_type": "regression"} if task.regression else named_labels(task.labels)
-    examples, config, tokenizer = prepare(args, task, changes)
+    classes = task.labels
+    if task.counts_as and not args.do_train:  # the model is that of another task
+        model_file = args.test_model_file
+        classes = model_classes(task, saved_classes(model_file), f"--test_model_file {model_file}")
+    examples, config, tokenizer = prepare(args, task, named_labels(classes))
     features = examples.map(
         cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
     )
 
-    def predictions(logits: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(logits) if task.regression else metrics.best_class(logits)
+    counts_as = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
+    counts_as = np.array([*counts_as, metrics.NO_CLASS])  # which is its own, being the last index
 
+    def predictions(logits: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]
+
+    def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
+        labels, predicted = rows.columns["labels"][:], predictions(logits)
+        scores = metrics.compute(task.metrics, labels, predicted)
+        if task.groups:
+            scores |= metrics.by_group(labels, predicted, task.labels, [example.groups for example in rows.examples])
+        return scores
+
+    collate = DataCollatorWithPadding(tokenizer, **padding(args))
     head = Head(
         AutoModelForSequenceClassification,
-        collate=DataCollatorWithPadding(tokenizer, **padding(args)),
-        score=lambda rows, logits: metrics.compute(task.metrics, rows.columns["labels"][:], predictions(logits)),
+        collate=functools.partial(without_labels, collate) if task.counts_as else collate,
+        score=score,
         write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits)),
     )
     execute(args, task, head, config, tokenizer, features)

@@ -7,21 +7,16 @@ files are those of one process.
 import argparse
 import contextlib
 import functools
-import math
+import itertools
 import os
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import broadcast, gather_object, send_to_device, set_seed
+from accelerate.utils import broadcast, send_to_device, set_seed
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
@@ -29,45 +24,19 @@ from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.readers import Splits, read_splits
 from data.tasks import Task
+from evaluation import INTERRUPTED, Head, Run, evaluate, labelled, on_device, predict
 from models import objectives
-from models.asa import IGNORED_LABEL
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from utils import InputError, keep_freed_memory, log
+from run_state import Interruption, Means, Progress, TrainingState
+from utils import InputError, Interrupted, keep_freed_memory, log
 
 # What keeps each process from having the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
-
-@dataclass
-class Head:
-    """What differs between the scripts.
-
-    auto_class: the transformers class that makes the model.
-    collate: rows -> padded batch.
-    score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
-    write: (path, features, logits per row) -> writes a predictions file.
-    loss_name: what the epoch lines call the training loss.
-    """
-
-    auto_class: type
-    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
-    score: Callable[[Features, list[np.ndarray]], dict[str, float]]
-    write: Callable[[Path, Features, list[np.ndarray]], None]
-    loss_name: str = "train loss"
-
-
-@dataclass
-class Run:
-    """What training, evaluation and prediction share."""
-
-    args: argparse.Namespace
-    head: Head
-    accelerator: Accelerator
-    model: nn.Module
-    tokenizer: PreTrainedTokenizerBase
-    folder: RunFolder
+# A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
+MAX_SKIPPED_STEPS = 25
 
 
 def prepare(
@@ -81,6 +50,7 @@ def prepare(
     RunFolder(args.output_dir).check(args, task)
     examples = read_splits(task, args)
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
+    objectives.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
     )
@@ -100,8 +70,12 @@ def execute(
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
+        Interrupted: by SIGTERM or Ctrl-C, in training; its state has been saved.
     """
     folder = RunFolder(args.output_dir)
+    if args.resume and folder.read_results().get("finished"):
+        log.info(f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch")
+        return
     unseen = {split: rows.report for split, rows in features.primary().items()}
     for split, report in unseen.items():
         log.info(
@@ -124,12 +98,22 @@ def execute(
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
     # Only training needs the wrapper that keeps processes in step.
     model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
-    run = Run(args, head, accelerator, model, tokenizer, folder)
-    if accelerator.is_main_process:
-        folder.open(args, task)
-    accelerator.wait_for_everyone()
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
+    interruption = Interruption(accelerator) if args.do_train else None
+    run = Run(args, head, accelerator, model, tokenizer, folder, interruption)
+    try:
+        if accelerator.is_main_process:
+            folder.open(args, task)
+        accelerator.wait_for_everyone()
+        with interruption or contextlib.nullcontext():
+            _work(run, task, features, record)
+    finally:
+        folder.close()
 
+
+def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
+    """What `execute` does once the model stands and the folder is open."""
+    args, accelerator, folder = run.args, run.accelerator, run.folder
     if args.do_train:
         best = train(run, features.train, features.eval, record)
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
@@ -137,14 +121,19 @@ def execute(
         scores = evaluate(run, features.eval)
         if accelerator.is_main_process:
             folder.write_evaluation(record | scores)
-            print(f"eval score = {scores['eval_score']:.2f} | eval loss = {scores['eval_loss']:.3f}")
+            has_loss = scores["eval_loss"] is not None
+            line = f"eval score = {scores['eval_score']:.2f}"
+            print(line + (f" | eval loss = {scores['eval_loss']:.3f}" if has_loss else ""))
     for name, test_features in features.test.items():
         path = folder.submission(task.submissions[name].submission)
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
-            head.write(path, test_features, logits)
+            run.head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
+    if args.do_train and accelerator.is_main_process:
+        folder.finish()
     accelerator.wait_for_everyone()
+    accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
@@ -180,13 +169,12 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
     """
-    args, accelerator = run.args, run.accelerator
+    args, accelerator, folder = run.args, run.accelerator, run.folder
     place = accelerator.process_index, accelerator.num_processes
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
-    epochs = math.ceil(steps / len(sampler))
 
-    optimizer = torch.optim.AdamW(parameter_groups(run.model, args.weight_decay), lr=args.learning_rate, fused=True)
+    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -194,68 +182,104 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         collate_fn=functools.partial(collate_parts, run.head.collate, args.gradient_accumulation_steps),
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator(),  # its own: a state restores the global one, which is the model's
     )
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
-    if args.report_to != "none":
-        accelerator.init_trackers("tensorboard")
 
-    results = results | {"epochs": [], "best": None}
+    progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
+    model = accelerator.unwrap_model(run.model)
+    state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler)
+    resume(run, state)
+    if args.report_to != "none":
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
+    if accelerator.is_main_process:
+        folder.write_results(_results(results, progress))
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     often = 0.5 if sys.stderr.isatty() else 30
-    bar = tqdm(total=steps, unit="step", mininterval=often, disable=not accelerator.is_main_process)
-    step = 0
-    for epoch in range(epochs):
-        sampler.epoch = epoch
-        run.model.train()
-        of_epoch, of_window = Means(), Means()
-        started = time.perf_counter()
-        for parts in loader:
-            figures = optimize(run, parts, optimizer, idle)
-            if not accelerator.optimizer_step_was_skipped:
-                scheduler.step()
-            step += 1
-            bar.update()
-            of_epoch.add(figures)
-            of_window.add(figures)
-            if step % args.logging_steps == 0 or step == steps:
-                _log_window(run, step, epoch, scheduler.get_last_lr()[0], of_window.take(accelerator.reduce))
-            if step == steps:
-                break
-        seconds = time.perf_counter() - started
-
-        means = of_epoch.take(accelerator.reduce)
-        if not math.isfinite(means["train_loss"]):
-            raise InputError(
-                f"the training loss is not finite in epoch {epoch}: lower --learning_rate {args.learning_rate:g},"
-                " or clip with --max_grad_norm"
-            )
-        record = {"epoch": epoch, "global_step": step, "train_loss": means["train_loss"]}
-        record |= evaluate(run, eval_sets)
-        record |= {"seconds": round(seconds, 2)}
-        record |= {name: means.get(name) for name in ("keep_rate", "fully_masked")}
-        results["epochs"].append(record)
-        if results["best"] is None or _is_better(record, results["best"]):
-            results["best"] = record
-        if accelerator.is_main_process:
-            _save_epoch(run, record, results)
-        accelerator.wait_for_everyone()
-    bar.close()
+    bar = tqdm(
+        total=steps,
+        initial=progress.step,
+        unit="step",
+        mininterval=often,
+        disable=not accelerator.is_main_process,
+    )
+    with bar, folder.last_state_named():
+        while progress.step < steps or progress.step_of_epoch:
+            train_epoch(run, state, loader, steps, idle, bar)
+            _end_epoch(run, state, eval_sets, results)
     if args.report_to != "none":
         accelerator.get_tracker("tensorboard").finish()
 
-    best = results["best"]
-    if best is not results["epochs"][-1]:
-        model = accelerator.unwrap_model(run.model)
+    best = progress.best
+    if best is not progress.epochs[-1]:
         if accelerator.is_main_process:
-            load_release_checkpoint(model, run.folder.checkpoint(best["epoch"]))
+            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
         broadcast(list(release_state_dict(model).values()))  # another machine may not see the file
     return best
 
 
-def on_device(run: Run, loader: DataLoader) -> DataLoader:
-    """The loader with its batches on this process's device; the rows are this process's own already."""
-    return prepare_data_loader(loader, run.accelerator.device, num_processes=1, process_index=0, put_on_device=True)
+def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, idle: dict, bar: tqdm) -> None:
+    """What is left of an epoch, or of the run's `steps`.
+
+    Raises:
+        Interrupted: the state has been saved.
+    """
+    args, progress, sampler = run.args, state.progress, state.sampler
+    sampler.epoch, sampler.skip = progress.epoch, progress.step_of_epoch
+    left = min(len(sampler) - progress.step_of_epoch, steps - progress.step)
+    run.model.train()
+    clock = time.perf_counter()
+    for parts in itertools.islice(loader, left):
+        figures, finite = optimize(run, parts, state.optimizer, idle)
+        state.scheduler.step()
+        progress.step += 1
+        progress.step_of_epoch += 1
+        _take_note(run, state, figures, finite)
+        if progress.step % args.logging_steps == 0 or progress.step == steps:
+            _log_window(run, state)
+        progress.seconds += time.perf_counter() - clock
+        bar.update()
+        stopped_by = run.interruption.agreed()
+        if stopped_by or (args.save_steps and progress.step % args.save_steps == 0):
+            save_state(run, state)
+        if stopped_by:
+            raise Interrupted(stopped_by, INTERRUPTED)
+        clock = time.perf_counter()
+
+
+def resume(run: Run, state: TrainingState) -> None:
+    """Put a run that is to be resumed where it was; any other is left at its beginning.
+
+    Raises:
+        InputError: the state that is wanted is damaged, or does not fit this run.
+    """
+    if not run.args.resume:
+        return
+    folder, model = run.folder, state.model
+    path = folder.state_to_resume(run.args.resume)
+    if path is None:
+        log.info(f"{folder.path}: cut off before it saved a state: from the beginning")
+    else:
+        state.load(path)
+        log.info(f"resumed from {path}")
+    if run.accelerator.is_main_process:
+        # Files may tell of steps after the state, which are now taken again.
+        progress = state.progress
+        folder.write_metrics(progress.metrics)
+        folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
+        if progress.epochs and folder.checkpoint(progress.epoch).exists():
+            load_release_checkpoint(model, folder.checkpoint(progress.best["epoch"]))
+            export(model, run.tokenizer, folder.best)
+            state.load(path)
+
+
+def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
+    """Save a state, and drop the oldest."""
+    _stop_if_broken(run, state)
+    state.save(run.folder.state(state.progress.step, evaluated))
+    if run.accelerator.is_main_process:
+        run.folder.keep_states(run.args.save_total_limit)
 
 
 def optimize(
@@ -268,7 +292,7 @@ def optimize(
             wait for its gradient.
 
     Returns:
-        What this process adds to the step's figures, still on the device.
+        What this process adds to the step's figures, and whether loss and gradient were finite; still on the device.
     """
     accelerator, model = run.accelerator, run.model
     own = torch.stack([_size(part["labels"]) for part in parts or [idle]]) * bool(parts)  # (parts, 2)
@@ -281,11 +305,24 @@ def optimize(
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
             accelerator.backward(objectives.weighted_loss(output, *shares) * accelerator.num_processes)
         figures.add(objectives.figures(output, *shares))
+    accelerator.unscale_gradients(optimizer)
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
     if run.args.max_grad_norm:
-        accelerator.clip_grad_norm_(model.parameters(), run.args.max_grad_norm)
+        nn.utils.clip_grads_with_norm_(parameters, run.args.max_grad_norm, norm)
     optimizer.step()
     optimizer.zero_grad()
-    return figures.sums
+    figures.add({"grad_norm": norm / accelerator.num_processes})
+    return figures.sums, norm.isfinite() & figures.sums["train_loss"].isfinite()
+
+
+def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
+    if name == "apex_fused_adam":
+        from apex.optimizers import FusedAdam  # only for those who built it
+
+        return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -297,78 +334,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def evaluate(run: Run, sets: dict[str, Features]) -> dict:
-    """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
-    scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
-    for name, features in sets.items():
-        logits, loss = predict(run, features)
-        metrics = run.head.score(features, logits)
-        if run.accelerator.is_main_process:
-            log.info(f"{name}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items()))
-        if not scores["metrics"]:
-            scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
-        else:
-            scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
-    return scores
-
-
-@torch.inference_mode()
-def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
-    """The plain model's predictions, each row's by one of the processes.
-
-    Returns:
-        The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
-    """
-    accelerator = run.accelerator
-    # The longest first: a batch holds rows of like length, and a lack of memory shows at once.
-    order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
-    order = order[accelerator.process_index :: accelerator.num_processes]
-    loader = DataLoader(
-        Subset(features, order),
-        run.args.eval_batch_size,
-        collate_fn=run.head.collate,
-        num_workers=run.args.num_workers,
-    )
-    # Without the wrapper that keeps processes in step: one may have more batches than another.
-    model = accelerator.unwrap_model(run.model).eval()
-    logits, losses = [], Means()
-    for batch in on_device(run, loader):
-        output = model(**batch)
-        logits.extend(output.logits.float().cpu().numpy())
-        if output.loss is not None:
-            count = _labelled(batch["labels"])
-            losses.add({"sum": objectives.of_labels(output.loss, (count, 1)), "labels": count})
-    sums = {name: figure.item() for name, figure in losses.sums.items()}
-    found = gather_object([(dict(zip(order, logits, strict=True)), sums)])  # one of each process
-    rows = {row: values for own, _ in found for row, values in own.items()}
-    labels = sum(sums.get("labels", 0) for _, sums in found)
-    loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
-    return [rows[row] for row in range(len(features))], loss
-
-
-class Means:
-    """Sums of figures, which stay on the device until their means are taken."""
-
-    def __init__(self):
-        self.sums: dict[str, torch.Tensor] = {}
-        self.added = 0
-
-    def add(self, figures: dict[str, torch.Tensor]) -> None:
-        for name, figure in figures.items():
-            self.sums[name] = self.sums.get(name, 0) + figure.float()
-        self.added += 1
-
-    def take(self, reduce: Callable) -> dict[str, float | list[float]]:
-        """The means since the last call.
-
-        Args:
-            reduce: sums what the processes have added.
-        """
-        means = {name: (total / self.added).tolist() for name, total in reduce(self.sums).items()}
-        self.sums, self.added = {}, 0
-        return means
-
-
 def epoch_line(record: dict, loss_name: str) -> str:
     """The line of an epoch, as the release prints it."""
     line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {record['train_loss']:.3f}"
@@ -377,36 +342,100 @@ def epoch_line(record: dict, loss_name: str) -> str:
     return line
 
 
-def _save_epoch(run: Run, record: dict, results: dict) -> None:
-    """Save the epoch's weights, then the best folder, then the records that speak of them."""
-    model = run.accelerator.unwrap_model(run.model)
-    save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
-    if results["best"] is record:
-        export(model, run.tokenizer, run.folder.best)
-    run.folder.write_results(results)
-    line = epoch_line(record, run.head.loss_name)
-    run.folder.add_line(line)
-    tqdm.write(line)
+def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:
+    """Add a step's figures to the means, and watch whether they are numbers: on a GPU without waiting for them."""
+    progress = state.progress
+    if run.accelerator.scaler is not None:  # it has skipped a step that was not finite, and lowered its scale
+        for means in (progress.of_epoch, progress.of_window):
+            means.add(figures, finite)
+        progress.skipped = torch.stack([progress.skipped[0] + ~finite, (progress.skipped[1] + 1) * ~finite])
+        return
+    for means in (progress.of_epoch, progress.of_window):
+        means.add(figures)
+    progress.broken = torch.where((progress.broken == 0) & ~finite, progress.step, progress.broken)
+    if progress.broken.device.type == "cpu":
+        _stop_if_broken(run, state)
 
 
-def _log_window(run: Run, step: int, epoch: int, learning_rate: float, means: dict) -> None:
+def _stop_if_broken(run: Run, state: TrainingState, whole_epoch: bool = False) -> None:
+    """Raise `InputError` if a step was not finite, or if fp16 has skipped too many in a row, or every one."""
+    progress, args = state.progress, run.args
+    limit = min(MAX_SKIPPED_STEPS, progress.step_of_epoch) if whole_epoch else MAX_SKIPPED_STEPS
+    if (in_a_row := int(progress.skipped[1])) >= limit:
+        raise InputError(
+            f"step {progress.step}: the last {in_a_row} steps overflowed in fp16 and were skipped:"
+            f" use --bf16, or a lower --learning_rate than {args.learning_rate:g}"
+        )
+    if broken := int(progress.broken):
+        rows = state.sampler.steps()[progress.step_of_epoch - 1 - (progress.step - broken)]
+        raise InputError(
+            f"step {broken}, epoch {progress.epoch}: the loss or its gradient is not finite on the training rows"
+            f" {', '.join(map(str, sorted(rows)))} (counted from 0): lower --learning_rate {args.learning_rate:g},"
+            " or clip with --max_grad_norm"
+        )
+
+
+def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], results: dict) -> None:
+    """Evaluate and save the model after an epoch, then the records that speak of it, then the state."""
+    progress, accelerator = state.progress, run.accelerator
+    _stop_if_broken(run, state, whole_epoch=True)
+    try:
+        scores = evaluate(run, eval_sets)
+    except Interrupted:
+        save_state(run, state)
+        raise
+    means = progress.of_epoch.take(accelerator.reduce)
+    record = {"epoch": progress.epoch, "global_step": progress.step, "train_loss": means["train_loss"]}
+    record |= scores | {"seconds": round(progress.seconds, 2), "skipped_steps": int(progress.skipped[0])}
+    record |= {name: means.get(name) for name in ("keep_rate", "fully_masked")}
+    progress.epochs.append(record)
+    progress.epoch, progress.step_of_epoch, progress.seconds = progress.epoch + 1, 0, 0.0
+    progress.skipped = progress.skipped * torch.tensor([0, 1], device=accelerator.device)
+    if accelerator.is_main_process:
+        model = accelerator.unwrap_model(run.model)
+        save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
+        if progress.best is record:
+            export(model, run.tokenizer, run.folder.best)
+        run.folder.write_results(_results(results, progress))
+        lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
+        run.folder.write_lines(lines)
+        tqdm.write(lines[-1])
+    accelerator.wait_for_everyone()
+    save_state(run, state, evaluated=True)
+
+
+def _results(head: dict, progress: Progress) -> dict:
+    return head | {"epochs": progress.epochs, "best": progress.best}
+
+
+def _log_window(run: Run, state: TrainingState) -> None:
+    """Log the means of the last steps; skipped ones do not count."""
+    _stop_if_broken(run, state)
+    progress = state.progress
+    step, learning_rate = progress.step, state.scheduler.get_last_lr()[0]
+    means = progress.of_window.take(run.accelerator.reduce)
     if not run.accelerator.is_main_process:
         return
-    run.folder.add_metrics({"step": step, "epoch": epoch, "learning_rate": learning_rate, **means})
+    record = {"step": step, "epoch": progress.epoch, "learning_rate": learning_rate, **means}
+    if run.accelerator.scaler is not None:
+        record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
+    progress.metrics.append(record)
+    run.folder.add_metrics(record)
     if run.args.report_to != "none":
-        scalars = {name: value for name, value in means.items() if not isinstance(value, list)}
+        scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
         scalars |= {f"keep_rate/{layer}": rate for layer, rate in enumerate(means.get("keep_rate", []))}
-        run.accelerator.log({**scalars, "learning_rate": learning_rate}, step=step)
-    line = f"step {step}: train loss {means['train_loss']:.4f}"
+        run.accelerator.log(scalars, step=step)
+    line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
         rates = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
         line += f", keep rate {rates}, fully masked {means['fully_masked']:.4f}"
+    if record.get("skipped_steps"):
+        line += f", {record['skipped_steps']} steps of this epoch skipped by the loss scale"
     log.info(line)
 
 
-def _is_better(record: dict, best: dict) -> bool:
-    """Whether an epoch beats the best so far; without an evaluation the last one does."""
-    return record["eval_score"] is None or record["eval_score"] > best["eval_score"]
+def _counter(run: Run, *shape: int) -> torch.Tensor:
+    return torch.zeros(shape, dtype=torch.long, device=run.accelerator.device)
 
 
 def _has_bf16() -> bool:
@@ -417,10 +446,5 @@ def _has_bf16() -> bool:
 
 def _size(labels: torch.Tensor) -> torch.Tensor:
     """(2,): how many examples a batch has, and how many labels; on its device."""
-    labelled = _labelled(labels)
-    return torch.stack([torch.full_like(labelled, len(labels)), labelled])
-
-
-def _labelled(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels a batch has, on its device."""
-    return (labels != IGNORED_LABEL).sum()
+    count = labelled(labels)
+    return torch.stack([torch.full_like(count, len(labels)), count])

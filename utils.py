@@ -11,10 +11,12 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 log = logging.getLogger("asa")
@@ -22,6 +24,14 @@ log = logging.getLogger("asa")
 
 class InputError(ValueError):
     """What the user gave cannot be used. The message is one sentence: what is wrong, where, and what to do."""
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop, which it has done in good order. The message says how to go on."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 class Parser(argparse.ArgumentParser):
@@ -41,7 +51,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main) -> None:
-    """Run a script's `main()`: `InputError` becomes one sentence on standard error and exit status 2."""
+    """Run a script's `main()`; what it raises becomes one sentence on standard error, and an exit status.
+
+    2: the input cannot be used (`InputError`), or a file cannot be written; 128 + the signal's number: interrupted.
+    """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     # Of several processes, torchrun and accelerate give the first the rank 0: it speaks for all.
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
@@ -50,17 +63,18 @@ def run_script(main) -> None:
             main()
     except InputError as error:
         message = str(error)
+    except Interrupted as stop:
+        print(f"{Path(sys.argv[0]).name}: {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signal_number)
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a name too long, a full disk, ...
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
     else:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            # Of several processes the wrapper around the model can wait for ever in its destructor.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(0)
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -68,34 +82,80 @@ def run_script(main) -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, it is flushed to disk and renamed to `path`."""
+    """Yield a temporary path beside `path`; when the block ends well, it is flushed to disk and renamed to `path`.
+
+    Raises:
+        InputError: it cannot be written, for want of space or of permission.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with writing(path):
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; when the block ends well, it takes the place of `path`."""
+    """Yield an empty folder beside `path`; when the block ends well, it is flushed and takes the place of `path`.
+
+    Raises:
+        InputError: it cannot be written, for want of space or of permission.
+    """
     path = Path(path)
     temporary, previous = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
-    for leftover in (temporary, previous):
-        shutil.rmtree(leftover, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            path.rename(previous)
-        temporary.rename(path)
-    finally:
+    with writing(path):
+        if previous.exists() and not path.exists():
+            previous.rename(path)  # a process was killed between the two renames below
         for leftover in (temporary, previous):
             shutil.rmtree(leftover, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    try:
+        with writing(path):
+            yield temporary
+            for file in temporary.rglob("*"):
+                _flush(file)
+            _flush(temporary)
+            if path.exists():
+                path.rename(previous)
+            temporary.rename(path)
+            _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Within this block, a file that cannot be written is an `InputError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except SafetensorError as error:  # the library tells the system's reason in its own words
+        raise InputError(f"{path}: cannot be written ({error})") from error
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder; what is half removed no longer bears its name."""
+    hidden = path.with_name(f".{path.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Have the system write a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -40,11 +40,16 @@ class StepSampler(Sampler[list[int]]):
         self.place = place
         self.processes = processes
         self.epoch = 0
+        self.skip = 0  # steps of this epoch that have been taken already
 
     def __len__(self) -> int:
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        yield from (step[self.place :: self.processes] for step in self.steps()[self.skip :])
+
+    def steps(self) -> list[list[int]]:
+        """The rows of each step of this epoch, over all processes."""
         random = np.random.default_rng((self.seed, self.epoch))
         order = random.permutation(len(self.lengths)).tolist()
         if self.group_by_length:
@@ -52,7 +57,7 @@ class StepSampler(Sampler[list[int]]):
         steps = _chunks(order, self.batch_size)
         if self.group_by_length:
             random.shuffle(steps)
-        yield from (step[self.place :: self.processes] for step in steps)
+        return steps
 
     def _by_length(self, rows: list[int]) -> list[int]:
         return sorted(rows, key=self.lengths.__getitem__)
@@ -61,6 +66,11 @@ class StepSampler(Sampler[list[int]]):
 def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
     """The rows of an optimizer step as up to `parts` padded batches of like size."""
     return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts) or 1)]
+
+
+def without_labels(collate: Callable, rows: list[dict]) -> dict[str, torch.Tensor]:
+    """The padded batch of rows whose labels are not among the model's classes, and give no loss."""
+    return collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
 
 
 def padding(args: argparse.Namespace) -> dict:

@@ -2,13 +2,17 @@
 
 A set stands in a folder of its own, `<cache folder>/<task>-<key>`, where the key follows from all that its features are
 made of: the content of the data files, the task, the tokenizer, the settings and the code. Nothing has to be cleared by
-hand; a folder can be deleted at any time.
+hand: a new set makes room for itself by removing those that were used longest ago; and a folder can be deleted at any
+time, also while a process has its rows memory-mapped (but on Windows, which then keeps it).
 """
 
 import contextlib
 import hashlib
 import json
 import logging
+import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +25,10 @@ from data.readers import Examples
 from utils import atomic_folder, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
+KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
 CHUNK = 10_000  # examples tokenised at once
 OWN_COLUMNS = ("lengths", "first_tokens")  # beside those of `Features.columns`
+ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # what the cache calls its folders
 
 
 class StoredFeatures(Features):
@@ -71,12 +77,37 @@ def cached(
                     if found is None:
                         _store(path, examples, lambda rows: make(rows, tokenizer, **settings))
                         found = _load(path, examples)
+                make_room(path)
         except OSError as error:
             log.warning(f"--token_cache_dir {folder}: cannot be used ({error.strerror}); going on without a cache")
             found = None
         return make(examples, tokenizer, **settings) if found is None else found
 
     return features
+
+
+def make_room(new: Path) -> None:
+    """Remove, beside a new set, those used longest ago until `KEPT` bytes are left, and what was never finished.
+
+    What another process is writing stays, and so does whatever the cache did not make.
+    """
+    named = [(ENTRY.fullmatch(path.name), path) for path in new.parent.iterdir() if path != new and path.is_dir()]
+    found = [(*_use(path), path, name) for name, path in named if name]
+    _, kept = _use(new)
+    for _, size, path, name in sorted(found, key=lambda entry: entry[0], reverse=True):
+        kept += 0 if name["unfinished"] else size
+        if name["unfinished"] or kept > KEPT:
+            lock = FileLock(path.with_name(f"{name['entry']}.lock"), timeout=0)
+            with contextlib.suppress(OSError), lock:  # it is being written, or another user's
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _use(path: Path) -> tuple[float, int]:
+    """When a set was made or last loaded, and its bytes; zeros where it is not whole, or gone."""
+    try:
+        return (path / "about.json").stat().st_mtime, sum(file.stat().st_size for file in path.iterdir())
+    except OSError:
+        return 0.0, 0
 
 
 def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase, settings: dict) -> str:
@@ -106,6 +137,8 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
         found = StoredFeatures(datasets.Dataset.from_file(str(path / "rows.arrow")), about["report"], examples)
         for level, message in about["messages"]:
             log.log(level, message)
+        with contextlib.suppress(OSError):  # of a cache that only others may write
+            os.utime(path / "about.json")  # for `make_room`
     except FileNotFoundError:
         return None
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):

@@ -20,7 +20,7 @@ from data.formats import (
 from data.tasks import ChoiceTask, SentenceTask, TokenTask
 from utils import InputError, log
 
-INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind")
+INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID")
 TREEBANK_WIDTH = 10  # columns of the CoNLL-X form
 
 
@@ -30,11 +30,13 @@ class Example:
 
     label: class index, or score of a regression; None in a test file.
     index: what the file calls the row; None where it does not say.
+    groups: what the row has in the columns that are `groups` of the task.
     """
 
     texts: tuple[str, ...]
     label: int | float | None
     index: str | None
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -75,7 +77,8 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool) -> list[Examp
         where = f"{path}, line {line}"
         texts = tuple(_decoded(text_column(row, names, where), where) for names in task.text)
         label = _label(task, text_column(row, task.label, where), where) if labelled else None
-        examples.append(Example(texts, label, _index(row, where)))
+        groups = tuple(str(row[name]) for name in task.groups if name in row)
+        examples.append(Example(texts, label, _index(row, where), groups))
     return examples
 
 
@@ -120,7 +123,7 @@ def _label(task: SentenceTask, word: str, where: str) -> int | float:
 def read_choices(task: ChoiceTask, path: Path, labelled: bool) -> list[ChoiceExample]:
     """A file of a multiple-choice task; every row has as many choices as the first."""
     examples = []
-    for where, example in CHOICE_FILES[path.suffix](task, path, labelled):
+    for where, example in _choice_rows(path)(task, path, labelled):
         expected = len(examples[0].choices) if examples else max(2, len(example.choices))
         if len(example.choices) != expected:
             raise InputError(f"{where}: {len(example.choices)} choices where {expected} are expected")
@@ -180,6 +183,12 @@ def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tupl
 
 
 CHOICE_FILES: dict[str, Callable] = {".json": _dialogues, ".csv": _csv_endings, ".jsonl": _json_endings}
+
+
+def _choice_rows(path: Path) -> Callable:
+    if path.suffix not in CHOICE_FILES:
+        raise InputError(f"{path}: the name of a multiple-choice file ends in {', '.join(CHOICE_FILES)}")
+    return CHOICE_FILES[path.suffix]
 
 
 def _texts(row: dict, name: str, where: str) -> tuple[str, ...]:

@@ -82,6 +82,27 @@ def compute(names: tuple[str, ...], labels: Sequence, predictions: Sequence) -> 
     return _defined(_values(names, METRICS, labels, predictions, broken))
 
 
+def by_group(
+    labels: Sequence[int], predictions: np.ndarray, names: Sequence[str], groups: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Accuracies in per cent of the rows of each label, of each group, and of each label within each group.
+
+    Args:
+        labels, predictions: (n,), class indices.
+        names: of the labels, in class order.
+        groups: the groups that each row is in; where no row is in any, nothing is computed.
+    """
+    right = np.asarray(labels) == predictions
+    members = {
+        group: np.array([group in row for row in groups])
+        for group in sorted({group for row in groups for group in row})
+    }
+    of_label = {name: np.asarray(labels) == label for label, name in enumerate(names)} if members else {}
+    parts = of_label | members
+    parts |= {f"{group}/{name}": of_label[name] & rows for group, rows in members.items() for name in of_label}
+    return {f"{name}/accuracy": 100 * float(right[rows].mean()) for name, rows in parts.items() if rows.any()}
+
+
 def compute_words(
     names: tuple[str, ...], tags: list[list[str]], predictions: list[list[str | None]]
 ) -> dict[str, float]:

@@ -89,17 +89,29 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits:
     """All sets that the arguments ask for, not yet read.
 
     Raises:
-        InputError: a folder or file is missing.
+        InputError: a folder or file is missing, or the task has no training set.
     """
-    folder = task_folder(args.data_dir, task.name)
+    if args.do_train and task.train is None:
+        raise InputError(
+            f"--do_train: {task.name} is for evaluation alone; train on another task, then give --do_eval"
+            " --test_model_file CHECKPOINT"
+        )
+
+    def read(data_set: DataSet, labelled: bool) -> Examples | None:
+        return read_set(task, data_set, task_folder(args.data_dir, task.name), labelled)
 
     def read_sets(sets: Mapping[str, DataSet], labelled: bool) -> dict[str, Examples]:
-        read = {name: read_set(task, data_set, folder, labelled) for name, data_set in sets.items()}
-        return {name: examples for name, examples in read.items() if examples is not None}
+        found = {name: read(data_set, labelled) for name, data_set in sets.items()}
+        return {name: examples for name, examples in found.items() if examples is not None}
 
+    evaluated = {}
+    if args.eval_file is not None:  # which needs no folder of the task
+        evaluated = {args.eval_file: Examples(task, [Path(args.eval_file)], labelled=True)}
+    elif args.do_eval:
+        evaluated = read_sets(getattr(task, args.eval_on), labelled=True)
     return Splits(
-        train=read_set(task, task.train, folder, labelled=True) if args.do_train else None,
-        eval=read_sets(getattr(task, args.eval_on), labelled=True) if args.do_eval else {},
+        train=read(task.train, labelled=True) if args.do_train else None,
+        eval=evaluated,
         test=read_sets(task.submissions, labelled=False) if args.do_test else {},
     )
 

@@ -261,6 +261,16 @@ SOURCES: dict[str, Source] = {
             " and put them into {folder}.",
         ),
         Source(
+            "HANS",
+            "MIT; for evaluation alone, by a model of MNLI",
+            15.5,
+            _files(
+                f"{GITHUB}/tommccoy1/hans/master",
+                {"heuristics_evaluation_set.txt": "c55b62feef9913070e88f38938dc2492018c945ac81f70139346472494124e79"},
+            ),
+            RECORD.format("hans"),
+        ),
+        Source(
             "DREAM",
             "for non-commercial research only; see the license.txt that comes with it",
             5.6,

@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar
 
 from utils import InputError
 
@@ -16,6 +17,7 @@ BINARY = ("0", "1")
 # those of the training file).
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("contradiction", "entailment", "neutral")
+HANS_LABELS = ("entailment", "non-entailment")
 NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
@@ -40,20 +42,50 @@ class DataSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The published hyper-parameters of a task's fine-tuning, and how it is scored.
+
+    train_examples: how many the complete training set has, for an estimate of the time.
+    warmup_proportion, weight_decay: the defaults of the release's script.
+    eval_on: the set that is scored; GLUE's test sets have no public labels.
+    seeds: how many runs a published figure is the mean of.
+    """
+
+    train_examples: int
+    learning_rate: float = 2e-5
+    train_batch_size: int = 32
+    num_train_epochs: int = 3
+    warmup_proportion: float = 0.06
+    weight_decay: float = 0.01
+    max_seq_length: int = 128
+    eval_on: str = "dev"
+    seeds: int = 3
+
+    def settings(self) -> dict[str, int | float | str]:
+        """Argument of the task's script -> its published value."""
+        return {name: value for name, value in vars(self).items() if name not in ("train_examples", "seeds")}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """What every task has.
 
     metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
+    train: None where the task is for the evaluation of another task's model.
     dev, test: set name -> rows, the first set of a split being the primary one.
     other_names: what else the task and its folder may be called, in any case.
+    recipe: None where there are no published settings.
+    script: the module that trains and evaluates it.
     """
 
+    script: ClassVar[str]
     name: str
     metrics: Names
-    train: DataSet
+    train: DataSet | None
     dev: Mapping[str, DataSet]
     test: Mapping[str, DataSet]
     other_names: Names = ()
+    recipe: Recipe | None = None
 
     @property
     def submissions(self) -> dict[str, DataSet]:
@@ -72,8 +104,12 @@ class SentenceTask(Task):
     aliases: other spellings of labels in the official files.
     score_range: of a regression; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
+    counts_as: where the model is that of another task, which label each of its classes counts as.
+    models: the classes of such models, in order, for a checkpoint that does not name them.
+    groups: the columns, where a file has them, for whose values accuracies are given too.
     """
 
+    script: ClassVar[str] = "run_sent_clas"
     text: tuple[Names, ...]
     label: Names
     labels: Names = BINARY
@@ -81,6 +117,9 @@ class SentenceTask(Task):
     aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
+    counts_as: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    models: tuple[Names, ...] = ()
+    groups: Names = ()
 
     @property
     def regression(self) -> bool:
@@ -94,6 +133,7 @@ class ChoiceTask(Task):
     questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
     """
 
+    script: ClassVar[str] = "run_multi_cho"
     metrics: Names = ("accuracy",)
     questions: str = "first"
 
@@ -109,6 +149,7 @@ class TokenTask(Task):
     iob1: the official files may open a span with I-; such tags are turned into BIO.
     """
 
+    script: ClassVar[str] = "run_tok_clas"
     labels: Names = ()
     iob1: bool = False
 
@@ -132,6 +173,8 @@ def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
 ONE = (("sentence",),)
 TWO = (("sentence1",), ("sentence2",))
 ANLI_ROUNDS = ("R1", "R2", "R3")
+# The second is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
+HANS_FILES = ("heuristics_evaluation_set.txt", "hans_perturbed_eval.tsv", "dev.tsv")
 
 
 def _anli(split: str) -> dict[str, DataSet]:
@@ -145,10 +188,27 @@ def _anli(split: str) -> dict[str, DataSet]:
 SENTENCE_TASKS: dict[str, SentenceTask] = {
     task.name: task
     for task in (
-        _sentence_task("CoLA", ONE, "label", ("matthews",), header=("source", "label", "mark", "sentence")),
-        _sentence_task("SST-2", ONE, "label", ("accuracy",)),
-        _sentence_task("MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy")),
-        _sentence_task("STS-B", TWO, "score", ("spearman", "pearson"), labels=(), score_range=(0.0, 5.0)),
+        _sentence_task(
+            "CoLA",
+            ONE,
+            "label",
+            ("matthews",),
+            header=("source", "label", "mark", "sentence"),
+            recipe=Recipe(train_examples=8551),
+        ),
+        _sentence_task("SST-2", ONE, "label", ("accuracy",), recipe=Recipe(train_examples=67349)),
+        _sentence_task(
+            "MRPC", (("#1 String",), ("#2 String",)), "Quality", ("f1", "accuracy"), recipe=Recipe(train_examples=3668)
+        ),
+        _sentence_task(
+            "STS-B",
+            TWO,
+            "score",
+            ("spearman", "pearson"),
+            labels=(),
+            score_range=(0.0, 5.0),
+            recipe=Recipe(train_examples=5749),
+        ),
         # Three rows of the official train file lack columns; the release passes over them without a word.
         _sentence_task(
             "QQP",
@@ -157,6 +217,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("f1", "accuracy"),
             dev={"QQP": DataSet((("dev.tsv", "dev_and_test.tsv"),))},
             broken_rows=10,
+            recipe=Recipe(train_examples=363846),
         ),
         _sentence_task(
             "MNLI",
@@ -186,10 +247,18 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
                     submission="AX",
                 ),
             },
+            recipe=Recipe(train_examples=392702),
         ),
-        _sentence_task("QNLI", (("question",), ("sentence",)), "label", ("accuracy",), labels=ENTAILMENT),
-        _sentence_task("RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT),
-        _sentence_task("WNLI", TWO, "label", ("accuracy",)),
+        _sentence_task(
+            "QNLI",
+            (("question",), ("sentence",)),
+            "label",
+            ("accuracy",),
+            labels=ENTAILMENT,
+            recipe=Recipe(train_examples=104743),
+        ),
+        _sentence_task("RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT, recipe=Recipe(train_examples=2490)),
+        _sentence_task("WNLI", TWO, "label", ("accuracy",), recipe=Recipe(train_examples=635)),
         _sentence_task(
             "ANLI",
             (("context", "sentence1"), ("hypothesis", "sentence2")),
@@ -210,6 +279,23 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
         ),
+        # McCoy, Pavlick, Linzen (ACL 2019): of a model with three classes, two count as non-entailment.
+        _sentence_task(
+            "HANS",
+            TWO,
+            "gold_label",
+            ("accuracy",),
+            labels=HANS_LABELS,
+            counts_as=MappingProxyType(
+                {"entailment": "entailment"}
+                | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment")
+            ),
+            models=(NLI, ENTAILMENT),
+            groups=("heuristic", "perturbed"),
+            train=None,
+            dev={"HANS": DataSet((HANS_FILES,))},
+            test={"HANS": DataSet((HANS_FILES,), submission="HANS")},
+        ),
         # Our own text, from data.demo: in the shifted set a word that gives the label away says the opposite.
         _sentence_task(
             "DEMO",
@@ -225,7 +311,18 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
 CHOICE_TASKS: dict[str, ChoiceTask] = {
     task.name: task
     for task in (
-        ChoiceTask(**_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",))),
+        # As published: scored on the test set after each epoch, the first question of each dialogue alone.
+        ChoiceTask(
+            **_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",)),
+            recipe=Recipe(
+                train_examples=3869,
+                train_batch_size=16,
+                num_train_epochs=6,
+                weight_decay=0.0,
+                eval_on="test",
+                seeds=5,
+            ),
+        ),
         ChoiceTask(**_single_files("SWAG", ("train.csv",), ("val.csv",), ("test.csv",))),
         ChoiceTask(
             **_single_files(
@@ -268,9 +365,38 @@ TOKEN_TASKS: dict[str, TokenTask] = {
             metrics=ENTITY_METRICS,
             labels=("O", *(f"B-{kind}" for kind in WNUT_TYPES), *(f"I-{kind}" for kind in WNUT_TYPES)),
             other_names=("WNUT2017", "WNUT-17", "WNUT17"),
+            recipe=Recipe(
+                train_examples=3394,
+                learning_rate=5e-5,
+                num_train_epochs=5,
+                warmup_proportion=0.1,
+                weight_decay=0.0,
+                seeds=5,
+            ),
         ),
     )
 }
+
+TASKS: dict[str, Task] = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
+
+
+def model_classes(task: SentenceTask, words: list[str], given: str) -> Names:
+    """The classes of another task's model, in its order, all of which the task counts as one of its labels.
+
+    Args:
+        words: the model's own names, `LABEL_<i>` where it has none.
+        given: how an error quotes the checkpoint.
+
+    Raises:
+        InputError: it is not a model that the task takes.
+    """
+    if all(word.lower() in task.counts_as for word in words):
+        return tuple(words)
+    for classes in task.models:
+        if len(classes) == len(words) and all(word.startswith("LABEL_") for word in words):
+            return classes
+    taken = " or ".join(", ".join(classes) for classes in task.models)
+    raise InputError(f"{given}: its classes are {', '.join(words)}; {task.name} takes a model of {taken}")
 
 
 def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
@@ -301,5 +427,5 @@ def find_name(name: str, known: Iterable[str], given: str) -> str:
 
 def names_of(name: str) -> Names:
     """A task's name, and what else it may be called."""
-    task = (SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS).get(name)
+    task = TASKS.get(name)
     return (name, *task.other_names) if task else (name,)

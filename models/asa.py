@@ -15,6 +15,7 @@ Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidde
 """
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,8 @@ class AsaOutput(ModelOutput):
     task_loss: the backbone's own loss in the clean pass; scalar.
     divergence: how far the two predictions are apart; scalar.
     penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
-    keep_rate: (N,), share of the real query-key pairs that each layer's adversary keeps; no gradient.
+    keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
+        no gradient.
     fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
         scalar, no gradient.
     """
@@ -81,30 +83,43 @@ class AsaModel(nn.Module):
         one_forward: run both passes as one batch of 2B rows where the loss allows it, which is faster: half the
             kernel launches, and one gradient of the embeddings. Equal to two forwards up to rounding; the clean
             logits are then no longer bit by bit those of the backbone alone.
+        layers: the numbers, from 0, of the layers that have an adversary; the others attend plainly in both passes.
+            None is all of them.
 
     Raises:
-        ValueError: the model type, its attention implementation or the protocol is not supported.
+        ValueError: the model type, its attention implementation or the protocol is not supported, or there is no such
+            layer.
     """
 
-    def __init__(self, backbone: nn.Module, tau: float = 0.5, protocol: str = "paper", one_forward: bool = False):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        tau: float = 0.5,
+        protocol: str = "paper",
+        one_forward: bool = False,
+        layers: Iterable[int] | None = None,
+    ):
         super().__init__()
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
-        layers = encoder_layers(backbone)
+        modules = encoder_layers(backbone)
         config = backbone.config
+        adversarial = adversarial_layers(config, layers)
         self.backbone = backbone
         self.tau = tau
         self.protocol = protocol
         self.one_forward = one_forward
-        # ALBERT calls a shared layer several times; each call has an adversary of its own.
-        calls = config.num_hidden_layers * getattr(config, "inner_group_num", 1)
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
+        # Under the number of its layer, with None for a layer that has no adversary.
         self.adversaries = nn.ModuleList(
-            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype) for _ in range(calls)
+            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype)
+            if number in adversarial
+            else None
+            for number in range(layer_calls(config))
         )
         self._pass: _AdversarialPass | None = None
-        for layer in layers:
+        for layer in modules:
             layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
             if protocol == "release" and config.model_type == "roberta":
                 layer.attention.self.dropout.p = 0.0  # lost in the release's copy of RoBERTa
@@ -130,16 +145,15 @@ class AsaModel(nn.Module):
         passes = self._one_forward if self.one_forward and not regression else self._two_forwards
         logits, adv_logits, task_loss, masks = passes(**batch)
 
-        # Where a batch of sentences has no labelled word, the backbone's mean over labels is not a number.
-        task_loss = torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
-        divergence = self._divergence(logits, adv_logits, labels)
+        task_loss = zero_without_labels(task_loss, labels)
+        apart = divergence(self.backbone.config, logits, adv_logits, labels, self.protocol)
         penalty = torch.stack(masks.penalty).sum()
         return AsaOutput(
-            loss=task_loss + divergence + self.tau**2 * penalty,
+            loss=task_loss + apart + self.tau**2 * penalty,
             logits=logits,
             adv_logits=adv_logits,
             task_loss=task_loss,
-            divergence=divergence,
+            divergence=apart,
             penalty=penalty,
             keep_rate=torch.stack(masks.keep_rate),
             fully_masked=torch.stack(masks.fully_masked).mean(),
@@ -156,14 +170,10 @@ class AsaModel(nn.Module):
     def _one_forward(self, labels: torch.Tensor, **batch) -> tuple:
         """The same with the clean rows and, below them, the adversarial ones as one batch."""
         rows = len(labels)
-        doubled = {
-            name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and len(value) == rows else value
-            for name, value in batch.items()
-        }
         # The adversarial rows have no label, so that the backbone's mean is that of the clean ones.
         labels = torch.cat((labels, torch.full_like(labels, IGNORED_LABEL)))
         with self.adversarial_mode(batch.get("attention_mask"), below_clean_rows=True) as masks:
-            output = self.backbone(**doubled, labels=labels)
+            output = self.backbone(**twice(batch, rows), labels=labels)
         return *output.logits.chunk(2), output.loss, masks
 
     @contextlib.contextmanager
@@ -175,13 +185,13 @@ class AsaModel(nn.Module):
             below_clean_rows: the backbone gets twice these rows, of which the first half stays unmasked.
 
         Yields:
-            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per layer.
+            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per adversary.
         """
         self._pass = _AdversarialPass(attention_mask, self.protocol == "release", below_clean_rows)
         try:
             yield self._pass
             if self._pass.calls != len(self.adversaries):
-                raise RuntimeError(f"{len(self.adversaries)} adversaries, but {self._pass.calls} layers were called")
+                raise RuntimeError(f"{len(self.adversaries)} layers, of which {self._pass.calls} were called")
         finally:
             self._pass = None  # a failed step leaves the plain model behind
 
@@ -189,33 +199,23 @@ class AsaModel(nn.Module):
         """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
         if self._pass is None:
             return None
+        adversary = self.adversaries[self._pass.calls]
+        self._pass.calls += 1
+        if adversary is None:
+            return None
         hidden_states = args[0] if args else kwargs["hidden_states"]
         incoming = args[1] if len(args) > 1 else kwargs.get("attention_mask")
         # Detached: the adversary must not reach the encoder except through the mask.
         read = hidden_states.detach()
         if self._pass.below_clean_rows:
             read = read.chunk(2)[1]
-        bias = self._pass.bias(self.adversaries[self._pass.calls](read))
+        bias = self._pass.bias(adversary(read))
         if self._pass.below_clean_rows:
             bias = F.pad(bias, (0, 0, 0, 0, len(bias), 0))  # (2B, L, L), 0 on the clean rows
         bias = combine(bias, incoming, _query_dtype(hidden_states))
         if len(args) > 1:
             return (args[0], bias, *args[2:]), kwargs
         return args, {**kwargs, "attention_mask": bias}
-
-    def _divergence(self, clean: torch.Tensor, adversarial: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """How far two predictions are apart, per sequence; neither side is detached (paper, section 3.3)."""
-        if self.backbone.config.problem_type == "multi_label_classification":
-            raise ValueError("ASA defines no divergence for multi-label classification")
-        if clean.ndim == 2 and clean.shape[-1] == 1:  # regression
-            if self.protocol == "paper":
-                return F.mse_loss(clean.to(_at_least_float32(clean)), adversarial.to(_at_least_float32(clean)))
-            clean, adversarial = clean.T, adversarial.T  # the release normalises across the batch
-            return symmetric_kl(clean, adversarial) / clean.shape[-1]
-        if clean.ndim == 3 and self.protocol == "paper":  # one prediction per token
-            labelled = labels != IGNORED_LABEL
-            return symmetric_kl(clean[labelled], adversarial[labelled]) / len(labels)
-        return symmetric_kl(clean, adversarial) / len(labels)
 
 
 class Adversary(nn.Module):
@@ -266,13 +266,10 @@ class _AdversarialPass:
         self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
         self.count_padding = count_padding
         self.below_clean_rows = below_clean_rows
+        self.calls = 0  # of encoder layers, with and without an adversary
         self.penalty: list[torch.Tensor] = []
         self.keep_rate: list[torch.Tensor] = []
         self.fully_masked: list[torch.Tensor] = []
-
-    @property
-    def calls(self) -> int:
-        return len(self.penalty)
 
     def bias(self, score: torch.Tensor) -> torch.Tensor:
         """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record."""
@@ -315,6 +312,48 @@ def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtyp
     return torch.where(incoming < bias, incoming, bias)
 
 
+def twice(batch: dict, rows: int) -> dict:
+    """The batch with its rows (`rows` in number) and, below them, the same rows again."""
+    return {
+        name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and len(value) == rows else value
+        for name, value in batch.items()
+    }
+
+
+def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The backbone's mean over labels, or 0 where a batch of sentences has no labelled word: it is no number there."""
+    return torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
+
+
+def divergence(config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "paper") -> torch.Tensor:
+    """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
+
+    Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
+    regression, the mean squared difference. "release" sums over every position, and takes a regression's predictions
+    for a distribution over the batch.
+
+    Args:
+        config: the backbone's.
+        p, q: logits, (B, classes), (B, 1) of a regression, or (B, L, classes).
+        labels: those of the batch.
+
+    Raises:
+        ValueError: a multi-label classification, for which no divergence is defined.
+    """
+    if config.problem_type == "multi_label_classification":
+        raise ValueError("no divergence is defined for multi-label classification")
+    if p.ndim == 2 and p.shape[-1] == 1:  # regression
+        if protocol == "paper":
+            return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
+        p, q = p.T, q.T
+        return symmetric_kl(p, q) / p.shape[-1]
+    if p.ndim == 3 and protocol == "paper":  # one prediction per token
+        # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
+        ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
+        p, q = p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0)
+    return symmetric_kl(p, q) / len(labels)
+
+
 def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Half of KL(p||q) + KL(q||p), summed over rows, in float32; logits (..., classes)."""
     p, q = (F.log_softmax(logits, -1, dtype=_at_least_float32(logits)) for logits in (p, q))
@@ -340,6 +379,27 @@ def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
     for name in ENCODER_LAYERS[model_type].split("."):
         modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]
     return [layer for layers in modules for layer in layers]
+
+
+def layer_calls(config) -> int:
+    """How many times an encoder layer is called: ALBERT calls a shared one several times, each with its adversary."""
+    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+
+
+def adversarial_layers(config, layers: Iterable[int] | None) -> list[int]:
+    """The numbers of the layers that are to have an adversary; None is all of them.
+
+    Raises:
+        ValueError: there is no such layer, or none is given.
+    """
+    calls = layer_calls(config)
+    numbers = sorted(set(range(calls) if layers is None else layers))
+    if not numbers:
+        raise ValueError("no layer has an adversary: give one at the least")
+    wrong = [number for number in numbers if number not in range(calls)]
+    if wrong:
+        raise ValueError(f"there is no layer {wrong[0]}: the encoder has the layers 0 to {calls - 1}")
+    return numbers
 
 
 def _query_dtype(hidden_states: torch.Tensor) -> torch.dtype:

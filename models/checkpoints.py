@@ -133,8 +133,13 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
     """Write `release_state_dict(model)` with `torch.save`, whole or not at all; to be read on any device."""
+    state = {name: tensor.cpu() for name, tensor in release_state_dict(model).items()}
     with atomic_file(path) as temporary:
-        torch.save({name: tensor.cpu() for name, tensor in release_state_dict(model).items()}, temporary)
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # torch hides that the disk is full behind its own error
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
@@ -144,14 +149,38 @@ def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
         tokenizer.save_pretrained(temporary)
 
 
+def saved_classes(source: str | Path) -> list[str]:
+    """The classes of a saved sequence classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
+
+    Raises:
+        InputError: the checkpoint cannot be read, or it is not a classifier.
+    """
+    if Path(source).is_dir():
+        return _class_words(load_config(str(source), None, None, flag="--test_model_file"))
+    state = read_state_dict(source)
+    weights = [state[name] for name in ("classifier.weight", "classifier.out_proj.weight") if name in state]
+    if not weights:
+        raise InputError(f"{source}: not the checkpoint of a sentence classifier: it has no classifier.weight")
+    return [f"LABEL_{index}" for index in range(len(weights[0]))]
+
+
+def _class_words(config: PreTrainedConfig) -> list[str]:
+    return list(dict(sorted(config.id2label.items())).values())
+
+
 def load_saved(
-    auto_class: type, source: str | Path, config: PreTrainedConfig, attn_implementation: str
+    auto_class: type,
+    source: str | Path,
+    config: PreTrainedConfig,
+    attn_implementation: str,
+    flag: str = "--test_model_file",
 ) -> PreTrainedModel:
     """The plain model that a run, the release or Hugging Face saved.
 
     Args:
         source: a file for `load_release_checkpoint`, or a Hugging Face folder.
         config: what the model has to be; it says the number of labels.
+        flag: where the source comes from, for messages.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is that of another model.
@@ -163,20 +192,18 @@ def load_saved(
             raise InputError(f"the encoder's config.json describes no model that can be made ({error})") from None
         load_release_checkpoint(model, source)
         return model
-    saved = load_config(str(source), None, None, flag="--test_model_file")
+    saved = load_config(str(source), None, None, flag=flag)
     if saved.model_type != config.model_type:
-        raise InputError(
-            f"--test_model_file {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}"
-        )
+        raise InputError(f"{flag} {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}")
     if saved.num_labels != config.num_labels:
-        raise InputError(f"--test_model_file {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
-    words, expected = (list(dict(sorted(each.id2label.items())).values()) for each in (saved, config))
+        raise InputError(f"{flag} {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
+    words, expected = _class_words(saved), _class_words(config)
     if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
         raise InputError(
-            f"--test_model_file {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
+            f"{flag} {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
             " the order must be the same"
         )
-    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, "--test_model_file")
+    model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, flag)
     if missing:
-        raise InputError(f"--test_model_file {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
+        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
     return model

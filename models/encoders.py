@@ -114,7 +114,9 @@ def _nearest(name: str) -> str:
 
 
 def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes, of which one is right."""
+    """The changes to a configuration that give a model these classes, of which one is right; of none, a regression."""
+    if not labels:
+        return {"num_labels": 1, "problem_type": "regression"}
     return {
         "problem_type": "single_label_classification",
         "id2label": dict(enumerate(labels)),

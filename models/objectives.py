@@ -5,26 +5,87 @@ A method is a module around the backbone. In training mode its `forward(**batch)
 """
 
 import argparse
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from models.asa import AsaModel
+from models.asa import AsaModel, adversarial_layers
+from models.rivals import R3F, FreeLB, RandomMask, RDrop, Smart
+from utils import InputError
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method's module is made.
+
+    build: (backbone, setting=value, ...) -> module.
+    flags: the arguments that the method reads, each with the setting that it is.
+    """
+
+    build: Callable[..., nn.Module]
+    flags: dict[str, str] = field(default_factory=dict)
+
 
 METHODS = {
-    "asa": lambda backbone, args: AsaModel(backbone, tau=args.tau, protocol=args.protocol, one_forward=True),
-    "naive": lambda backbone, args: backbone,  # plain fine-tuning
+    "naive": Method(lambda backbone: backbone),  # plain fine-tuning
+    "asa": Method(
+        functools.partial(AsaModel, one_forward=True), {"tau": "tau", "protocol": "protocol", "asa_layers": "layers"}
+    ),
+    "random_mask": Method(
+        RandomMask, {"random_mask_keep_rate": "keep_rate", "protocol": "protocol", "asa_layers": "layers"}
+    ),
+    "rdrop": Method(RDrop, {"rdrop_alpha": "alpha"}),
+    "freelb": Method(
+        FreeLB,
+        {"freelb_steps": "steps", "freelb_lr": "lr", "freelb_init": "init", "freelb_max_norm": "max_norm"},
+    ),
+    "smart": Method(
+        Smart,
+        {
+            "smart_weight": "weight",
+            "smart_noise": "noise",
+            "smart_step_size": "step_size",
+            "smart_steps": "steps",
+            "smart_radius": "radius",
+            "smart_bregman": "bregman",
+            "smart_momentum": "momentum",
+        },
+    ),
+    "r3f": Method(R3F, {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),
 }
-
 
 # What a training output may hold beside its losses, averaged over steps for the log.
 REPORTED = ("divergence", "penalty", "keep_rate", "fully_masked")
 
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
-    """The module to train for a method of `METHODS`, with its settings from the arguments."""
-    return METHODS[method](backbone, args)
+    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults."""
+    chosen = METHODS[method]
+    settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
+    return chosen.build(backbone, **settings)
+
+
+def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+    """Raise `InputError` if the encoder is not one that the arguments of the method are made for."""
+    if "asa_layers" not in METHODS[args.method].flags:
+        return
+    try:
+        adversarial_layers(config, args.asa_layers)
+    except ValueError as error:
+        raise InputError(f"--asa_layers: {error}") from None
+
+
+def unused_flags(method: str) -> set[str]:
+    """The flags that change nothing in a run with this method, as only others read them.
+
+    `protocol` is none of them: it says how data are padded, too.
+    """
+    flags = {flag for each in METHODS.values() for flag in each.flags}
+    return flags - METHODS[method].flags.keys() - {"protocol"}
 
 
 Share = tuple[int | torch.Tensor, int | torch.Tensor]  # (how many the part has, how many the whole batch has)

@@ -181,6 +181,39 @@ def test_a_regression_stays_with_two_forwards():
     assert torch.equal(model(**batch).loss, two.loss)
 
 
+# --- adversaries in some layers ---
+
+
+@pytest.mark.parametrize("one_forward", [False, True])
+@pytest.mark.parametrize("model_type", ["albert", "bert", "distilbert"])
+def test_layers_without_an_adversary_attend_plainly(model_type, one_forward):
+    """As where an adversary masks whole rows alone, which it leaves as they are."""
+    every = AsaModel(tiny_backbone(model_type), one_forward=one_forward)
+    some = AsaModel(tiny_backbone(model_type), one_forward=one_forward, layers=[1])
+    for number in (0, 2):
+        close(every.adversaries[number])
+        assert some.adversaries[number] is None
+    some.adversaries[1].load_state_dict(every.adversaries[1].state_dict())
+    found, output = training_step(some, tiny_batch())
+    found = {name: gradient.clone() for name, gradient in found.items()}
+    expected, whole = training_step(every, tiny_batch())
+    for name in ("task_loss", "divergence", "penalty"):
+        assert relative_error(output[name], whole[name]) < 1e-12, name
+    assert relative_error(output.adv_logits, whole.adv_logits) < 1e-12
+    assert not torch.allclose(output.adv_logits, output.logits)
+    assert output.keep_rate.tolist() == [whole.keep_rate[1].item()]
+    for name in found:
+        assert (found[name] - expected[name]).norm() < 1e-10 * expected[name].norm() + 1e-15, name
+
+
+def test_layers_that_there_are_not():
+    for layers in ([0, 3], [-1]):
+        with pytest.raises(ValueError, match=rf"no layer {max(layers, key=abs)}: the encoder has the layers 0 to 2"):
+            AsaModel(tiny_backbone(), layers=layers)
+    with pytest.raises(ValueError, match="give one at the least"):
+        AsaModel(tiny_backbone(), layers=[])
+
+
 # --- padding ---
 
 
@@ -364,7 +397,13 @@ def test_token_divergence_counts_labelled_positions():
     output = asa("bert", "token").train()(**batch)
     labelled = batch["labels"] != -100
     expected = symmetric_kl(output.logits[labelled], output.adv_logits[labelled]) / 4
-    assert output.divergence.item() == expected.item()
+    assert output.divergence.item() == pytest.approx(expected.item(), rel=1e-12)
+    for logits in (output.logits, output.adv_logits):
+        found, by_picking = (
+            torch.autograd.grad(loss, logits, retain_graph=True)[0] for loss in (output.divergence, expected)
+        )
+        assert relative_error(found, by_picking) < 1e-12
+        assert not found[~labelled].any()
 
 
 def test_a_batch_of_one_example():

@@ -4,11 +4,14 @@ import dataclasses
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import save_tiny_encoder
+from filelock import FileLock
 from test_data import write
 from transformers import AutoTokenizer
 
@@ -194,6 +197,89 @@ def test_of_two_at_once_one_works(sentences, tokenizer, encoder_folder, tmp_path
         thread.join()
     assert seen == [2, 1]
     assert found[0] == found[1] == list(sentence_features(sentences, tokenizer, 16))
+
+
+PROCESS = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from transformers import AutoTokenizer
+from data import cache, features, readers, tasks
+
+def sentence_features(*args, **settings):
+    print("making", flush=True)
+    sys.stdin.readline()
+    return features.sentence_features(*args, **settings)
+
+cache.CACHED_FROM, cache.CHUNK = 0, 2
+use = cache.cached(sys.argv[2], sentence_features, AutoTokenizer.from_pretrained(sys.argv[3]), max_seq_length=16)
+print("starts", flush=True)
+print(json.dumps(list(use(readers.Examples(tasks.SENTENCE_TASKS["SST-2"], [Path(sys.argv[4])], True)))))
+"""
+
+
+def test_of_processes_one_works_and_replaces_a_killed_one(sentences, tokenizer, encoder_folder, tmp_path):
+    """The first is killed with a part of the rows written, while two others wait for it."""
+    given = [str(Path(cache.__file__).parent.parent), str(tmp_path / "cache"), encoder_folder, str(sentences.paths[0])]
+    command = [sys.executable, "-c", PROCESS, *given]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes)]
+    try:
+        first = processes[0]
+        assert [first.stdout.readline() for _ in range(2)] == ["starts\n", "making\n"]
+        print(file=first.stdin, flush=True)
+        assert first.stdout.readline() == "making\n"  # the second chunk
+        processes += [subprocess.Popen(command, **pipes) for _ in range(2)]
+        assert [process.stdout.readline() for process in processes[1:]] == ["starts\n"] * 2
+        first.kill()
+        first.wait()
+        assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [".tmp"]
+        said = [process.communicate("\n\n", timeout=120)[0].splitlines() for process in processes[1:]]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    rows = said[0][-1]
+    assert sorted(said, key=len) == [[rows], ["making", "making", rows]]
+    assert json.loads(rows) == list(sentence_features(sentences, tokenizer, 16))
+    assert len(folders(tmp_path)) == 1
+
+
+def test_a_new_set_takes_the_room_of_those_used_longest_ago(sentences, tokenizer, tmp_path, monkeypatch):
+    names = {}
+
+    def use(length):
+        found = cached(str(tmp_path / "cache"), sentence_features, tokenizer, max_seq_length=length)(sentences)
+        names.update({name: length for name in folders(tmp_path) if name not in names})
+        return found
+
+    held = [use(length) for length in (9, 10, 11)][1]
+    rows = list(held)
+    for name, length in names.items():
+        os.utime(tmp_path / "cache" / name / "about.json", (length, length))
+    use(9)  # no longer the oldest
+    size = sum(path.stat().st_size for path in (tmp_path / "cache" / next(iter(names))).iterdir())
+    monkeypatch.setattr(cache, "KEPT", 3.5 * size)
+    use(12)
+    assert sorted(names[name] for name in folders(tmp_path)) == [9, 11, 12]
+    assert list(held) == rows  # still mapped
+    assert list(use(10)) == rows
+    monkeypatch.setattr(cache, "KEPT", 0)
+    use(13)
+    assert [names[name] for name in folders(tmp_path)] == [13]
+
+
+def test_room_is_made_of_the_cache_s_own_folders_alone(sentences, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "KEPT", 0)
+    folder = tmp_path / "cache"
+    killed, writing, finished = (f"SST-2-{digit * 24}" for digit in "abc")
+    for name in (f".{killed}.tmp", f".{killed}.old", f".{writing}.tmp", finished, "notes", "SST-2-mine"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "about.json").write_text("{}")
+    with FileLock(folder / f"{writing}.lock"):
+        cached(str(folder), sentence_features, tokenizer, max_seq_length=16)(sentences)
+    left = [name for name in folders(tmp_path) if (folder / name / "rows.arrow").exists() is False]
+    assert left == [f".{writing}.tmp", "SST-2-mine", "notes"]
 
 
 def test_a_folder_that_cannot_be_used_is_no_obstacle(sentences, tokenizer, tmp_path, caplog):

@@ -12,6 +12,7 @@ from models.checkpoints import (
     export,
     load_release_checkpoint,
     load_saved,
+    read_state_dict,
     release_state_dict,
     save_checkpoint,
 )
@@ -42,6 +43,18 @@ def test_a_checkpoint_comes_back(model_type, tmp_path):
     load_release_checkpoint(plain, tmp_path / "model.bin")
     assert torch.equal(plain(**batch).logits, saved.eval()(**batch).logits)
     assert os.listdir(tmp_path) == ["model.bin"]
+
+
+def test_an_adversary_keeps_the_number_of_its_layer(tmp_path):
+    saved = AsaModel(tiny_backbone("roberta", seed=1), layers=[0, 2])
+    save_checkpoint(saved, tmp_path / "model.bin")
+    numbers = [name.split(".")[3] for name in read_state_dict(tmp_path / "model.bin") if "adversary" in name]
+    assert numbers == 4 * ["0"] + 4 * ["2"]
+    model = AsaModel(tiny_backbone("roberta", seed=2), layers=[2, 0])
+    load_release_checkpoint(model, tmp_path / "model.bin")
+    assert torch.equal(model.adversaries[2].key.weight, saved.adversaries[2].key.weight)
+    with pytest.raises(InputError, match=r"it has no roberta.encoder.adversary.1.key.bias \(4 weights missing"):
+        load_release_checkpoint(AsaModel(tiny_backbone("roberta")), tmp_path / "model.bin")
 
 
 def test_index_buffers_of_older_versions_are_passed_over():

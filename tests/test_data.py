@@ -122,7 +122,9 @@ def test_anli_from_its_rounds(tmp_path):
 def test_anli_in_one_file_as_the_release_has_it(tmp_path):
     task = SENTENCE_TASKS["ANLI"]
     write(tmp_path / "ANLI" / "dev.tsv", "sentence1\tsentence2\tlabel", "A plot.\tThe plot.\tneutral")
-    args = argparse.Namespace(data_dir=tmp_path, do_train=False, do_eval=True, do_test=False, eval_on="dev")
+    args = argparse.Namespace(
+        data_dir=tmp_path, do_train=False, do_eval=True, do_test=False, eval_on="dev", eval_file=None
+    )
     splits = read_splits(task, args)
     assert list(splits.eval) == ["ANLI"]
     assert list(splits.eval["ANLI"]) == [Example(("A plot.", "The plot."), 2, None)]
@@ -134,7 +136,9 @@ def test_mnli_has_two_dev_sets_and_the_diagnostic_set(tmp_path):
     write(folder / "dev_matched.tsv", header, row)
     for name in ("test_matched.tsv", "test_mismatched.tsv"):
         write(folder / name, test_header, row.rsplit("\t", 2)[0])
-    args = argparse.Namespace(data_dir=tmp_path, do_train=False, do_eval=True, do_test=True, eval_on="dev")
+    args = argparse.Namespace(
+        data_dir=tmp_path, do_train=False, do_eval=True, do_test=True, eval_on="dev", eval_file=None
+    )
     task = SENTENCE_TASKS["MNLI"]
     splits = read_splits(task, args)
     assert list(splits.eval) == ["MNLI-m"]  # the mismatched set is left out where it is missing
@@ -178,7 +182,7 @@ def test_task_names_in_any_case_and_the_nearest():
         find_task("SST2", SENTENCE_TASKS)
     with pytest.raises(InputError, match="known tasks are CoLA, SST-2, MRPC"):
         find_task("xyzzy", SENTENCE_TASKS)
-    assert len(SENTENCE_TASKS) == 11 + 1  # and DEMO
+    assert len(SENTENCE_TASKS) == 11 + 2  # and HANS and DEMO
 
 
 @pytest.mark.skipif("ASA_DATA_DIR" not in os.environ, reason="ASA_DATA_DIR names no folder of official files")
@@ -194,7 +198,7 @@ def test_task_names_in_any_case_and_the_nearest():
 )
 def test_official_files_are_read_completely(name, counts):
     args = argparse.Namespace(
-        data_dir=os.environ["ASA_DATA_DIR"], do_train=True, do_eval=True, do_test=True, eval_on="dev"
+        data_dir=os.environ["ASA_DATA_DIR"], do_train=True, do_eval=True, do_test=True, eval_on="dev", eval_file=None
     )
     assert tuple(read_splits(SENTENCE_TASKS[name], args).counts().values()) == counts
 

@@ -105,13 +105,13 @@ def test_dream_counts_the_first_or_all_questions(data_dir, caplog, questions, in
 @needs_real_data
 @pytest.mark.parametrize(("questions", "counts"), [("first", (3869, 1288, 1287)), ("all", (6116, 2040, 2041))])
 def test_dream_has_the_published_counts(questions, counts):
-    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=True, eval_on="dev")
+    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=True, eval_on="dev", eval_file=None)
     splits = read_splits(dataclasses.replace(DREAM, questions=questions), args)
     assert tuple(len(examples) for examples in splits.primary().values()) == counts
 
 
 def test_swag_has_its_own_columns(data_dir):
-    args = Namespace(data_dir=data_dir, do_train=False, do_eval=True, do_test=True, eval_on="dev")
+    args = Namespace(data_dir=data_dir, do_train=False, do_eval=True, do_test=True, eval_on="dev", eval_file=None)
     splits = read_splits(SWAG, args)
     endings = ("is great", "is dull", "is fine", "is weak")
     assert splits.eval["SWAG"][1] == ChoiceExample('the "great" film, a drama', "the cast", endings, 1, "71")

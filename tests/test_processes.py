@@ -13,6 +13,7 @@ from test_data import write
 
 import run_sent_clas
 import training
+from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
 from models import objectives
 from models.checkpoints import read_state_dict
@@ -41,13 +42,13 @@ def arguments(data_dir: Path, encoder: str, folder: Path, *flags: str) -> list[s
     return [*given, "--max_seq_length", "16", *flags]
 
 
-def run_twofold(given: list[str]) -> subprocess.CompletedProcess:
-    """run_sent_clas.py in two processes."""
+def run_twofold(given: list[str], *program: str) -> subprocess.CompletedProcess:
+    """run_sent_clas.py, or another program, in two processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
+    command = [*launcher, *(program or [str(ROOT / "run_sent_clas.py")]), *given]
     return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
@@ -88,6 +89,40 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
     assert shared.stderr.count("step 10: train loss") == 1
 
 
+def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
+    """One of them gets a SIGTERM in the third step; each of them has its own dropout to go on with."""
+    make_data(tmp_path / "sets", 11)
+    make_encoder(tmp_path / "encoder")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = ["--save_steps", "100", "--logging_steps", "1", "--gradient_accumulation_steps", "1"]
+    assert run_twofold(command("run_sent_clas", tmp_path, whole, *flags)[2:]).returncode == 0
+    argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
+    children = str(Path(__file__).parent / "children.py")
+    stopped = run_twofold(["run_sent_clas", *argv], children, "training", "optimize", "3", "15")
+    assert stopped.returncode != 0
+    assert "the same command with --resume goes on from there" in stopped.stderr
+    assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
+    resumed = run_twofold([*argv, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    assert differences(cut, whole) == []
+
+
+@pytest.mark.parametrize(
+    "method", [("freelb", "--freelb_init", "0"), ("smart", "--smart_noise", "0")], ids=lambda m: m[0]
+)
+def test_two_processes_train_with_gradients_of_noise_as_one(method, data_dir, encoder_folder, tmp_path):
+    """Without noise drawn at random, of which each process has its own."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ("--method", *method, "--gradient_accumulation_steps", "2", "--smart_momentum", "0.5")
+    run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
+    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
+    assert shared.returncode == 0, shared.stderr
+    expected, found = (json.loads((folder / "results.json").read_text())["epochs"] for folder in (one, two))
+    losses = [[epoch[name] for epoch in epochs for name in ("train_loss", "eval_loss")] for epochs in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[1][0] > losses[1][2]
+
+
 def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):
     """9 rows in two processes: with a row counted twice the loss would be another."""
     run_sent_clas.main([*arguments(data_dir, encoder_folder, tmp_path / "out"), "--max_train_steps", "1"])
@@ -101,6 +136,16 @@ def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder
     assert record["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
     assert record["metrics"] == expected["metrics"]
     assert (tmp_path / "again" / "SST-2.tsv").read_text() == (tmp_path / "out" / "SST-2.tsv").read_text()
+
+
+def test_an_error_of_one_process_ends_both(data_dir, encoder_folder):
+    """Only the first makes the folder, while the other waits for it."""
+    done = run_twofold(arguments(data_dir, encoder_folder, Path("/proc/none/out")))
+    assert done.returncode == 1  # of the launcher
+    said = [line for line in done.stderr.splitlines() if line.startswith("run_sent_clas.py: error:")]
+    assert said == [
+        "run_sent_clas.py: error: --output_dir /proc/none/out: cannot be written (No such file or directory)"
+    ]
 
 
 @pytest.mark.parametrize("count", [9, 8, 1])

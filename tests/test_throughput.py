@@ -1,11 +1,17 @@
 """The benchmark runs, and its table has what it measured."""
 
 import json
+import os
+import sys
+import time
 
 import pytest
 from script_runs import REAL_DATA, needs_real_data
+from test_data import write
 
+import training
 from benchmarks import throughput
+from data import cache
 from utils import keep_freed_memory
 
 
@@ -38,6 +44,38 @@ def test_a_process_reports_its_memory_and_step(flags, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["peak_megabytes"] > 100
     assert found["median_step_seconds"] > 0
+
+
+def test_the_first_step_from_cold_and_from_the_cache(flags, tmp_path, monkeypatch):
+    """Each in a process of its own, whose standing-in gives the flags that count."""
+    asked = []
+
+    def run_child(args, job):
+        argv = job["argv"]
+        asked.append(argv[argv.index("--bf16") + 1 : argv.index("--max_seq_length")])
+        return {"seconds": float(len(asked))}
+
+    monkeypatch.setattr(throughput, "run_child", run_child)
+    found = throughput.first_steps(throughput.parse_arguments([*flags, "--data_dir", str(tmp_path)]))
+    assert found == {"cold": 1.0, "from cache": 3.0}
+    assert asked[0] == ["--no_token_cache"]
+    assert asked[1] == asked[2] == ["--token_cache_dir", asked[1][1]]
+    assert throughput.first_steps(throughput.parse_arguments(flags)) == {}
+
+
+def test_a_first_step_is_timed(flags, tmp_path, monkeypatch, capsys):
+    write(tmp_path / "sst-2" / "train.tsv", "sentence\tlabel", "a warm film\t1", "a dull plot\t0")
+    write(tmp_path / "sst-2" / "dev.tsv", "sentence\tlabel", "a film\t1")
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    monkeypatch.setattr(training, "optimize", training.optimize)
+    monkeypatch.setattr(cache, "CACHED_FROM", cache.CACHED_FROM)
+    argv = ["--do_train", "--task_name", "SST-2", "--data_dir", str(tmp_path), "--load_model_path", flags[-1]]
+    argv += ["--output_dir", str(tmp_path / "out"), "--token_cache_dir", str(tmp_path / "cache"), "--no_cuda"]
+    job = {"argv": [*argv, "--max_seq_length", "16"], "started": time.time() - 100}
+    with pytest.raises(SystemExit):
+        throughput.main([*flags, "--child", json.dumps(job)])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["seconds"] > 100
+    assert len(list((tmp_path / "cache").glob("SST-2-*/rows.arrow"))) == 1
 
 
 @needs_real_data

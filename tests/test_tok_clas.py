@@ -84,7 +84,7 @@ def test_wnut_is_read_completely(data_dir):
 
 @needs_real_data
 def test_wnut_has_the_published_counts(tmp_path):
-    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=False, eval_on="dev")
+    args = Namespace(data_dir=REAL_DATA, do_train=True, do_eval=True, do_test=False, eval_on="dev", eval_file=None)
     splits = [read_splits(WNUT, args).train, *read_splits(WNUT, args).eval.values()]
     args.eval_on = "test"
     splits += read_splits(WNUT, args).eval.values()
@@ -283,7 +283,7 @@ def test_predictions_are_read_back_word_by_word(tmp_path, data_dir):
 def run_of(model, collate=None) -> SimpleNamespace:
     args = Namespace(max_grad_norm=0.0, eval_batch_size=1, num_workers=0)
     head = SimpleNamespace(collate=collate)
-    return SimpleNamespace(args=args, model=model, accelerator=Accelerator(cpu=True), head=head)
+    return SimpleNamespace(args=args, model=model, accelerator=Accelerator(cpu=True), head=head, interruption=None)
 
 
 def step(head: str, method: str, protocol: str, num_labels: int, parts: int, batch: dict) -> tuple[dict, dict]:
@@ -294,7 +294,7 @@ def step(head: str, method: str, protocol: str, num_labels: int, parts: int, bat
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     size = len(batch["labels"]) // parts
     pieces = [{name: value[n * size : (n + 1) * size] for name, value in batch.items()} for n in range(parts)]
-    figures = optimize(run_of(model.train()), pieces, optimizer)
+    figures, _ = optimize(run_of(model.train()), pieces, optimizer)
     return {name: value.detach() for name, value in model.named_parameters()}, figures
 
 

@@ -1,16 +1,21 @@
 """The training loop: what a step is made of, in which order rows come, and which epoch is the best."""
 
 import argparse
+import importlib
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
+from script_runs import message
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
+import run_sent_clas
 import training
 from data.batches import StepSampler
 from data.features import Features
@@ -18,7 +23,8 @@ from models import objectives
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
 from run_folder import RunFolder
-from training import Head, Means, Run, epoch_line, make_accelerator, parameter_groups, predict, train
+from run_state import Interruption, Means
+from training import Head, Run, epoch_line, make_accelerator, parameter_groups, predict, train
 
 
 class NoTokenizer:
@@ -62,6 +68,10 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "num_workers": 0,
         "logging_steps": 1,
         "report_to": "none",
+        "optimizer": "adamw",
+        "resume": None,
+        "save_steps": None,
+        "save_total_limit": 2,
         "no_cuda": True,
         "fp16": False,
         "bf16": False,
@@ -70,7 +80,9 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
     accelerator = make_accelerator(args)
     head = Head(AutoModelForSequenceClassification, pad, score, write=None)
     folder.mkdir(exist_ok=True)
-    return Run(args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder))
+    return Run(
+        args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder), Interruption(accelerator)
+    )
 
 
 def metrics_of(folder) -> list[dict]:
@@ -121,6 +133,37 @@ def test_parts_add_up_to_the_whole(head, method):
     output = model(**batch)
     printed = output.task_loss + output.divergence if method == "asa" else output.loss
     assert figures.sums["train_loss"].item() == pytest.approx(printed.item(), rel=1e-6)
+
+
+class HostWaits(TorchDispatchMode):
+    """Notes the operations whose result, or its shape, the host has to wait for where the device is a GPU."""
+
+    TAGS = frozenset((torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape))
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        by_place = operation is torch.ops.aten.index.Tensor and not any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if self.TAGS & set(operation.tags) and not by_place:
+            self.found.append(str(operation))
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("head", ["sequence", "choice", "token"])
+@pytest.mark.parametrize("method", ["asa", "naive"])
+def test_a_step_does_not_wait_for_the_device(method, head, tmp_path):
+    backbone = tiny_backbone(head=head, dtype=torch.float32)
+    model = objectives.build(method, backbone, argparse.Namespace(tau=0.5, protocol="paper")).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    run = make_run(tmp_path, model, max_grad_norm=1.0)
+    with HostWaits() as waits:
+        training.optimize(run, [tiny_batch(head)], optimizer)
+    # transformers looks at the mask once a forward, whether there is any padding.
+    assert waits.found == ["aten._local_scalar_dense.default"]
 
 
 def test_schedule_counts_optimizer_steps(tmp_path):
@@ -269,3 +312,83 @@ def test_bf16_training_keeps_float32_weights(tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert np.isfinite(json.loads(run.folder.results.read_text())["epochs"][0]["train_loss"])
     assert os.listdir(tmp_path / "run" / "best")
+
+
+def test_the_optimizer_of_apex(tmp_path, monkeypatch):
+    """Not here: but a package of its form is asked for AdamW, and another package called apex is told from it."""
+    flags = ["--task_name", "SST-2", "--do_train", "--optimizer", "apex_fused_adam"]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "apex").mkdir()
+    (tmp_path / "apex" / "__init__.py").write_text("")
+    assert "the package that pip calls apex is not it" in message(run_sent_clas.parse_arguments, flags)
+    (tmp_path / "apex" / "optimizers.py").write_text("def FusedAdam(*given, **settings): return given, settings")
+    (tmp_path / "amp_C.py").write_text("")
+    importlib.invalidate_caches()
+    assert "needs a GPU" in message(run_sent_clas.parse_arguments, [*flags, "--no_cuda"])
+    assert training.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
+    for name in ("apex", "apex.optimizers", "amp_C"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+# --- steps that go wrong ---
+
+
+def spoil(model, *calls: int) -> None:
+    """Make a gradient infinite in these backward passes, counted from 1."""
+    number = iter(range(1, 1000))
+    model.classifier.weight.register_hook(lambda gradient: gradient * (float("inf") if next(number) in calls else 1))
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_where_it_is(tmp_path):
+    """The loss is finite: in the second epoch's second step, after a state of the first epoch."""
+    model = tiny_backbone(dtype=torch.float32)
+    spoil(model, 5)
+    run = make_run(tmp_path / "run", model)
+    said = message(train, run, features(21), {}, {})
+    sampler = StepSampler(features(21).lengths, 8, 42, True)
+    sampler.epoch = 1
+    rows = ", ".join(map(str, sorted(sampler.steps()[1])))
+    assert said.startswith(
+        f"step 5, epoch 1: the loss or its gradient is not finite on the training rows {rows} (counted"
+    )
+    assert said.endswith(
+        f"; the last good state is {run.folder.path}/states/00000003-evaluated: --resume goes on from it"
+    )
+    assert [row["step"] for row in metrics_of(run.folder.path)] == [1, 2, 3, 4]
+
+
+def fp16_run(folder, model) -> Run:
+    """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on a processor."""
+    run = make_run(folder, model)
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    run.accelerator.native_amp = True
+    run.accelerator.state._mixed_precision = "fp16"
+    return run
+
+
+def test_fp16_counts_the_steps_that_it_skips(tmp_path):
+    model = tiny_backbone(dtype=torch.float32)
+    spoil(model, 2, 4, 5)
+    run = fp16_run(tmp_path / "run", model)
+    train(run, features(21), {}, {})
+    results = json.loads(run.folder.results.read_text())
+    assert [epoch["skipped_steps"] for epoch in results["epochs"]] == [1, 2, 0]
+    assert run.accelerator.scaler.get_scale() == 1024 / 2**3
+    rows = metrics_of(run.folder.path)
+    assert [row["skipped_steps"] for row in rows] == [0, 1, 1, 1, 2, 2, 0, 0, 0]
+    assert ["train_loss" in row for row in rows] == [True, False, True, False, False, True, True, True, True]
+    of_first = [row["train_loss"] for row in rows[:3] if "train_loss" in row]
+    assert results["epochs"][0]["train_loss"] == pytest.approx(np.mean(of_first))  # skipped steps do not count
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("limit", [4, 100])
+def test_fp16_stops_when_every_step_overflows(limit, tmp_path, monkeypatch):
+    """After so many in a row, or after an epoch that had no other."""
+    monkeypatch.setattr(training, "MAX_SKIPPED_STEPS", limit)
+    model = tiny_backbone(dtype=torch.float32)
+    spoil(model, *range(2 if limit == 4 else 1, 100))
+    run = fp16_run(tmp_path / "run", model)
+    steps = 4 if limit == 4 else 3
+    said = message(train, run, features(21), {}, {})
+    assert f"the last {steps} steps overflowed in fp16 and were skipped: use --bf16, or a lower" in said

@@ -1,0 +1,127 @@
+"""Evaluation and prediction with the plain model, and what they share with training: a run and what a script adds."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from transformers import PreTrainedTokenizerBase
+
+from data.features import Features
+from models import objectives
+from models.asa import IGNORED_LABEL
+from run_folder import RunFolder
+from run_state import Interruption, Means
+from utils import Interrupted, log
+
+INTERRUPTED = "interrupted, and its state saved: the same command with --resume goes on from there"
+
+
+@dataclass
+class Head:
+    """What differs between the scripts.
+
+    auto_class: the transformers class that makes the model.
+    collate: rows -> padded batch.
+    score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
+    write: (path, features, logits per row) -> writes a predictions file.
+    loss_name: what the epoch lines call the training loss.
+    """
+
+    auto_class: type
+    collate: Callable[[list[dict]], dict[str, torch.Tensor]]
+    score: Callable[[Features, list[np.ndarray]], dict[str, float]]
+    write: Callable[[Path, Features, list[np.ndarray]], None]
+    loss_name: str = "train loss"
+
+
+@dataclass
+class Run:
+    """What training, evaluation and prediction share."""
+
+    args: argparse.Namespace
+    head: Head
+    accelerator: Accelerator
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    folder: RunFolder
+    interruption: Interruption | None = None  # of training
+
+
+def on_device(run: Run, loader: DataLoader) -> DataLoader:
+    """The loader with its batches on this process's device; the rows are this process's own already.
+
+    A batch is on its way to a GPU, from pinned memory, while the one before it is computed.
+    """
+    place = {"num_processes": 1, "process_index": 0, "put_on_device": True}
+    return prepare_data_loader(loader, run.accelerator.device, **place, non_blocking=True)
+
+
+def evaluate(run: Run, sets: dict[str, Features]) -> dict:
+    """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
+    scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
+    for name, features in sets.items():
+        logits, loss = predict(run, features)
+        metrics = run.head.score(features, logits)
+        if run.accelerator.is_main_process:
+            log.info(f"{name}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items()))
+        if not scores["metrics"]:
+            scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
+        else:
+            scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
+    return scores
+
+
+@torch.inference_mode()
+def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
+    """The plain model's predictions, each row's by one of the processes.
+
+    Returns:
+        The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
+
+    Raises:
+        Interrupted: a training run is to stop.
+    """
+    accelerator = run.accelerator
+    # The longest first: a batch holds rows of like length, and a lack of memory shows at once.
+    order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
+    order = order[accelerator.process_index :: accelerator.num_processes]
+    loader = DataLoader(
+        Subset(features, order),
+        run.args.eval_batch_size,
+        collate_fn=run.head.collate,
+        num_workers=run.args.num_workers,
+        pin_memory=accelerator.device.type == "cuda",
+        generator=torch.Generator(),  # an evaluation draws nothing from the model's
+    )
+    # Without the wrapper that keeps processes in step: one may have more batches than another.
+    model = accelerator.unwrap_model(run.model).eval()
+    logits, losses = [], Means()
+    for batch in on_device(run, loader):
+        # Several processes have not the same number of batches to agree in: they finish first.
+        if run.interruption and run.interruption.alone and run.interruption.noted:
+            raise Interrupted(run.interruption.noted, INTERRUPTED)
+        output = model(**batch)
+        logits.append(output.logits.float())  # fetched at the end: a GPU need not wait for the next batch to be made
+        if output.loss is not None:
+            count = labelled(batch["labels"])
+            losses.add({"sum": objectives.of_labels(output.loss, (count, 1)), "labels": count})
+    sums = {name: figure.item() for name, figure in losses.sums.items()}
+    fetched = [row for batch in logits for row in batch.cpu().numpy()]
+    found = gather_object([(dict(zip(order, fetched, strict=True)), sums)])  # one of each process
+    rows = {row: values for own, _ in found for row, values in own.items()}
+    labels = sum(sums.get("labels", 0) for _, sums in found)
+    loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
+    return [rows[row] for row in range(len(features))], loss
+
+
+def labelled(labels: torch.Tensor) -> torch.Tensor:
+    """How many labels a batch has, on its device."""
+    return (labels != IGNORED_LABEL).sum()

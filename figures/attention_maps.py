@@ -1,0 +1,273 @@
+"""Attention maps of a sentence: as the model attends, and with the units masked that its adversary chose.
+
+python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin --load_model_path all-MiniLM-L6-v2 \
+    --task_name SST-2 --text "even the major parts are played as if nobody were looking"
+
+With --plain_model_file the map on the left is that of another model, one that was fine-tuned without ASA.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.patches import Patch, Rectangle
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from data.examples import Example
+from data.features import sentence_features
+from data.tasks import SENTENCE_TASKS, SentenceTask, find_task
+from figures.drawing import QUANTITIES, WIDTH, picture
+from models.asa import MASKED_SCORE, AsaModel, encoder_layers
+from models.checkpoints import ADVERSARY, load_release_checkpoint, load_saved, read_state_dict
+from models.encoders import fit_together, load_config, load_tokenizer, named_labels
+from utils import InputError, Parser, run_script
+
+MAX_TOKENS = 48  # more of them cannot be read at README width
+
+
+@dataclass
+class Pass:
+    """What one forward pass of a sentence shows.
+
+    attention: (N, h, L, L) probabilities; the last axis is the attended token, and sums to 1.
+    masked: (N, L, L), whether a layer's adversary took the unit from the attention. A row of which it masks everything
+        stays as it is (see `models.asa`) and has no unit marked.
+    logits: (classes,).
+    """
+
+    attention: np.ndarray
+    masked: np.ndarray
+    logits: np.ndarray
+
+
+@dataclass
+class Panel:
+    """One map: what it is, what its model predicts, and the probabilities (L, L) and masked units of it."""
+
+    name: str
+    title: str
+    attention: np.ndarray
+    masked: np.ndarray
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the maps that the arguments ask for.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    args = parse_arguments(argv)
+    task = find_task(args.task_name, SENTENCE_TASKS)
+    words = label_words(task, args.label_words)
+    config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
+    tokenizer = load_tokenizer(args.load_model_path, None, args.do_lower_case, slow=False)
+    fit_together(args.load_model_path, config, tokenizer)
+    encoding = encode(task, args, tokenizer)
+    tokens = [tokenizer.decode([token]).strip() for token in encoding["input_ids"][0].tolist()]
+    model = load_asa(args.model_file, config)
+    plain_model = model.backbone
+    if args.plain_model_file:
+        auto_class = AutoModelForSequenceClassification
+        plain_model = load_saved(auto_class, args.plain_model_file, config, "eager", "--plain_model_file").eval()
+
+    left, clean, right = attend(plain_model, encoding), attend(model.backbone, encoding), attend(model, encoding)
+    layer, head = choose(args, right)
+    naive = "plain" if args.plain_model_file else "ASA"
+    own = f"prediction: {predicted(clean, words)}, under the mask {predicted(right, words)}"
+    panels = [
+        Panel(
+            "sa_map",
+            f"Self-attention of the {naive} model\nprediction: {predicted(left, words)}",
+            select(left.attention[layer], head),
+            left.masked[layer],
+        ),
+        Panel(
+            "asa_map",
+            f"Adversarial self-attention of the ASA model\n{own}",
+            select(right.attention[layer], head),
+            right.masked[layer],
+        ),
+    ]
+    heads = f"mean of {len(right.attention[layer])} heads" if head is None else f"head {head}"
+    what = f"{task.name}, layer {layer} of 0 to {len(right.attention) - 1}, {heads}"
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(folder / "attention_maps.png", panels, tokens, what)
+    for panel in panels:
+        draw(folder / f"{panel.name}.png", [panel], tokens, what, panels)
+    for panel in panels:
+        print(panel.title.replace("\n", ": "))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments."""
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--model_file", required=True, help="<epoch>_pytorch_model.bin of a run with --method asa")
+    parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the map on the left")
+    parser.add_argument("--load_model_path", default="bert-base-uncased", help="the encoder that was fine-tuned")
+    parser.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(SENTENCE_TASKS)}")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--text_b", help="the second sentence of a pair")
+    parser.add_argument("--label_words", nargs="+", metavar="WORD", help="what to call the task's labels, in order")
+    parser.add_argument("--layer", type=int, help="from 0 (default: the one whose adversary masks most)")
+    parser.add_argument("--head", default="mean", help="from 0, or mean (default)")
+    parser.add_argument("--do_lower_case", action="store_true", help="as it was given for the fine-tuning")
+    parser.add_argument("--output_dir", default="figures", help="(default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def label_words(task: SentenceTask, given: list[str] | None) -> tuple[str, ...]:
+    """What the labels are called in the picture.
+
+    Raises:
+        InputError: not a word for each label.
+    """
+    if given is not None and len(given) != len(task.labels):
+        raise InputError(f"--label_words: {task.name} has {len(task.labels)} labels ({', '.join(task.labels)})")
+    return tuple(given or task.labels)
+
+
+def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
+    """The batch of one sentence, or pair.
+
+    Raises:
+        InputError: a sentence too few or too many for the task, or more tokens than a picture can show.
+    """
+    texts = (args.text,) if args.text_b is None else (args.text, args.text_b)
+    if len(texts) != len(task.text):
+        needed = "a pair: give --text_b" if len(task.text) == 2 else "one sentence: leave out --text_b"
+        raise InputError(f"--task_name {task.name}: the task takes {needed}")
+    features = sentence_features([Example(texts, None, None)], tokenizer, min(MAX_TOKENS, tokenizer.model_max_length))
+    if features.report["truncated_share"]:
+        raise InputError(f"--text: more than {MAX_TOKENS} tokens, which no picture shows legibly; shorten it")
+    return {name: torch.tensor([row]) for name, row in features[0].items()}
+
+
+def load_asa(path: str, config) -> AsaModel:
+    """The model and its adversaries, ready to be looked at.
+
+    Raises:
+        InputError: the file cannot be read, or it holds no adversaries.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"--model_file {path}: a folder holds no adversaries; give a run's <epoch>_pytorch_model.bin")
+    if not any(ADVERSARY.fullmatch(name) for name in read_state_dict(path)):
+        raise InputError(f"--model_file {path}: it holds no adversaries; give a file of a run with --method asa")
+    backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    model = AsaModel(backbone.float()).eval()
+    load_release_checkpoint(model, path)
+    return model
+
+
+@torch.inference_mode()
+def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor]) -> Pass:
+    """One pass of one sentence: adversarial for an `AsaModel`, and else plain. The attention must be eager."""
+    if not isinstance(model, AsaModel):
+        output = model(**encoding, output_attentions=True)
+        attention = torch.cat(output.attentions)  # (N, h, L, L)
+        return _as_pass(attention, torch.zeros_like(attention[:, 0], dtype=torch.bool), output.logits)
+    masked = []
+
+    def note(layer, args: tuple, kwargs: dict) -> None:
+        """Added after the model's own hook, this one sees the mask that the attention gets."""
+        bias = args[1] if len(args) > 1 else kwargs["attention_mask"]  # (1, 1, L, L)
+        masked.append(bias[0, 0] <= MASKED_SCORE)
+
+    hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in encoder_layers(model.backbone)]
+    try:
+        with model.adversarial_mode(encoding["attention_mask"]):
+            output = model.backbone(**encoding, output_attentions=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _as_pass(torch.cat(output.attentions), torch.stack(masked), output.logits)
+
+
+def _as_pass(attention: torch.Tensor, masked: torch.Tensor, logits: torch.Tensor) -> Pass:
+    return Pass(attention.numpy(), masked.numpy(), logits[0].numpy())
+
+
+def choose(args: argparse.Namespace, adversarial: Pass) -> tuple[int, int | None]:
+    """Layer and head to draw; None for the mean of the heads.
+
+    Raises:
+        InputError: there is no such layer or head.
+    """
+    layers, heads = adversarial.attention.shape[:2]
+    layer = int(adversarial.masked.sum((1, 2)).argmax()) if args.layer is None else args.layer
+    if not 0 <= layer < layers:
+        raise InputError(f"--layer {layer}: the encoder has the layers 0 to {layers - 1}")
+    if args.head == "mean":
+        return layer, None
+    if not (args.head.isdecimal() and int(args.head) < heads):
+        raise InputError(f"--head {args.head}: the encoder has the heads 0 to {heads - 1}, or mean")
+    return layer, int(args.head)
+
+
+def select(attention: np.ndarray, head: int | None) -> np.ndarray:
+    """(h, L, L) -> (L, L), of a head or the mean of all."""
+    return attention.mean(0) if head is None else attention[head]
+
+
+def predicted(result: Pass, words: tuple[str, ...]) -> str:
+    """The label with its probability, or the score of a regression."""
+    if not words:
+        return f"score {result.logits[0]:.2f}"
+    probabilities = np.exp(result.logits - np.logaddexp.reduce(result.logits))
+    return f"{words[probabilities.argmax()]} {probabilities.max():.2f}"
+
+
+def draw(path: Path, panels: list[Panel], tokens: list[str], what: str, scale: list[Panel] | None = None) -> None:
+    """Write a picture of one map or two.
+
+    Args:
+        scale: the maps that share its colours; by default those drawn.
+    """
+    largest = max(panel.attention.max() for panel in scale or panels)
+    side = WIDTH / 2
+    with picture(path, side * len(panels) + 0.3, side + 0.6, "compressed") as figure:
+        figure.suptitle(what)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            image = draw_map(axis, panel, tokens, largest)
+        ticks = [tick for tick in TICKS if tick <= largest]
+        figure.colorbar(
+            image,
+            ax=axes,
+            shrink=0.7,
+            pad=0.02,
+            ticks=ticks,
+            format="%g",
+            label="attention probability (square-root scale)",
+        )
+        if any(panel.masked.any() for panel in panels):
+            figure.legend(handles=[Patch(**MASKED, label="masked by the adversary")], loc="outside lower right")
+
+
+TICKS = (0, 0.01, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1)
+MASKED = {"facecolor": "white", "edgecolor": "#555555", "hatch": "//////", "linewidth": 0.0}
+
+
+def draw_map(axis: Axes, panel: Panel, tokens: list[str], largest: float):
+    """A heat map with a token a row and a column, masked units hatched; gives the image, for a colour bar."""
+    image = axis.imshow(panel.attention, cmap=QUANTITIES, norm=PowerNorm(0.5, 0, largest))
+    for row, column in zip(*panel.masked.nonzero(), strict=True):
+        axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **MASKED))
+    size = min(9.5, 150 / len(tokens))
+    axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=size)
+    axis.set_yticks(range(len(tokens)), tokens, fontsize=size)
+    axis.set_xlabel("attended token (key)")
+    axis.set_ylabel("attending token (query)")
+    axis.set_title(panel.title)
+    axis.tick_params(length=0)
+    axis.grid(False)
+    return image
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,179 @@
+"""Loss, divergence, score and keep rates of several runs against their optimizer steps.
+
+python -m figures.training_curves results/sst2_naive results/sst2_asa --output figures/training_curves.png
+
+Of a run, results.json and metrics.jsonl are read, and nothing else; one that is under way can be drawn as well.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.ticker import MaxNLocator
+
+from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
+from run_folder import RunFolder
+from utils import InputError, Parser, log, run_script
+
+COLUMNS = 2  # panels in a row
+TOGETHER = 3  # panels with a curve of each run
+
+
+@dataclass
+class Run:
+    """What a run has recorded.
+
+    label: task, method and seed.
+    windows: the records of metrics.jsonl, in the order of their steps.
+    epochs: those of results.json.
+    metric: what the score of an epoch is; None without an evaluation.
+    """
+
+    label: str
+    folder: Path
+    windows: list[dict]
+    epochs: list[dict]
+    metric: str | None
+
+    def curve(self, name: str, records: list[dict]) -> tuple[list[int], list]:
+        """(steps, figures) of the records that have the figure."""
+        step = "step" if records is self.windows else "global_step"
+        found = [(record[step], record[name]) for record in records if record.get(name) is not None]
+        return [step for step, _ in found], [figure for _, figure in found]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the runs that the arguments name.
+
+    Raises:
+        InputError: a folder is not that of a run; nothing has been written then.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run")
+    parser.add_argument("--output", default="figures/training_curves.png", help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    runs = read_runs(args.runs)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    draw(args.output, runs)
+    log.info(f"{len(runs)} runs: {args.output}")
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """The runs in that order, each with a label that no other has.
+
+    Raises:
+        InputError: a folder is not that of a run.
+    """
+    runs = [read_run(Path(folder)) for folder in folders]
+    labels = [run.label for run in runs]
+    for run in runs:
+        if labels.count(run.label) > 1:
+            run.label += f" ({run.folder})"
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """The records of a run; the last line of metrics.jsonl may be torn, as a run that was stopped leaves it.
+
+    Raises:
+        InputError: results.json or metrics.jsonl is missing, or not what a run writes.
+    """
+    files = RunFolder(folder)
+    for path in (files.results, files.metrics):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the output folder of a run that has ended an epoch")
+    try:
+        results = json.loads(files.results.read_text(encoding="utf-8"))
+        args, epochs = results["args"], results["epochs"]
+        label = f"{args['task_name']}, {args['method']}, seed {args['seed']}"
+        metric = next((name for epoch in epochs[:1] for name in epoch["metrics"]), None)
+        [epoch["global_step"] for epoch in epochs]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{files.results}: not the results file of a run") from None
+    return Run(label, folder, read_windows(files.metrics), epochs, metric)
+
+
+def read_windows(path: Path) -> list[dict]:
+    """The records of metrics.jsonl by step; of a step that was logged again after a stop, the last one.
+
+    Raises:
+        InputError: a line other than the last is not a record.
+    """
+    lines = path.read_bytes().splitlines()
+    windows = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            windows[int(record["step"])] = record
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}: not a record of a training step") from None
+            log.warning(f"{path}, line {number}: cut short, left out")
+    return [windows[step] for step in sorted(windows)]
+
+
+def draw(path: str | Path, runs: list[Run]) -> None:
+    """Write the picture: panels for loss, divergence and score, and one for each run with keep rates."""
+    masking = [run for run in runs if run.curve("keep_rate", run.windows)[0]]
+    rows = math.ceil((TOGETHER + len(masking)) / COLUMNS)
+    with picture(path, WIDTH, 2.8 * rows + 0.4) as figure:
+        axes = figure.subplots(rows, COLUMNS).flatten()
+        draw_runs(axes[:TOGETHER], runs)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2 if len(runs) == 4 else min(len(runs), 3))
+        for axis, run in zip(axes[TOGETHER:], masking, strict=False):
+            draw_keep_rates(axis, run)
+        for axis in axes[TOGETHER + len(masking) :]:
+            axis.set_axis_off()
+        for axis in axes:
+            axis.set_xlim(left=0)
+            axis.set_xlabel("optimizer step")
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
+    """Loss, divergence and score, with a colour and a line style for each run."""
+    for number, run in enumerate(runs):
+        style = {
+            "color": COLOURS[number % len(COLOURS)],
+            "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
+            "label": run.label,
+        }
+        axes[0].plot(*run.curve("train_loss", run.windows), **style)
+        axes[1].plot(*run.curve("divergence", run.windows), **style)
+        axes[2].plot(*run.curve("eval_score", run.epochs), **style, marker="o", markersize=4)
+    axes[0].set_title("training loss (task + divergence)")
+    axes[1].set_title("divergence of the two passes")
+    if not any(axis_line.get_xdata().size for axis_line in axes[1].lines):
+        axes[1].text(0.5, 0.5, "none of these runs has one", ha="center", transform=axes[1].transAxes)
+    metrics = sorted({run.metric.replace("_", " ") for run in runs if run.metric})
+    axes[2].set_title(
+        f"score after each epoch: {', '.join(metrics)}" if len(metrics) == 1 else "score after each epoch"
+    )
+    axes[2].set_ylabel("per cent")
+
+
+def draw_keep_rates(axis: Axes, run: Run) -> None:
+    """A line for each layer, from dark to light, with a colour bar that numbers them."""
+    steps, rates = run.curve("keep_rate", run.windows)
+    layers = len(rates[0])
+    # The lightest colours of the map are left out: they are too near to white.
+    shades = matplotlib.colormaps[QUANTITIES]([0.9 * layer / max(layers - 1, 1) for layer in range(layers)])
+    for layer, shade in enumerate(shades):
+        axis.plot(steps, [rate[layer] for rate in rates], color=shade, label=f"layer {layer}")
+    axis.set_ylim(0, 1.02)
+    axis.set_ylabel("share of the pairs kept")
+    axis.set_title(f"keep rate: {run.label}")
+    numbers = ScalarMappable(BoundaryNorm([layer - 0.5 for layer in range(layers + 1)], layers), ListedColormap(shades))
+    ticks = MaxNLocator(12, integer=True)
+    axis.figure.colorbar(numbers, ax=axis, label="layer", ticks=ticks).ax.tick_params(length=0)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,400 @@
+"""A grid of runs: planned, started one after another or side by side, and finished however often it is cut off.
+
+A run is a command of one of the scripts in a process and a folder of its own. What is finished is skipped, what was cut
+off is resumed, and what fails does not stop the rest.
+"""
+
+import contextlib
+import datetime
+import itertools
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from data.tasks import Task
+from records import PLAN, different_settings, is_finished, parsed, read_plan, read_results, read_run
+from utils import InputError, Interrupted, log, write_json, write_text
+
+ROOT = Path(__file__).parent
+# Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
+ROUGH_RATES = {"a processor": 50, "a GPU": 500}
+POLL_SECONDS = 0.2
+BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
+KEPT = ("all", "last", "none")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of a table: a method, and the flags of its own that differ from the defaults.
+
+    label: names its runs' folders.
+    """
+
+    label: str
+    method: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass
+class Planned:
+    """One run of a grid.
+
+    name: its folder below the grid's.
+    args: what the script makes of `command`; of an evaluation, those of the training.
+    needs: the run whose last checkpoint an evaluation takes.
+    """
+
+    name: str
+    folder: Path
+    task: Task
+    variant: Variant
+    command: list[str]
+    args: dict
+    needs: "Planned | None" = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps, of a run on the complete training set."""
+        epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
+        return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """A set that a trained model is scored on: one of a task, or a file in that task's format."""
+
+    task: str
+    file: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"on-{Path(self.file).stem if self.file else self.task}"
+
+
+def plan_runs(
+    folder: Path,
+    tasks: Sequence[Task],
+    variants: Sequence[Variant],
+    seeds: Sequence[int] | int | None,
+    flags: list[str],
+) -> list[Planned]:
+    """Every run of task x variant x seed, in the order in which they are started.
+
+    All tasks and variants have their first seed before one has its second: a grid that is cut off is balanced.
+
+    Args:
+        seeds: None for as many as were published; how many, from 42 on; or which.
+        flags: go to every run.
+
+    Raises:
+        InputError: a task has no published settings, or a script does not take the flags.
+    """
+    runs = []
+    for task in tasks:
+        if task.recipe is None:
+            raise InputError(f"--tasks {task.name}: it has no published settings in data/tasks.py")
+        count = seeds or task.recipe.seeds
+        for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
+            for variant in variants:
+                name = f"{task.name}/{variant.label}/seed{seed}"
+                settings = {"task_name": task.name, **task.recipe.settings(), "method": variant.method, "seed": seed}
+                given = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+                given = ["--do_train", "--do_eval", *given, *variant.flags, *flags, "--output_dir", str(folder / name)]
+                args = parsed(task, given)  # a wrong flag is better found before the first run
+                command = [*script_command(task.script), *given]
+                run = Planned(name, folder / name, task, variant, command, args)
+                runs.append((place, run))
+    return [run for _, run in sorted(runs, key=lambda item: item[0])]
+
+
+def with_evaluations(
+    runs: Sequence[Planned], sets: Mapping[str, Sequence[OtherSet]], flags: list[str]
+) -> list[Planned]:
+    """After each run, the evaluations of its last checkpoint.
+
+    Args:
+        sets: task that was trained on -> what its models are scored on.
+        flags: go to every evaluation.
+
+    Raises:
+        InputError: two sets would have the same folder.
+    """
+    planned = []
+    for run in runs:
+        planned.append(run)
+        others = sets.get(run.task.name, ())
+        if len({other.label for other in others}) < len(others):
+            raise InputError(f"--eval_file: two of {run.task.name} have the same name")
+        for other in others:
+            folder = run.folder / other.label
+            given = ["--task_name", other.task, *(("--eval_file", other.file) if other.file else ("--eval_on", "test"))]
+            given += ["--do_eval", "--max_seq_length", str(run.args["max_seq_length"]), *flags]
+            command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
+            name = f"{run.name}/{other.label}"
+            planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
+    return planned
+
+
+def script_command(script: str) -> list[str]:
+    return [sys.executable, os.path.relpath(ROOT / f"{script}.py")]
+
+
+def results_of(run: Planned) -> dict | None:
+    """The results file of a run, None before there is one.
+
+    Raises:
+        InputError: it is of another setting, or not readable.
+    """
+    path = run.folder / "results.json"
+    if not path.exists():
+        return None
+    results = read_run(path)
+    different = different_settings(results, run.args)
+    if different:
+        raise InputError(
+            f"{run.folder}: it has a run of another setting ({different}): give another --output_dir, or move it away"
+        )
+    return results
+
+
+def state(run: Planned) -> str:
+    """`finished`, `cut off` or `new`."""
+    if run.needs:
+        return "finished" if (run.folder / "evaluation.json").exists() else "new"
+    results = results_of(run)
+    return "new" if results is None else "finished" if is_finished(results) else "cut off"
+
+
+def command_of(run: Planned) -> list[str]:
+    """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
+    if run.needs is None:
+        return run.command + ["--resume"] * (state(run) == "cut off")
+    epochs = (results_of(run.needs) or {}).get("epochs")
+    last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
+    return [*run.command, "--test_model_file", str(run.needs.folder / f"{last}_pytorch_model.bin")]
+
+
+class Estimate:
+    """How long runs take: as the finished ones of the same task and method below a folder, else a rough rate."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.seconds: dict[str, list[float]] = {}  # task/method -> of a step, one figure a run
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what has finished by now."""
+        self.seconds = {}
+        for result in read_results(self.folder):
+            if result.best is not None:  # a training
+                kind = result.name.rpartition("/")[0]
+                self.seconds.setdefault(kind, []).append(statistics.median(result.step_seconds))
+
+    def of(self, run: Planned) -> tuple[float, str]:
+        """Seconds, and where they come from."""
+        if run.needs:
+            return 0.0, "an evaluation, not counted"
+        known = self.seconds.get(run.name.rpartition("/")[0])
+        if known:
+            seconds = statistics.median(known) * run.steps
+            return seconds, f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
+        device = "a processor" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
+        passes = 1 if run.variant.method == "naive" else 2
+        seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
+        return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
+
+
+def duration(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
+    """Print what would be started; writes nothing."""
+    estimate, left = Estimate(folder), []
+    for run in runs:
+        now = state(run)
+        if now == "finished":
+            print(f"# {run.name}: finished")
+            continue
+        seconds, basis = estimate.of(run)
+        left.append(seconds)
+        print(f"# {run.name}: {'resumed, ' * (now == 'cut off')}{duration(seconds)} in all ({basis})")
+        print(shlex.join(command_of(run)))
+    print(
+        f"# {len(runs)} runs, {len(runs) - len(left)} finished, {len(left)} to do:"
+        f" about {duration(sum(left) / jobs)} with --jobs {jobs}"
+    )
+
+
+def write_plan(runs: Sequence[Planned], folder: Path) -> None:
+    """Add the runs to the folder's plan. What was planned once stays planned: the report says what is missing."""
+    path = folder / PLAN
+    planned = read_plan(path) if path.exists() else {}
+    planned |= {
+        run.name: {"task": run.task.name, "method": run.variant.label, "command": shlex.join(["python", *run.command[1:]])}
+        for run in runs
+    }
+    write_json(path, {"runs": planned})
+
+
+@contextlib.contextmanager
+def only_grid(folder: Path) -> Iterator[None]:
+    """Hold the folder against a second grid.
+
+    Raises:
+        InputError: another grid works in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".grid.lock", timeout=0):
+            yield
+    except Timeout:
+        raise InputError(
+            f"--output_dir {folder}: another grid is at work in it; --jobs runs several at a time"
+        ) from None
+
+
+def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again: str) -> dict[str, str]:
+    """Run what is not finished, `jobs` at a time.
+
+    Args:
+        keep: which weights of a finished run stay, one of `KEPT`.
+        again: said to who interrupts the grid.
+
+    Returns:
+        Run -> why it failed, of those that did.
+
+    Raises:
+        InputError: a folder holds a run of another setting, or another grid works there.
+        Interrupted: a signal came; the runs have been told to save, and have ended.
+    """
+    with only_grid(folder), signals() as received:
+        waiting = [run for run in runs if state(run) != "finished"]
+        log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
+        write_plan(runs, folder)
+        failed = _run_all(waiting, Estimate(folder), jobs, keep, received)
+    if received:
+        raise Interrupted(received[0], f"stopped; {again}")
+    return failed
+
+
+def _run_all(
+    waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, received: Sequence[int]
+) -> dict[str, str]:
+    running: dict[subprocess.Popen, tuple[Planned, float]] = {}  # with the time of its start
+    failed: dict[str, str] = {}
+    bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
+
+    def seconds_left() -> float:
+        spent = {run.name: time.monotonic() - started for run, started in running.values()}
+        todo = [*waiting, *(run for run, _ in running.values())]
+        return sum(max(0, estimate.of(run)[0] - spent.get(run.name, 0)) for run in todo) / jobs
+
+    def ended(run: Planned, said: str, took: float = 0) -> None:
+        if said:
+            failed[run.name] = said
+        estimate.refresh()
+        left = f"{len(waiting) + len(running)} left, about {duration(seconds_left())}"
+        log.info(f"{run.name}: {said or 'done'}; {duration(took)}; {left}")
+        bar.set_postfix_str(left)
+        bar.update()
+
+    try:
+        while (waiting or running) and not received:
+            for run in [run for run in waiting if run.needs and run.needs.name in failed]:
+                waiting.remove(run)
+                ended(run, "not possible, as the training failed")
+            unfinished = {run.name for run in waiting} | {run.name for run, _ in running.values()}
+            ready = (run for run in waiting if run.needs is None or run.needs.name not in unfinished)
+            for run in list(itertools.islice(ready, jobs - len(running))):
+                waiting.remove(run)
+                log.info(f"{run.name}: started")
+                running[start(run)] = run, time.monotonic()
+            done = [process for process in running if process.poll() is not None]
+            for process in done:
+                run, started = running.pop(process)
+                ended(run, finish(run, process.returncode, keep), time.monotonic() - started)
+            if not done:
+                time.sleep(POLL_SECONDS)
+    finally:
+        bar.close()
+        stop(list(running), received)
+    return failed
+
+
+def start(run: Planned) -> subprocess.Popen:
+    """Start a run whose output goes to `log.txt` in its folder, out of reach of the terminal's Ctrl-C."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with open(run.folder / "log.txt", "ab") as output:
+        return subprocess.Popen(
+            command_of(run), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def finish(run: Planned, status: int, keep: str) -> str:
+    """Tidy up after a run; what is wrong with it is returned, empty for nothing."""
+    path = run.folder / "log.txt"
+    lines = [line.rpartition("\r")[2] for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
+    lines = [line for line in lines if not BAR.search(line)]
+    write_text(path, "".join(f"{line}\n" for line in lines))
+    if status:
+        return f"failed with exit status {status} ({lines[-1] if lines else 'it said nothing'}; see {path})"
+    try:
+        if state(run) != "finished":
+            return f"ended without a finished result (see {path})"
+    except InputError as error:
+        return str(error)
+    if run.needs is None:
+        drop_weights(run.folder, keep)
+    return ""
+
+
+def drop_weights(folder: Path, keep: str) -> None:
+    """Remove what a finished run need not keep: the `.bin` of earlier epochs, or all weights."""
+    checkpoints = sorted(folder.glob("[0-9]*_pytorch_model.bin"), key=lambda path: int(path.name.partition("_")[0]))
+    if keep == "none":
+        shutil.rmtree(folder / "best", ignore_errors=True)
+    for path in {"all": [], "last": checkpoints[:-1], "none": checkpoints}[keep]:
+        path.unlink()
+
+
+def stop(processes: Sequence[subprocess.Popen], received: Sequence[int]) -> None:
+    """Ask the runs to save and end, and wait until they have; at a second signal they are killed."""
+    if processes:
+        log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save")
+    for process in processes:
+        process.terminate()
+    while any(process.poll() is None for process in processes):
+        if len(received) > 1:
+            for process in processes:
+                process.kill()
+        time.sleep(POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[int]]:
+    """Within it, signals to end are noted in the list; those that were ignored stay so, as under `nohup`."""
+    received = []
+    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

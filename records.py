@@ -1,0 +1,228 @@
+"""What runs have left behind: which are finished, which are of one setting, and what they scored."""
+
+import functools
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from arguments import EXECUTION
+from data.tasks import TASKS, Task
+from models.objectives import METHODS, unused_flags
+from utils import InputError
+
+PLAN = "grid.json"  # the runs that a grid was to have, in its folder
+# Arguments that say where and how a run computes, and not what.
+HOW = EXECUTION | {
+    *("do_train", "do_eval", "test_model_file", "eval_file", "no_cuda", "attn_implementation", "model_type"),
+    "gradient_checkpointing",
+}
+# What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.
+IDENTITY = {"seed", "method", "fp16", "bf16"}
+
+
+def parsed(task: Task, argv: Sequence[str]) -> dict:
+    """What the task's script makes of arguments."""
+    return vars(importlib.import_module(task.script).parse_arguments(argv))
+
+
+@functools.cache
+def defaults(task: str, protocol: str) -> dict:
+    return parsed(TASKS[task], ["--do_train", "--task_name", task, "--protocol", protocol])
+
+
+def settings(args: dict) -> tuple[dict, dict]:
+    """What decides the result of a run but its seed: the arguments of the training, and those of its method.
+
+    An argument that the run's script did not have yet counts as its default; those of other methods do not count.
+    """
+    args = defaults(args["task_name"], args.get("protocol", "paper")) | args
+    unread = {"num_train_epochs"} if args["max_train_steps"] else set()
+    unread |= HOW | IDENTITY | unused_flags(args["method"])
+    own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
+    read = {name: value for name, value in args.items() if name not in unread}
+    return tuple({name: read[name] for name in read if (name in own) == of_method} for of_method in (False, True))
+
+
+def changes(args: dict) -> tuple[dict, dict]:
+    """As `settings`, without what is as published, or is the default of a method."""
+    task = TASKS[args["task_name"]]
+    usual = defaults(task.name, args.get("protocol", "paper")) | (task.recipe.settings() if task.recipe else {})
+    usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "paper"}
+    return tuple({name: value for name, value in part.items() if value != usual.get(name)} for part in settings(args))
+
+
+def different_settings(run: dict, args: dict) -> str:
+    """How a run's arguments differ from those it is to have; empty where they do not."""
+
+    def compared(args: dict) -> dict:
+        training, own = settings(args)
+        return training | own | {name: args.get(name, False) for name in IDENTITY}
+
+    have, want = compared(run["args"]), compared(args)
+    names = sorted(name for name in have.keys() & want.keys() if have[name] != want[name])
+    return ", ".join(f"{name} {have[name]}, not {want[name]}" for name in names)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run scored, or the last checkpoint of one on another set.
+
+    name: its folder below the one that is reported on.
+    args: of the training.
+    training, own: what decides the result but the seed, as in `settings`.
+    examples: split -> how many it has.
+    scored_on: "dev" or "test", or the name of another set.
+    last: the score after the last epoch, in per cent.
+    best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
+    step_seconds: of training, one figure an epoch.
+    """
+
+    name: str
+    args: dict
+    training: dict
+    own: dict
+    precision: str
+    examples: dict[str, int]
+    scored_on: str
+    metric: str
+    last: float
+    best: float | None
+    step_seconds: tuple[float, ...]
+    minutes: float
+    code: str | None
+
+
+def read_runs(folder: Path) -> dict[str, dict]:
+    """Path below the folder -> results file, of all runs, finished or not.
+
+    Raises:
+        InputError: one is not readable.
+    """
+    return {path.parent.relative_to(folder).as_posix(): read_run(path) for path in sorted(folder.rglob("results.json"))}
+
+
+def read_run(path: Path) -> dict:
+    """A results file, or an evaluation's.
+
+    Raises:
+        InputError: it is not readable.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(run["args"], dict) and ("epochs" not in run or isinstance(run["epochs"], list)):
+            return run
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise InputError(f"{path}: not the results file of a run")
+
+
+def is_finished(run: dict) -> bool:
+    """Whether a run has gone to its end; those that could not be resumed yet say so by their last epoch alone."""
+    if "resume" in run["args"] or not run["epochs"]:
+        return bool(run.get("finished"))
+    last, args = run["epochs"][-1], run["args"]
+    if args["max_train_steps"]:
+        return last["global_step"] >= args["max_train_steps"]
+    return last["epoch"] + 1 >= args["num_train_epochs"]
+
+
+def read_results(folder: Path) -> list[Result]:
+    """What the finished runs below a folder scored, and after each what its last checkpoint did on other sets.
+
+    The evaluations of a run are those in the folders of its own folder. Those of other checkpoints are passed over.
+
+    Raises:
+        InputError: a file is not readable.
+    """
+    results = []
+    for name, run in read_runs(folder).items():
+        try:
+            if not is_finished(run) or run["epochs"][-1]["eval_score"] is None:
+                continue
+            results.append(_of_run(name, run))
+            last = f"{run['epochs'][-1]['epoch']}_pytorch_model.bin"
+            for path in sorted((folder / name).glob("*/evaluation.json")):
+                evaluation = read_run(path)
+                if Path(evaluation["args"]["test_model_file"]).name == last:
+                    results.append(_of_evaluation(path.parent.relative_to(folder).as_posix(), run, evaluation))
+        except (KeyError, TypeError, IndexError, AttributeError):
+            raise InputError(f"{folder / name / 'results.json'}: not the results file of a run") from None
+    return results
+
+
+def _of_run(name: str, run: dict) -> Result:
+    epochs, args = run["epochs"], run["args"]
+    steps = [after - before for before, after in zip([0, *_steps(epochs)], _steps(epochs), strict=False)]
+    flags = "fp16" if args.get("fp16") else "bf16" if args.get("bf16") else "fp32"
+    training, own = settings(args)
+    return Result(
+        name=name,
+        args=args,
+        training=training,
+        own=own,
+        precision=run.get("precision", flags),
+        examples={split: run["examples"].get(split) for split in ("train", "eval")},
+        scored_on=args["eval_on"],
+        metric=next(iter(epochs[-1]["metrics"])),
+        last=epochs[-1]["eval_score"],
+        best=run["best"]["eval_score"],
+        step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
+        minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
+        code=run.get("versions", {}).get("code"),
+    )
+
+
+def _steps(epochs: list[dict]) -> list[int]:
+    return [epoch["global_step"] for epoch in epochs]
+
+
+def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
+    args = evaluation["args"]
+    given = Path(args["eval_file"]).name if args.get("eval_file") else args["eval_on"]
+    trained = vars(_of_run(name, run))
+    return Result(
+        **trained
+        | {
+            "examples": {"train": trained["examples"]["train"], "eval": evaluation["examples"]["eval"]},
+            "scored_on": f"{args['task_name']} {given}",
+            "metric": next(iter(evaluation["metrics"])),
+            "last": evaluation["eval_score"],
+            "best": None,
+        }
+    )
+
+
+def read_plan(path: Path) -> dict[str, dict]:
+    """The planned runs of a grid, by their folders below its own.
+
+    Raises:
+        InputError: it is not readable.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not the plan of a grid") from None
+
+
+def missing(folder: Path) -> dict[str, str]:
+    """The runs that were planned or begun below a folder and are not finished -> what they lack."""
+    runs = read_runs(folder)
+    lacking = {name: _progress(run) for name, run in runs.items() if not is_finished(run)}
+    for plan in sorted(folder.rglob(PLAN)):
+        for name in read_plan(plan):
+            place = (plan.parent / name).relative_to(folder).as_posix()
+            if place not in runs and not (folder / place / "evaluation.json").exists():
+                lacking[place] = "not begun, or failed before the first step"
+    return dict(sorted(lacking.items(), key=lambda item: natural(item[0])))
+
+
+def _progress(run: dict) -> str:
+    return f"not finished, {len(run['epochs'])} epochs done"
+
+
+def natural(text: str) -> list[str | int]:
+    """A key that sorts seed9 before seed10."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]

@@ -1,0 +1,288 @@
+"""States: what a run that was cut off needs to go on exactly where it was.
+
+A state is a folder of tensors (safetensors) and figures (JSON), nothing that could hold code, with their SHA256SUMS. It
+is taken between two optimizer steps, so no gradient is under way.
+"""
+
+import hashlib
+import json
+import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from data.batches import StepSampler
+from utils import InputError, atomic_folder, log
+
+MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
+
+
+class Means:
+    """Sums of figures, which stay on the device until their means are taken."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.added: torch.Tensor | int = 0
+
+    def add(self, figures: dict[str, torch.Tensor], counts: torch.Tensor | None = None) -> None:
+        """Add one figure of each name.
+
+        Args:
+            counts: whether these figures count at all, on the device; they may not be numbers where they do not.
+        """
+        for name, figure in figures.items():
+            figure = figure.float() if counts is None else torch.where(counts, figure.float(), 0.0)
+            self.sums[name] = self.sums.get(name, 0) + figure
+        self.added = self.added + (1 if counts is None else counts.long())
+
+    def take(self, reduce: Callable) -> dict[str, float | list[float]]:
+        """The means since the last call; none, where nothing counted.
+
+        Args:
+            reduce: sums what the processes have added.
+        """
+        added = int(self.added)
+        means = {name: (total / added).tolist() for name, total in reduce(self.sums).items()} if added else {}
+        self.sums, self.added = {}, 0
+        return means
+
+    def state_dict(self) -> dict:
+        """As plain numbers; each is exactly the float32 it was."""
+        return {"added": int(self.added), "sums": {name: total.tolist() for name, total in self.sums.items()}}
+
+    def load_state_dict(self, state: dict, device: torch.device) -> None:
+        self.added = state["added"]
+        self.sums = {name: torch.tensor(total, device=device) for name, total in state["sums"].items()}
+
+
+@dataclass
+class Progress:
+    """How far a run has come, and what it has to tell so far."""
+
+    epoch: int = 0
+    step: int = 0  # optimizer steps taken
+    step_of_epoch: int = 0
+    seconds: float = 0.0  # of training in this epoch
+    epochs: list[dict] = field(default_factory=list)  # the records of results.json
+    metrics: list[dict] = field(default_factory=list)  # the lines of metrics.jsonl
+    broken: torch.Tensor | None = None  # the first step that was not finite, or 0; on the device
+    skipped: torch.Tensor | None = None  # (2,): steps that fp16 skipped in this epoch, and of late in a row; likewise
+    of_epoch: Means = field(default_factory=Means)
+    of_window: Means = field(default_factory=Means)
+
+    PLAIN = ("epoch", "step", "step_of_epoch", "seconds", "epochs", "metrics")
+
+    @property
+    def best(self) -> dict | None:
+        """The epoch with the best score, the first of equals; without an evaluation the last epoch."""
+        best = None
+        for record in self.epochs:
+            if best is None or record["eval_score"] is None or record["eval_score"] > best["eval_score"]:
+                best = record
+        return best
+
+
+@dataclass
+class TrainingState:
+    """Everything that training changes, to be saved and restored together.
+
+    model: not wrapped. sampler: knows the training rows.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LRScheduler
+    accelerator: Accelerator
+    progress: Progress
+    sampler: StepSampler
+
+    def save(self, path: Path) -> None:
+        """Write a state folder, whole or not at all; to be called by every process.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        progress, accelerator = self.progress, self.accelerator
+        own = {"random": _random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
+        processes = gather_object([own | {"of_window": progress.of_window.state_dict()}])
+        if accelerator.is_main_process:
+            figures = {name: getattr(progress, name) for name in Progress.PLAIN}
+            figures |= {
+                "skipped": progress.skipped.tolist(),
+                "data": data_identity(self.sampler.lengths),
+                "processes": processes,
+            }
+            figures["scheduler"] = self.scheduler.state_dict()
+            figures["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
+            figures["optimizer"] = _settings(self.optimizer.param_groups)
+            with atomic_folder(path) as folder:
+                save_file({name: each.contiguous() for name, each in _tensors(self.model).items()}, folder / MODEL)
+                save_file(_optimizer_tensors(self.optimizer), folder / OPTIMIZER)
+                (folder / PROGRESS).write_text(json.dumps(figures), encoding="utf-8")
+                sums = [f"{_sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, PROGRESS)]
+                (folder / SUMS).write_text("".join(sums), encoding="utf-8")
+        accelerator.wait_for_everyone()
+
+    def load(self, path: Path) -> None:
+        """Restore what `save` wrote, on this process.
+
+        Raises:
+            InputError: the state is that of another model, other data or another number of processes.
+        """
+        accelerator, progress = self.accelerator, self.progress
+        figures = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        processes = len(figures["processes"])
+        if processes != accelerator.num_processes:
+            raise InputError(f"{path}: saved by {processes} processes, not {accelerator.num_processes}: start as many")
+        if figures["data"] != data_identity(self.sampler.lengths):
+            raise InputError(f"{path}: the training data, or how it is tokenised, is not what it was: bring it back")
+        saved, own = load_file(path / MODEL), _tensors(self.model)
+        if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
+            raise InputError(f"{path}: the state of another model: give the encoder that the run began with")
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+        self._load_optimizer(load_file(path / OPTIMIZER), figures["optimizer"])
+        self.scheduler.load_state_dict(figures["scheduler"])
+        if accelerator.scaler and figures["scaler"]:
+            accelerator.scaler.load_state_dict(figures["scaler"])
+        for name in Progress.PLAIN:
+            setattr(progress, name, figures[name])
+        progress.skipped = torch.tensor(figures["skipped"], device=accelerator.device)
+        mine = figures["processes"][accelerator.process_index]
+        progress.of_epoch.load_state_dict(mine["of_epoch"], accelerator.device)
+        progress.of_window.load_state_dict(mine["of_window"], accelerator.device)
+        _restore_random_states(mine["random"], accelerator.device)
+
+    def _load_optimizer(self, tensors: dict[str, torch.Tensor], settings: list[dict]) -> None:
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for name, tensor in tensors.items():
+            number, _, key = name.partition(".")
+            state["state"].setdefault(int(number), {})[key] = tensor
+        for group, saved in zip(state["param_groups"], settings, strict=True):
+            group.update(saved)
+        self.optimizer.load_state_dict(state)
+
+
+def latest_good(states: list[Path]) -> Path | None:
+    """The last of these states whose checksums are right; those that fail are named in the log.
+
+    Raises:
+        InputError: there are some, but all of them are damaged.
+    """
+    for path in reversed(states):
+        damaged = damage(path)
+        if damaged is None:
+            return path
+        log.warning(f"{path}: {damaged}: taking the state before it")
+    if states:
+        raise InputError(f"{states[-1].parent}: every state is damaged: start again with --overwrite_output_dir")
+    return None
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a state's files; None if they are as they were written."""
+    try:
+        lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
+        sums = {name: expected for expected, name in (line.split() for line in lines)}
+    except (OSError, ValueError):
+        return f"a damaged state ({SUMS} is missing or not readable)"
+    for name in (MODEL, OPTIMIZER, PROGRESS):
+        try:
+            if sums.get(name) != _sha256(path / name):
+                return f"a damaged state (the checksum of {name} is wrong)"
+        except OSError:
+            return f"a damaged state ({name} is missing)"
+    return None
+
+
+class Interruption:
+    """Within this context, SIGTERM and Ctrl-C are noted rather than obeyed; a second one is obeyed at once."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, accelerator: Accelerator):
+        self.noted = 0  # the number of the signal
+        self.alone = accelerator.num_processes == 1
+        # The processes agree over a group of their own on the processor, for which no device has to wait.
+        self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
+
+    def __enter__(self) -> "Interruption":
+        self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        self.noted = number
+        self.__exit__()
+
+    def agreed(self) -> int:
+        """The signal that any process has got, or 0; to be called by all of them at once."""
+        if self.alone:
+            return self.noted
+        noted = torch.tensor(self.noted)
+        torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX, group=self.group)
+        return int(noted)
+
+
+def data_identity(lengths: list[int]) -> str:
+    """Identifies the rows of a training set, near enough: their number, order and lengths."""
+    return hashlib.sha256(np.asarray(lengths, dtype=np.int64).tobytes()).hexdigest()
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a model keeps, sharing its storage; of tensors that are tied, the first name."""
+    seen = {}
+    for name, tensor in model.state_dict().items():
+        seen.setdefault(tensor.data_ptr() if tensor.numel() else name, (name, tensor))
+    return dict(seen.values())
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{number}.{key}": tensor for number, each in state.items() for key, tensor in each.items()}
+
+
+def _settings(groups: list[dict]) -> list[dict]:
+    """Learning rates above all; apex keeps its count of steps there too."""
+    return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
+
+
+def _random_states(device: torch.device) -> dict:
+    """Of every generator that a step may draw from."""
+    numpy_state = np.random.get_state(legacy=False)
+    numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
+    states = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state().tolist()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device).tolist()
+    return states
+
+
+def _restore_random_states(states: dict, device: torch.device) -> None:
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    numpy_state = states["numpy"]
+    numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
+    np.random.set_state(numpy_state)
+    torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(torch.tensor(states["cuda"], dtype=torch.uint8), device)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

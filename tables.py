@@ -1,0 +1,289 @@
+"""The tables: scores over seeds, and the difference to plain fine-tuning, paired by seed."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from data.published import published
+from data.tasks import TASKS
+from models.objectives import METHODS
+from records import Result, changes
+from utils import InputError, write_json, write_text
+
+MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
+CONFIDENCE = 0.95
+TITLES = {
+    "main": "Main table",
+    "comparison": "Comparison of methods",
+    "ablation-tau": "Ablation: weight of the penalty",
+    "ablation-layers": "Ablation: layers with an adversary",
+    "robustness": "Robustness: the last epoch's checkpoint on other sets",
+}
+RULES = f"""\
+Scores are in per cent: mean ± standard deviation over n seeds, all that have finished; seeds are never chosen. *Last
+epoch* is chosen by nobody. *Best epoch* is each run's best by the very score that is shown, and so too high; for a run
+that is scored on test, it is chosen on test. *To naive* is the difference to plain fine-tuning of the same encoder,
+task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t], p of the paired t-test, p of the
+exact sign-flip test (of n pairs never below 2/2^n), and the number of pairs; a seed that one side lacks does not count.
+No correction is made for the number of comparisons. A published figure of the GLUE server is of other data."""
+
+
+class Group:
+    """The runs of one setting, over seeds, all scored on the same set."""
+
+    def __init__(self, results: Mapping[int, Result]):
+        self.results = dict(sorted(results.items()))
+        first = next(iter(self.results.values()))
+        self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
+        self.training, self.own = changes(first.args)  # what is not as usual
+        self.base = _key(first.training, first)
+
+    def scores(self, epoch: str) -> dict[int, float]:
+        """Seed -> score of the last or best epoch; without those that have none."""
+        scores = {seed: getattr(result, epoch) for seed, result in self.results.items()}
+        return {seed: score for seed, score in scores.items() if score is not None}
+
+
+def _key(arguments, result: Result) -> str:
+    """What results have to share to be of one setting, or to be compared."""
+    return json.dumps([arguments, result.precision, result.scored_on, result.metric, result.examples], sort_keys=True)
+
+
+def grouped(results: Iterable[Result]) -> list[Group]:
+    """The results by setting.
+
+    Raises:
+        InputError: two runs of one setting have the same seed.
+    """
+    groups: dict[str, dict[int, Result]] = {}
+    for result in results:
+        seed = result.args["seed"]
+        seeds = groups.setdefault(_key([result.args["method"], result.training, result.own], result), {})
+        if seed in seeds:
+            raise InputError(f"two runs of one setting have the seed {seed}: {seeds[seed].name} and {result.name}")
+        seeds[seed] = result
+    return [Group(seeds) for seeds in groups.values()]
+
+
+def over_seeds(scores: Mapping[int, float]) -> dict:
+    """Mean and standard deviation (of a sample; None for a single score)."""
+    values = list(scores.values())
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "deviation": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict:
+    """Scores minus a reference's, paired by seed.
+
+    Returns:
+        `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
+        of the exact sign-flip test, both two-sided; None where there are too few pairs, or all differ alike.
+    """
+    differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
+    n = len(differences)
+    found = dict.fromkeys(("difference", "low", "high", "p", "p_flip"))
+    if n:
+        found["difference"] = statistics.fmean(differences)
+    if n > 1 and not math.isclose(statistics.stdev(differences), 0, abs_tol=1e-9):
+        test = stats.ttest_1samp(differences, 0)  # of the differences: the paired test
+        low, high = test.confidence_interval(CONFIDENCE)
+        found |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
+    if 1 < n <= MOST_FLIPPED:
+        signs = np.array(list(itertools.product((1, -1), repeat=n)))
+        sums = np.abs(signs @ differences)
+        found["p_flip"] = float(np.mean(sums >= sums[0] - 1e-9))  # the first pattern flips nothing
+    return {"pairs": n, **found}
+
+
+def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """Table -> its groups, by what varies between them."""
+    families: dict[str, list[Group]] = {}
+    for group in groups:
+        families.setdefault(group.base, []).append(group)
+    tables: dict[str, list[Group]] = {name: [] for name in TITLES}
+    for family in families.values():
+        if family[0].first.best is None:
+            tables["robustness"] += family
+            continue
+        plain = [group for group in family if not group.own]
+        shown = [group for group in plain if group.method in ("naive", "asa")]
+        tables["main"] += shown
+        if len(plain) > len(shown):
+            tables["comparison"] += plain
+            shown = plain
+        for table, argument in (("ablation-tau", "tau"), ("ablation-layers", "asa_layers")):
+            varied = [group for group in family if group.method == "asa" and group.own.keys() <= {argument}]
+            if len(varied) > 1:
+                tables[table] += [group for group in plain if group.method == "naive"] + varied
+                shown = shown + varied
+        tables["main"] += [group for group in family if group not in shown]
+    return {name: sorted(groups, key=_order) for name, groups in tables.items() if groups}
+
+
+def _order(group: Group) -> tuple:
+    place, task = list(METHODS).index(group.method), list(TASKS).index(group.task)
+    setting = group.first.scored_on, len(group.training), group.base
+    own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
+    return group.first.args["load_model_path"], task, *setting, place, own
+
+
+def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
+    """A flat record for each row of the tables."""
+    naive = {group.base: group for group in groups if group.method == "naive"}
+    return [_row(table, group, naive.get(group.base)) for table, members in tables.items() for group in members]
+
+
+def _row(table: str, group: Group, naive: Group | None) -> dict:
+    first, results = group.first, group.results.values()
+    encoder = first.args["load_model_path"]
+    row = {
+        "table": table,
+        "encoder": encoder,
+        "task": group.task,
+        "scored_on": first.scored_on,
+        "examples": first.examples["eval"],
+        "metric": first.metric,
+        "method": group.method,
+        "method_settings": _listed(group.own),
+        "settings": ", ".join(filter(None, (first.precision, _listed(group.training)))),
+        "n": len(group.results),
+        "seeds": list(group.results),
+    }
+    for epoch in ("last", "best"):
+        scores = group.scores(epoch)
+        row |= {f"{epoch}_{name}": value for name, value in over_seeds(scores).items()}
+        if naive and naive is not group:
+            row |= {f"{epoch}_{name}": value for name, value in compare(scores, naive.scores(epoch)).items()}
+    row["minutes"] = statistics.fmean(result.minutes for result in results)
+    row["step_seconds"] = _step_seconds(group)
+    row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive else None
+    usual = first.best is not None and not group.own
+    row["published"] = published(encoder, group.method, group.task) if usual else ""
+    row["runs"] = [result.name for result in results]
+    row["code"] = sorted({result.code for result in results if result.code})
+    return row
+
+
+def _step_seconds(group: Group) -> float:
+    """The median over all epochs of all seeds."""
+    return statistics.median(seconds for result in group.results.values() for seconds in result.step_seconds)
+
+
+def _listed(values: Mapping) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value) -> str:
+    if isinstance(value, list):  # of layers
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def markdown(records: Sequence[dict], lacking: Mapping[str, str]) -> str:
+    """The tables, what the figures mean, and what is missing."""
+    parts = [RULES]
+    for table, title in TITLES.items():
+        members = [record for record in records if record["table"] == table]
+        if members:
+            parts += [f"## {title}", _table(table, members)]
+        if members and table == "comparison":
+            parts.append(
+                "*Cost*: the median over epochs and seeds of the seconds a training step takes, as a ratio to naive's;"
+                " it means something where the runs had the machine to themselves, or all shared it alike."
+            )
+    if lacking:
+        by_row: dict[tuple[str, str], list[str]] = {}
+        for name, lack in lacking.items():
+            row, _, run = name.rpartition("/")
+            by_row.setdefault((row, lack), []).append(run)
+        lines = [f"- {row}, {lack}: {', '.join(runs)}" for (row, lack), runs in by_row.items()]
+        parts += [f"## Missing: {len(lacking)} of the planned runs", "\n".join(lines)]
+    return "\n\n".join(parts)
+
+
+def _table(table: str, members: Sequence[dict]) -> str:
+    columns = {
+        "encoder": lambda row: row["encoder"],
+        "trained on" if table == "robustness" else "task": lambda row: row["task"],
+        "scored on": lambda row: f"{row['scored_on']}, {row['examples']:,}",
+        "metric": lambda row: row["metric"].replace("_", " "),
+        "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
+        "settings": lambda row: row["settings"],
+        "n": lambda row: row["n"],
+        "last epoch": lambda row: _score(row, "last"),
+        "to naive, last epoch": lambda row: _difference(row, "last"),
+    }
+    if table != "robustness":
+        columns["best epoch"] = lambda row: _score(row, "best")
+        columns["to naive, best epoch"] = lambda row: _difference(row, "best")
+        columns["minutes"] = lambda row: f"{row['minutes']:.1f}"
+    if table == "comparison":
+        columns["cost"] = lambda row: "" if row["step_cost"] is None else f"{row['step_cost']:.2f}"
+    if any(row["published"] for row in members):
+        columns["published"] = lambda row: row["published"]
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[str(cell(row)) for cell in columns.values()] for row in members]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _score(row: Mapping, epoch: str) -> str:
+    mean, deviation = (row[f"{epoch}_{name}"] for name in ("mean", "deviation"))
+    return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _difference(row: Mapping, epoch: str) -> str:
+    pairs = row.get(f"{epoch}_pairs")
+    if pairs is None:
+        return "" if row["method"] == "naive" else "no naive run"
+    if not pairs:
+        return "no pair"
+    said = f"{row[f'{epoch}_difference']:+.2f}"
+    if row[f"{epoch}_low"] is not None:
+        said += f" [{row[f'{epoch}_low']:+.2f}, {row[f'{epoch}_high']:+.2f}], p {_p(row[f'{epoch}_p'])}"
+    if row[f"{epoch}_p_flip"] is not None:
+        said += f", flips {_p(row[f'{epoch}_p_flip'])}"
+    return f"{said}, {pairs} pair{'s' * (pairs > 1)}"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def report(folder: Path, results: Sequence[Result], lacking: Mapping[str, str], output: Path | None = None) -> str:
+    """The tables of the results, as Markdown; with `output`, written there as Markdown, CSV and JSON too.
+
+    Raises:
+        InputError: there is nothing to report on, or two runs of one setting have the same seed.
+    """
+    if not results and not lacking:
+        raise InputError(f"{folder}: no results.json of an evaluated run in it or below")
+    groups = grouped(results)
+    records = rows(sections(groups), groups)
+    text = markdown(records, lacking)
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / "report.md", text + "\n")
+        write_text(output / "report.csv", _csv(records))
+        write_json(output / "report.json", {"rules": RULES, "rows": records, "missing": dict(lacking)})
+    return text
+
+
+def _csv(records: Sequence[dict]) -> str:
+    names = dict.fromkeys(name for record in records for name in record)
+    file = io.StringIO()
+    writer = csv.DictWriter(file, names, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        joined = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in record.items()}
+        writer.writerow(joined)
+    return file.getvalue()

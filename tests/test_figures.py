@@ -1,0 +1,279 @@
+"""The figures: what the maps and curves hold, what is written, and what cannot be drawn."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_backbone, tiny_batch
+from matplotlib.figure import Figure
+from script_runs import message
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from figures import attention_maps, drawing, training_curves
+from models.asa import AsaModel
+from models.checkpoints import save_checkpoint
+from models.encoders import named_labels
+
+TEXT = "the film is not a warm drama"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures that a program has drawn, beside their files."""
+    drawn = []
+
+    @contextlib.contextmanager
+    def picture(*arguments):
+        with drawing.picture(*arguments) as figure:
+            yield figure
+            drawn.append(figure)
+
+    for program in (attention_maps, training_curves):
+        monkeypatch.setattr(program, "picture", picture)
+    return drawn
+
+
+@pytest.fixture
+def unsaved(monkeypatch, figures) -> list:
+    """The same, where the files are not looked at, and stay empty: a picture takes half a second."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())
+    return figures
+
+
+def saved_models(encoder: str, folder: Path) -> tuple[AsaModel, torch.nn.Module]:
+    """A random ASA model and a random plain one, in evaluation mode, saved as asa.bin and plain.bin."""
+    config = AutoConfig.from_pretrained(encoder, **named_labels(("0", "1")))
+    torch.manual_seed(5)
+    plain, backbone = (
+        AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").float() for _ in range(2)
+    )
+    model = AsaModel(backbone)
+    save_checkpoint(model, folder / "asa.bin")
+    save_checkpoint(plain, folder / "plain.bin")
+    return model.eval(), plain.eval()
+
+
+def flags(encoder: str, folder: Path, *others: str) -> list[str]:
+    given = ["--model_file", str(folder / "asa.bin"), "--load_model_path", encoder, "--task_name", "sst-2"]
+    return [*given, "--text", TEXT, "--output_dir", str(folder / "out"), *others]
+
+
+# --- attention maps ---
+
+
+@pytest.mark.parametrize("model_type", ["albert", "bert", "distilbert", "electra", "roberta"])
+def test_the_masked_units_are_those_of_the_adversaries(model_type):
+    model = AsaModel(tiny_backbone(model_type, attention="eager")).eval()
+    batch = tiny_batch(lengths=(9,))
+    del batch["labels"]
+    plain, adversarial = (attention_maps.attend(each, batch) for each in (model.backbone, model))
+    assert plain.attention.shape == (3, 2, 9, 9)
+    assert not plain.masked.any()
+    for result in (plain, adversarial):
+        assert np.allclose(result.attention.sum(-1), 1)
+
+    with torch.no_grad(), model.adversarial_mode(batch["attention_mask"]):
+        output = model.backbone(**batch, output_hidden_states=True)
+    assert np.array_equal(adversarial.logits, output.logits[0])
+    for layer, adversary in enumerate(model.adversaries):
+        with torch.no_grad():
+            keep = adversary(output.hidden_states[layer])[0] > 0
+        expected = ~keep & keep.any(-1, keepdim=True)  # a row of which nothing is kept stays as it is
+        assert np.array_equal(adversarial.masked[layer], expected)
+        assert 0 < expected.float().mean() < 1
+        assert (adversarial.attention[layer][:, expected] < 1e-6).all()
+        assert (plain.attention[layer][:, expected] > 1e-6).any()
+
+    again = attention_maps.attend(model.backbone, batch)
+    assert np.array_equal(again.attention, plain.attention)  # nothing of the adversarial pass is left in the model
+
+
+@pytest.mark.parametrize("two_models", [False, True])
+def test_what_is_drawn_and_written(two_models, encoder_folder, tmp_path, figures, capsys):
+    model, plain = saved_models(encoder_folder, tmp_path)
+    others = ["--layer", "1", "--head", "0", "--label_words", "bad", "good"]
+    if two_models:
+        others += ["--plain_model_file", str(tmp_path / "plain.bin")]
+    attention_maps.main(flags(encoder_folder, tmp_path, *others))
+    written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(written) == ["asa_map.png", "attention_maps.png", "sa_map.png"]
+    assert all(content.startswith(PNG) and len(content) < 300_000 for content in written.values())
+
+    encoding = AutoTokenizer.from_pretrained(encoder_folder)(TEXT, return_tensors="pt")
+    with torch.no_grad():
+        left = (plain if two_models else model.backbone)(**encoding, output_attentions=True)
+        clean = model.backbone(**encoding)
+        with model.adversarial_mode():
+            right = model.backbone(**encoding, output_attentions=True)
+    masked = attention_maps.attend(model, encoding).masked[1]
+
+    def words(output) -> str:
+        chances = output.logits[0].softmax(-1)
+        return f"{('bad', 'good')[chances.argmax()]} {chances.max():.2f}"
+
+    titles = [
+        f"Self-attention of the {'plain' if two_models else 'ASA'} model\nprediction: {words(left)}",
+        f"Adversarial self-attention of the ASA model\nprediction: {words(clean)}, under the mask {words(right)}",
+    ]
+    both, only_left, only_right = figures
+    assert both.get_suptitle() == "SST-2, layer 1 of 0 to 1, head 0"
+    assert [line.partition(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        title.partition("\n")[0] for title in titles
+    ]
+    for figure, number, output in (
+        (both, 0, left),
+        (both, 1, right),
+        (only_left, 0, left),
+        (only_right, 0, right),
+    ):
+        axis, is_right = figure.axes[number], output is right
+        (image,) = axis.get_images()
+        assert np.allclose(image.get_array(), output.attentions[1][0, 0], atol=1e-6)
+        assert image.get_clim()[1] == pytest.approx(max(o.attentions[1][0, 0].max().item() for o in (left, right)))
+        assert axis.get_title() == titles[is_right]
+        tokens = ["[CLS]", *TEXT.split(), "[SEP]"]
+        for labels in (axis.get_xticklabels(), axis.get_yticklabels()):
+            assert [label.get_text() for label in labels] == tokens
+        hatched = {(patch.get_y() + 0.5, patch.get_x() + 0.5) for patch in axis.patches}
+        assert hatched == (set(zip(*masked.nonzero(), strict=True)) if is_right else set())
+        assert all(patch.get_hatch() for patch in axis.patches)
+
+
+def test_by_default_the_mean_of_the_heads_where_most_is_masked(encoder_folder, tmp_path, unsaved):
+    model, _ = saved_models(encoder_folder, tmp_path)
+    attention_maps.main(flags(encoder_folder, tmp_path))
+    result = attention_maps.attend(model, AutoTokenizer.from_pretrained(encoder_folder)(TEXT, return_tensors="pt"))
+    layer = result.masked.sum((1, 2)).argmax()
+    (image,) = unsaved[0].axes[1].get_images()
+    assert np.allclose(image.get_array(), result.attention[layer].mean(0), atol=1e-6)
+    assert unsaved[0].get_suptitle() == f"SST-2, layer {layer} of 0 to 1, mean of 2 heads"
+
+
+def test_pairs_and_scores(encoder_folder, tmp_path, unsaved):
+    """A regression has a score in place of a label."""
+    config = AutoConfig.from_pretrained(encoder_folder, **named_labels(()))
+    backbone = AutoModelForSequenceClassification.from_config(config).float()
+    save_checkpoint(AsaModel(backbone), tmp_path / "asa.bin")
+    attention_maps.main(flags(encoder_folder, tmp_path, "--text_b", "a film", "--task_name", "STS-B"))
+    encoding = AutoTokenizer.from_pretrained(encoder_folder)(TEXT, "a film", return_tensors="pt")
+    with torch.no_grad():
+        score = backbone.eval()(**encoding).logits.item()
+    assert unsaved[0].axes[0].get_title().endswith(f"prediction: score {score:.2f}")
+    assert len(unsaved[0].axes[0].get_xticklabels()) == encoding["input_ids"].shape[1]
+
+
+BAD_MAPS = {
+    "no adversaries": (["--model_file", "plain.bin"], "--model_file plain.bin: it holds no adversaries; give a"),
+    "folder": (["--model_file", "."], "--model_file .: a folder holds no adversaries; give a run's"),
+    "no file": (["--model_file", "absent.bin"], "absent.bin: no such checkpoint"),
+    "no plain model": (["--plain_model_file", "absent.bin"], "absent.bin: no such checkpoint"),
+    "other plain model": (["--plain_model_file", "."], "--plain_model_file .: not a folder with a config.json"),
+    "other labels": (["--task_name", "MNLI", "--text_b", "x"], "asa.bin: a checkpoint of another shape: classifier."),
+    "task": (["--task_name", "SST"], "--task_name SST: no such task; did you mean SST-2?"),
+    "one sentence": (["--text_b", "x"], "--task_name SST-2: the task takes one sentence: leave out --text_b"),
+    "a pair": (["--task_name", "RTE"], "--task_name RTE: the task takes a pair: give --text_b"),
+    "too long": (["--text", "a " * 47], "--text: more than 48 tokens, which no picture shows legibly; shorten it"),
+    "words": (["--label_words", "good"], "--label_words: SST-2 has 2 labels (0, 1)"),
+    "layer": (["--layer", "2"], "--layer 2: the encoder has the layers 0 to 1"),
+    "below": (["--layer", "-1"], "--layer -1: the encoder has the layers 0 to 1"),
+    "head": (["--head", "2"], "--head 2: the encoder has the heads 0 to 1, or mean"),
+    "no head": (["--head", "all"], "--head all: the encoder has the heads 0 to 1, or mean"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", sorted(BAD_MAPS))
+def test_maps_that_cannot_be_drawn(case, encoder_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved_models(encoder_folder, tmp_path)
+    given, expected = BAD_MAPS[case]
+    said = message(attention_maps.main, flags(encoder_folder, tmp_path, *given))
+    assert expected in said
+    assert not (tmp_path / "out").exists()
+
+
+# --- training curves ---
+
+
+def write_run(folder: Path, method: str = "asa", seed: int = 1, metrics: str | None = None) -> Path:
+    """A run of four logged steps and two epochs, of an encoder with two layers."""
+    folder.mkdir(parents=True)
+    windows = [{"step": step, "train_loss": 1 / step} for step in (10, 20, 30, 40)]
+    if method == "asa":
+        for row, window in enumerate(windows):
+            window.update(divergence=row / 10, keep_rate=[0.5 + row / 10, 1.0])
+    epochs = [
+        {"global_step": step, "eval_score": score, "metrics": {"accuracy": score}}
+        for step, score in ((20, 80.0), (40, 90.0))
+    ]
+    settings = {"task_name": "SST-2", "method": method, "seed": seed}
+    (folder / "results.json").write_text(json.dumps({"args": settings, "epochs": epochs}))
+    lines = "".join(json.dumps(window) + "\n" for window in windows)
+    (folder / "metrics.jsonl").write_text(lines if metrics is None else metrics)
+    return folder
+
+
+def test_curves_of_several_runs(tmp_path, figures):
+    runs = [write_run(tmp_path / "1"), write_run(tmp_path / "2", "naive"), write_run(tmp_path / "3", seed=2)]
+    training_curves.main([*map(str, runs), "--output", str(tmp_path / "curves" / "all.png")])
+    assert (tmp_path / "curves" / "all.png").read_bytes().startswith(PNG)
+    (figure,) = figures
+    names = ["SST-2, asa, seed 1", "SST-2, naive, seed 1", "SST-2, asa, seed 2"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+    loss, divergence, score, first, second, _ = figure.axes[:6]
+    curves = [[list(map(tuple, line.get_xydata())) for line in axis.lines] for axis in (loss, divergence, score)]
+    assert curves[0] == [[(step, 1 / step) for step in (10, 20, 30, 40)]] * 3
+    with_divergence = [(10, 0.0), (20, 0.1), (30, 0.2), (40, 0.3)]
+    assert curves[1] == [with_divergence, [], with_divergence]
+    assert curves[2] == [[(20, 80.0), (40, 90.0)]] * 3
+    for axis, name in ((first, names[0]), (second, names[2])):
+        assert axis.get_title() == f"keep rate: {name}"
+        assert [list(line.get_ydata()) for line in axis.lines] == [[0.5, 0.6, 0.7, 0.8], [1.0] * 4]
+    assert score.get_title() == "score after each epoch: accuracy"
+    colours = [line.get_color() for line in loss.lines]
+    assert len(set(colours)) == 3
+
+
+def test_a_torn_last_line_and_a_step_logged_twice(tmp_path, caplog):
+    lines = ['{"step": 10, "train_loss": 3.0}', '{"step": 20, "train_loss": 2.0}', '{"step": 10, "train_loss": 1.0}']
+    run = training_curves.read_run(write_run(tmp_path / "run", metrics="\n".join([*lines, '{"step": 30, "tra'])))
+    assert run.curve("train_loss", run.windows) == ([10, 20], [1.0, 2.0])
+    assert caplog.messages == [f"{tmp_path}/run/metrics.jsonl, line 4: cut short, left out"]
+    assert run.curve("keep_rate", run.windows) == ([], [])
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path):
+    folders = [write_run(tmp_path / name) for name in ("a", "b")]
+    assert [run.label for run in training_curves.read_runs(folders)] == [
+        f"SST-2, asa, seed 1 ({tmp_path}/{name})" for name in ("a", "b")
+    ]
+
+
+def test_a_run_without_evaluation_or_adversaries(tmp_path, unsaved):
+    folder = write_run(tmp_path / "run", "naive")
+    results = json.loads((folder / "results.json").read_text())
+    results["epochs"] = [{"global_step": 40, "eval_score": None, "metrics": {}}]
+    (folder / "results.json").write_text(json.dumps(results))
+    training_curves.main([str(folder), "--output", str(tmp_path / "curves.png")])
+    loss, divergence, score, empty = unsaved[0].axes
+    assert [text.get_text() for text in divergence.texts] == ["none of these runs has one"]
+    assert (len(loss.lines), score.lines[0].get_xydata().size, empty.axison) == (1, 0, False)
+    assert score.get_title() == "score after each epoch"
+
+
+def test_what_is_no_run(tmp_path):
+    def said(folder) -> str:
+        return message(training_curves.main, [str(folder), "--output", str(tmp_path / "curves.png")])
+
+    assert said(tmp_path / "absent").endswith(
+        "results.json: no such file; give the output folder of a run that has ended an epoch"
+    )
+    torn = write_run(tmp_path / "torn", metrics='{"step": 10}\n{"st\n{"step": 30}\n')
+    assert said(torn).endswith("metrics.jsonl, line 2: not a record of a training step")
+    for content in ("[]", "{", '{"args": {}, "epochs": []}', '{"args": {"task_name": "x"}, "epochs": [1]}'):
+        (torn / "results.json").write_text(content)
+        assert said(torn).endswith("results.json: not the results file of a run")
+    assert not (tmp_path / "curves.png").exists()

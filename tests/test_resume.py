@@ -1,0 +1,237 @@
+"""A run that is cut off and resumed ends with the bits of one that was not."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from children import INTERRUPT, KILL, TERMINATE, run, start
+
+from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
+from run_state import damage
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory) -> Path:
+    """Data with 11 training rows for each script, which batches of 4 leave 3 of, and an encoder with dropout."""
+    folder = tmp_path_factory.mktemp("given")
+    make_data(folder / "sets", 11)
+    make_encoder(folder / "encoder")
+    return folder
+
+
+@pytest.fixture
+def arguments(given):
+    """arguments(script, output_dir, more flags) of a training run of 2 epochs of 3 steps, in parts of 2 rows."""
+
+    def of(script: str, folder: Path, *flags: str) -> list[str]:
+        return command(script, given, folder, "--save_steps", "1", *flags)[2:]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """Folder of a script's run that nothing stopped; made once."""
+    folders = {}
+
+    def of(script: str, arguments) -> Path:
+        if script not in folders:
+            folders[script] = tmp_path_factory.mktemp(script) / "whole"
+            log = folders[script].with_suffix(".log")
+            assert run(script, arguments(script, folders[script]), log) == 0, log.read_text()
+        return folders[script]
+
+    return of
+
+
+# Where a kill hurts: in a step, while a state is written, between its files, in an evaluation, while a checkpoint, the
+# best folder or the records are written, and when all but the predictions is done.
+BLOWS = [
+    ("training", "optimize", 2),
+    ("run_state", "save_file", 3),
+    ("run_state", "save_file", 2),
+    ("run_folder", "latest_good", 1),
+    ("evaluation", "predict", 1),
+    ("training", "save_checkpoint", 1),
+    ("utils", "_flush", 9),
+    ("training", "export", 1),
+    ("run_folder", "write_text", 2),
+    ("training", "optimize", 3),
+    ("run_folder", "remove_folder", 2),
+    ("evaluation", "predict", 2),
+    ("training", "predict", 1),
+]
+
+
+@pytest.mark.parametrize("script", TASKS)
+def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
+    expected = uninterrupted(script, arguments)
+    folder, log = tmp_path / "cut", tmp_path / "log"
+    killed = 0
+    for module, function, call in BLOWS:
+        resume = ["--resume"] if (folder / "results.json").exists() else []
+        status = run(script, arguments(script, folder, *resume), log, (module, function, call, KILL))
+        assert status in (-KILL, 0), log.read_text()
+        killed += status == -KILL
+    assert killed >= 10
+    assert run(script, arguments(script, folder, "--resume"), log) == 0, log.read_text()
+    assert differences(folder, expected) == []
+    assert "Traceback" not in log.read_text()
+    # Resumed once more, it says that there is nothing to do, and does nothing.
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert run(script, arguments(script, folder, "--resume"), log) == 0
+    assert "the run has finished already" in log.read_text()
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("number", "place"), [(TERMINATE, "optimize"), (INTERRUPT, "optimize"), (TERMINATE, "predict")]
+)
+def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterrupted, tmp_path):
+    """Without --save_steps; in the second step, or in the first evaluation."""
+    script = "run_sent_clas"
+    folder, log = tmp_path / "cut", tmp_path / "log"
+    argv = [*arguments(script, folder), "--save_steps", "100"]
+    blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
+    assert run(script, argv, log, blow) == 128 + number
+    assert log.read_text().splitlines()[-1] == (
+        "run_sent_clas.py: interrupted, and its state saved: the same command with --resume goes on from there"
+    )
+    assert "Traceback" not in log.read_text()
+    assert [path.name for path in (folder / "states").iterdir()] == ["00000002" if place == "optimize" else "00000003"]
+    assert json.loads((folder / "results.json").read_text())["epochs"] == []
+    assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
+    assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterrupted, tmp_path):
+    script = "run_sent_clas"
+    folder, log = tmp_path / "cut", tmp_path / "log"
+    argv = arguments(script, folder, "--save_total_limit", "3")
+    assert run(script, argv, log, ("training", "optimize", 6, KILL)) == -KILL
+    states = sorted((folder / "states").iterdir())
+    assert [state.name for state in states] == ["00000003-evaluated", "00000004", "00000005"]
+    assert [damage(state) for state in states] == [None, None, None]
+    spoiled = states[-1] / "model.safetensors"
+    spoiled.write_bytes(spoiled.read_bytes()[:-1] + b"?")
+    (states[-2] / "SHA256SUMS").unlink()
+    assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
+    said = log.read_text()
+    assert f"{states[2]}: a damaged state (the checksum of model.safetensors is wrong): taking the state before" in said
+    assert f"{states[1]}: a damaged state (SHA256SUMS is missing or not readable): taking the state before" in said
+    assert f"resumed from {states[0]}" in said
+    assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def test_a_state_by_name(arguments, uninterrupted, tmp_path):
+    script = "run_sent_clas"
+    folder, log = tmp_path / "cut", tmp_path / "log"
+    argv = arguments(script, folder, "--save_total_limit", "9")
+    assert run(script, argv, log, ("training", "optimize", 6, KILL)) == -KILL
+    assert run(script, [*argv, "--resume", str(folder / "states" / "00000002")], log) == 0, log.read_text()
+    assert "00000002" in log.read_text()
+    assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+REFUSED = {
+    "learning rate": (["--learning_rate", "2e-3"], "--learning_rate 0.002: the run in {folder} began with 0.001:"),
+    "method": (["--method", "naive"], "--method naive: the run in {folder} began with asa:"),
+    "length": (["--num_train_epochs", "3"], "--num_train_epochs 3: the run in {folder} began with 2:"),
+    "precision": (["--bf16"], "--bf16 True: the run in {folder} began with False:"),
+    "a new folder": (["--output_dir", "{folder}-2"], "--resume: there is no run in --output_dir {folder}-2:"),
+    "no state": (["--resume", "{folder}"], "--resume {folder}: not a state in {folder}/states"),
+    "contradiction": (["--overwrite_output_dir"], "--resume and --overwrite_output_dir exclude each other"),
+}
+
+
+def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
+    script = "run_sent_clas"
+    folder = tmp_path / "cut"
+    argv = arguments(script, folder)
+    assert run(script, argv, tmp_path / "log", ("training", "optimize", 3, KILL)) == -KILL
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name, (flags, expected) in REFUSED.items():
+        log = tmp_path / name
+        flags = [flag.format(folder=folder) for flag in flags]
+        assert run(script, [*argv, "--resume", *flags], log) == 2, name
+        last = log.read_text().splitlines()[-1]
+        assert last.startswith("run_sent_clas.py: error: " + expected.format(folder=folder)), last
+        assert "Traceback" not in log.read_text()
+    # Other data under the same name.
+    other = tmp_path / "data"
+    shutil.copytree(given / "sets", other)
+    train = other / "sst-2" / "train.tsv"
+    train.write_text(train.read_text().replace("\t1", " film\t1"))
+    log = tmp_path / "other data"
+    assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
+    assert "the training data, or how it is tokenised, is not what it was" in log.read_text().splitlines()[-1]
+    states = {path: path.read_bytes() for path in (folder / "states").rglob("*") if path.is_file()}
+    assert states == {path: content for path, content in before.items() if "states" in path.parts}
+
+
+def test_a_run_keeps_others_out_of_its_folder(arguments, uninterrupted, tmp_path):
+    script = "run_sent_clas"
+    folder, log, second = tmp_path / "cut", tmp_path / "log", tmp_path / "second"
+    argv = arguments(script, folder)
+    first = start(script, argv, log, ("training", "optimize", 3, 19))  # stopped, not killed
+    while not (folder / "states" / "00000002").exists():
+        assert first.is_alive(), log.read_text()
+        first.join(0.05)
+    assert run(script, [*argv, "--resume"], second) == 2
+    said = second.read_text().splitlines()[-1]
+    assert said == (
+        f"run_sent_clas.py: error: --output_dir {folder}: another run is at work in it:"
+        " wait for its end, or give another folder"
+    )
+    os.kill(first.pid, 18)
+    first.join()
+    assert first.exitcode == 0
+    assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def check_full_disk(script: str, argv: list[str], folder: Path, log: Path, reason: str, **limits: int) -> None:
+    assert run(script, argv, log, **limits) == 2, log.read_text()
+    said = log.read_text().splitlines()[-1]
+    assert said.startswith(f"{script}.py: error: {folder}/")
+    assert "cannot be written (" in said
+    assert reason in said
+    assert "Traceback" not in log.read_text()
+
+
+def test_a_full_disk_leaves_the_last_state(arguments, uninterrupted, tmp_path):
+    """A limit on the size of a file, which a model just fits in, and the optimizer's two moments do not."""
+    script = "run_sent_clas"
+    folder, log = tmp_path / "cut", tmp_path / "log"
+    argv = arguments(script, folder)
+    assert run(script, argv, log, ("training", "optimize", 3, KILL)) == -KILL
+    states = folder / "states"
+    last = sorted(states.iterdir())[-1]
+    size = (last / "optimizer.safetensors").stat().st_size
+    check_full_disk(script, [*argv, "--resume"], folder, log, "File too large", RLIMIT_FSIZE=size - 1)
+    assert f"; the last good state is {last}: --resume goes on from it" in log.read_text()
+    assert damage(last) is None
+    assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
+    assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def test_a_full_file_system_leaves_the_last_state(arguments, uninterrupted, tmp_path):
+    script = "run_sent_clas"
+    disk, log = tmp_path / "disk", tmp_path / "log"
+    disk.mkdir()
+    whole = sum(path.stat().st_size for path in uninterrupted(script, arguments).rglob("*"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={int(1.2 * whole)}", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    try:
+        argv = arguments(script, disk / "cut")
+        check_full_disk(script, argv, disk / "cut", log, "No space left on device")
+        assert "the last good state is" in log.read_text()
+        grow = ["mount", "-o", f"remount,size={20 * whole}", str(disk)]
+        subprocess.run(grow, check=True)
+        assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
+        assert differences(disk / "cut", uninterrupted(script, arguments)) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -1,0 +1,484 @@
+"""The methods that ASA is compared with: each by value against its formula, computed plainly here."""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
+from script_runs import message, results_of, run_folder
+from test_data import write
+from torch.nn import functional as F
+
+import arguments
+import run_multi_cho
+import run_sent_clas
+import run_tok_clas
+from models import objectives
+from models.checkpoints import read_state_dict, release_state_dict
+from models.encoders import checkpoint_layers
+from models.objectives import METHODS, unused_flags
+from models.rivals import RandomScores
+from training import Means
+
+SETTINGS = {
+    "random_mask": {"random_mask_keep_rate": 0.8},
+    "rdrop": {"rdrop_alpha": 0.7},
+    "freelb": {"freelb_steps": 3, "freelb_lr": 0.2, "freelb_init": 0.5, "freelb_max_norm": 0.45},
+    "smart": {
+        "smart_weight": 0.7,
+        "smart_noise": 0.01,
+        "smart_step_size": 0.05,
+        "smart_steps": 2,
+        "smart_radius": 0.08,
+        "smart_bregman": 0.4,
+        "smart_momentum": 0.9,
+    },
+    "r3f": {"r3f_weight": 0.7, "r3f_noise": "uniform", "r3f_eps": 0.05},
+}
+RIVALS = sorted(SETTINGS)
+KINDS = {  # name -> head, number of labels
+    "sequence": ("sequence", 3),
+    "regression": ("sequence", 1),
+    "choice": ("choice", 3),
+    "token": ("token", 3),
+}
+
+
+def build(method: str, kind: str = "sequence", model_type: str = "bert", changes=None, **settings):
+    """A method's module in training mode, and a batch."""
+    head, num_labels = KINDS[kind]
+    backbone = tiny_backbone(model_type, head, num_labels=num_labels, **changes or {})
+    args = argparse.Namespace(**SETTINGS[method] | {"protocol": "paper"} | settings)
+    return objectives.build(method, backbone, args).train(), tiny_batch(head, num_labels=num_labels)
+
+
+def task_loss(kind: str, logits, labels):
+    """The backbone's own loss, plainly."""
+    if kind == "regression":
+        return ((logits[:, 0] - labels) ** 2).mean()
+    return F.cross_entropy(logits[labels != -100], labels[labels != -100])
+
+
+def both_kl(kind: str, p, q, labels):
+    """KL(p||q) + KL(q||p), summed over the labelled words of a sentence, or a regression's squared difference."""
+    if kind == "regression":
+        return ((p - q) ** 2).mean()
+    if kind == "token":
+        p, q = p[labels != -100], q[labels != -100]
+    p, q = p.softmax(-1), q.softmax(-1)
+    return ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / len(labels)
+
+
+def half(kind: str) -> float:
+    """What is half of the divergences of distributions, and the whole of a squared difference."""
+    return 1.0 if kind == "regression" else 0.5
+
+
+def with_noise(model, batch, noise):
+    """The logits for embeddings with noise (sequences, L, H), by the way of the model's own argument for them."""
+    embedded = model.backbone.get_input_embeddings()(batch["input_ids"])
+    inputs = {"attention_mask": batch["attention_mask"], "inputs_embeds": embedded + noise.view(embedded.shape)}
+    return model.backbone(**inputs).logits
+
+
+def real_tokens(batch):
+    return batch["attention_mask"].flatten(0, -2)[..., None].double()
+
+
+def agree(output, model, loss) -> None:
+    """The loss is that one, and so are the gradients of the first and of the last weights."""
+    assert relative_error(output.loss, loss) < 1e-11
+    parameters = [model.backbone.get_input_embeddings().weight, model.backbone.classifier.weight]
+    expected = torch.autograd.grad(loss, parameters)
+    for actual, gradient in zip(torch.autograd.grad(output.loss, parameters), expected, strict=True):
+        assert relative_error(actual, gradient) < 1e-8
+
+
+# --- each by its formula ---
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_rdrop_by_its_formula(kind):
+    model, batch = build("rdrop", kind, changes={"hidden_dropout_prob": 0.3})
+    labels = batch["labels"]
+    torch.manual_seed(5)
+    output = model(**batch)
+    # The same draws of dropout, from one pass over the batch and the batch again.
+    torch.manual_seed(5)
+    again = {name: torch.cat((value, value)) for name, value in batch.items() if name != "labels"}
+    logits = model.backbone(**again).logits
+    first, second = logits[: len(labels)], logits[len(labels) :]
+    assert not torch.allclose(first, second)
+    task = (task_loss(kind, first, labels) + task_loss(kind, second, labels)) / 2
+    apart = 0.7 * half(kind) * both_kl(kind, first, second, labels)
+    assert relative_error(output.task_loss, task) < 1e-12
+    assert relative_error(output.divergence, apart) < 1e-9
+    assert relative_error(output.loss, task + apart) < 1e-12
+    assert torch.equal(output.logits, first)
+    agree(output, model, task + apart)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_random_mask_by_its_formula(kind, monkeypatch):
+    """The second pass is one with a bias of -1e4 on the pairs that are not kept, but on no whole row."""
+    model, batch = build("random_mask", kind, changes={"attention": "eager"})
+    labels, real = batch["labels"], batch["attention_mask"].flatten(0, -2).bool()
+    torch.manual_seed(5)
+    keeps = [(torch.rand(*real.shape, real.shape[1]) < 0.8) & real[:, None] for _ in range(3)]
+    keeps[1][0, 0] = False  # a whole row
+    drawn = iter([torch.where(keep, 0.7, 0.9) for keep in keeps])
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: next(drawn))
+    output = model(**batch)
+
+    biases = iter([((keep | ~keep.any(-1, keepdim=True)) & real[:, None]) for keep in keeps])
+    for layer in model.backbone.bert.encoder.layer:
+        layer._forward_pre_hooks.clear()  # the method's own
+        layer.register_forward_pre_hook(
+            lambda layer, args, kwargs: ((args[0], -1e4 * (~next(biases)[:, None]).double()), {}), with_kwargs=True
+        )
+    masked = model.backbone(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    for layer in model.backbone.bert.encoder.layer:
+        layer._forward_pre_hooks.clear()
+    clean = model.backbone(**batch).logits
+    task, apart = task_loss(kind, clean, labels), half(kind) * both_kl(kind, clean, masked, labels)
+    assert relative_error(output.divergence, apart) < 1e-9
+    agree(output, model, task + apart)
+    query = real[:, :, None]
+    expected = [(keep & query).sum() / real.sum(-1).square().sum() for keep in keeps]
+    assert torch.allclose(output.keep_rate, torch.stack(expected))
+    assert "penalty" not in output
+    assert not list(model.adversaries.parameters())
+
+
+def test_random_mask_keeps_as_many_as_it_should():
+    for rate in (0.0, 0.3, 1.0):
+        model, _ = build("random_mask", random_mask_keep_rate=rate)
+        output = model(**tiny_batch(lengths=(90, 80, 85)))
+        assert output.keep_rate.tolist() == pytest.approx([rate] * 3, abs=0.02 * (0 < rate < 1))
+    model, _ = build("random_mask", asa_layers=[2])
+    assert model(**tiny_batch()).keep_rate.shape == (1,)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_freelb_by_its_formula(kind):
+    model, batch = build("freelb", kind)
+    torch.manual_seed(5)
+    output = model(**batch)
+    torch.manual_seed(5)
+    real = real_tokens(batch)
+    noise = 2 * torch.rand(*real.shape[:2], 24, dtype=torch.float64) - 1
+    noise = torch.stack([0.5 * row * kept / (24 * kept.sum()) ** 0.5 for row, kept in zip(noise, real, strict=True)])
+    losses, norms = [], []
+    for _ in range(3):
+        noise = noise.detach().requires_grad_()
+        losses.append(task_loss(kind, with_noise(model, batch, noise), batch["labels"]))
+        (gradient,) = torch.autograd.grad(losses[-1], noise, retain_graph=True)
+        norms.append(noise.detach().flatten(1).norm(dim=1))
+        moved = [row + 0.2 * slope / slope.norm() for row, slope in zip(noise, gradient, strict=True)]
+        noise = torch.stack([row * min(1.0, 0.45 / row.norm().item()) for row in moved])
+    assert (norms[0] < 0.4).all()
+    assert norms[2].max() == pytest.approx(0.45)
+    assert losses[0] < losses[1] < losses[2]
+    agree(output, model, sum(losses) / 3)
+
+
+def test_freelb_without_a_bound():
+    model, batch = build("freelb", freelb_max_norm=0.0, freelb_init=0.0, freelb_steps=6)
+    seen = []
+    added = model.added
+    model.added = lambda noise: (seen.append(noise.detach().flatten(1).norm(dim=1).max().item()), added(noise))[1]
+    model(**batch)
+    assert seen[:2] == [0.0, pytest.approx(0.2)]
+    assert seen[-1] > 0.6
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_freelb_s_steps_have_one_draw_of_dropout(checkpointed):
+    model, batch = build("freelb", freelb_init=0.0, freelb_lr=1e-12, changes={"hidden_dropout_prob": 0.3})
+    if checkpointed:
+        checkpoint_layers(model.backbone)
+    torch.manual_seed(5)
+    output = model(**batch)
+    torch.manual_seed(5)
+    torch.rand(4, 9, 24, dtype=torch.float64)
+    agree(output, model, model.backbone(**batch).loss)
+    assert relative_error(model(**batch).loss, output.loss) > 1e-3  # the next step has another
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_smart_by_its_formula(kind):
+    model, batch = build("smart", kind)
+    labels = batch["labels"]
+    first = copy.deepcopy(model.backbone)
+    move(model)
+    torch.manual_seed(5)
+    output = model(**batch)
+    torch.manual_seed(5)
+    real = real_tokens(batch)
+    noise = 0.01 * torch.randn(*real.shape[:2], 24, dtype=torch.float64) * real
+    clean = model.backbone(**batch).logits
+    for _ in range(2):
+        noise = noise.detach().requires_grad_()
+        apart = both_kl(kind, with_noise(model, batch, noise), clean.detach(), labels)
+        (gradient,) = torch.autograd.grad(apart, noise)
+        largest = gradient.abs().amax(-1, keepdim=True)
+        noise = (noise + 0.05 * torch.where(largest > 0, gradient / largest, 0.0)).clamp(-0.08, 0.08).detach()
+    assert noise.abs().max() == 0.08
+    with torch.no_grad():
+        for mean, weight in zip(first.parameters(), model.backbone.parameters(), strict=True):
+            mean.copy_(0.9 * mean + 0.1 * weight)
+        before = first(**batch).logits
+    smooth = both_kl(kind, with_noise(model, batch, noise), clean, labels)
+    loss = task_loss(kind, clean, labels) + 0.7 * smooth + 0.4 * both_kl(kind, clean, before, labels)
+    agree(output, model, loss)
+
+
+def move(model) -> None:
+    """A step of an optimizer as training has it."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01, fused=True)
+    for parameter in model.backbone.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_smart_s_average_follows_the_optimizer_s_steps():
+    """Once a step, in however many parts a batch comes; it is restored with the module's state."""
+    model, batch = build("smart", changes={"hidden_dropout_prob": 0.3})
+    weight = model.backbone.classifier.weight
+    expected, found = weight.detach().clone(), model.average.classifier.weight
+    model(**batch)
+    assert torch.equal(found, expected)
+    for _ in range(2):
+        move(model)
+        expected = 0.9 * expected + 0.1 * weight.detach()
+        for _ in range(2):
+            model(**batch)
+            assert torch.allclose(found, expected, rtol=1e-12)
+    assert not model.average.training
+    assert not any(parameter.requires_grad for parameter in model.average.parameters())
+
+    move(model)
+    resumed, _ = build("smart", changes={"hidden_dropout_prob": 0.3, "seed": 3})
+    resumed.load_state_dict(model.state_dict())
+    for each in (model, resumed):
+        torch.manual_seed(5)
+        each.result = each(**batch).loss
+    assert torch.equal(model.result, resumed.result)
+    assert torch.equal(resumed.average.classifier.weight, found)
+    plain, _ = build("smart", smart_bregman=0.0)
+    assert {name.partition(".")[0] for name in plain.state_dict()} == {"backbone"}
+
+
+@pytest.mark.parametrize("noise", ["uniform", "normal"])
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_r3f_by_its_formula(kind, noise):
+    model, batch = build("r3f", kind, r3f_noise=noise)
+    torch.manual_seed(5)
+    output = model(**batch)
+    torch.manual_seed(5)
+    real = real_tokens(batch)
+    shape, dtype = (*real.shape[:2], 24), torch.float64
+    drawn = torch.randn(shape, dtype=dtype) if noise == "normal" else 2 * torch.rand(shape, dtype=dtype) - 1
+    clean, noisy = model.backbone(**batch).logits, with_noise(model, batch, 0.05 * drawn * real)
+    apart = 0.7 * both_kl(kind, clean, noisy, batch["labels"])
+    assert relative_error(output.divergence, apart) < 1e-9
+    agree(output, model, task_loss(kind, clean, batch["labels"]) + apart)
+    with pytest.raises(ValueError, match="noise 'cauchy' is unknown: choose one of uniform, normal"):
+        build("r3f", r3f_noise="cauchy")
+
+
+# --- what holds for all of them ---
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_evaluation_and_checkpoint_are_the_plain_model_s(method):
+    model, batch = build(method)
+    alone = tiny_backbone().eval()
+    assert torch.equal(model.eval()(**batch).logits, alone(**batch).logits)
+    assert type(model(**batch)) is type(alone(**batch))
+    assert release_state_dict(model).keys() == alone.state_dict().keys()
+    with pytest.raises(ValueError, match="needs labels"):
+        model.train()(input_ids=batch["input_ids"])
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("method", RIVALS)
+def test_parts_add_up_to_the_whole(method, kind, monkeypatch):
+    """Without dropout, and with one noise for every sequence; of words, one of the parts has no label."""
+    model, batch = build(method, kind)
+    same_noise(monkeypatch)
+    if kind == "token":
+        batch["labels"][0] = -100
+    size = len(batch["labels"])
+    model(**batch).loss.backward()
+    expected = {name: gradient.clone() for name, gradient in gradients(model).items()}
+    model.zero_grad()
+    whole, figures = model(**batch), Means()
+    labels = (batch["labels"] != -100).sum()
+    for rows in (slice(0, 1), slice(1, size)):
+        part = {name: tensor[rows] for name, tensor in batch.items()}
+        shares = (len(part["labels"]), size), ((part["labels"] != -100).sum(), labels)
+        output = model(**part)
+        objectives.weighted_loss(output, *shares).backward()
+        figures.add(objectives.figures(output, *shares))
+    for name, gradient in gradients(model).items():
+        assert (gradient - expected[name]).norm() < 1e-11 * expected[name].norm() + 1e-14, name
+    assert figures.sums["train_loss"].item() == pytest.approx(whole.loss.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("head", ["sequence", "choice", "token"])
+@pytest.mark.parametrize("method", RIVALS)
+def test_every_parameter_has_a_gradient(method, head):
+    """Processes wait for the gradient of each parameter that is trained."""
+    model, batch = build(method, head)
+    model(**batch).loss.backward()
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert set(gradients(model)) == trained
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", RIVALS)
+def test_lower_precision(method, dtype):
+    model, batch = build(method, changes={"dtype": torch.float32, "initializer_range": 0.1})
+    with torch.autocast("cpu", dtype):
+        output = model(**batch)
+    output.loss.backward()
+    assert output.loss.dtype == torch.float32
+    assert all(gradient.isfinite().all() for gradient in gradients(model).values())
+
+
+@pytest.mark.parametrize("model_type", sorted(SIZES))
+@pytest.mark.parametrize("method", ["freelb", "r3f", "smart"])
+def test_noise_is_on_real_tokens_of_every_encoder(method, model_type, monkeypatch):
+    """It reaches the encoder, and padding changes nothing."""
+    model, batch = build(method, model_type=model_type)
+    same_noise(monkeypatch)
+    output, padded = model(**batch), model(**tiny_batch(padded_to=17))
+    assert relative_error(padded.loss, output.loss) < 1e-10
+    assert relative_error(output.loss, model.backbone(**batch).loss) > 1e-6
+
+
+def same_noise(monkeypatch) -> None:
+    """One noise for every sequence, whatever their number and the padding, in place of random draws."""
+
+    def drawn(shape, dtype=torch.float32):
+        return torch.rand(shape[1:], dtype=dtype, generator=torch.Generator().manual_seed(1)).expand(shape)
+
+    def like(tensor):
+        wide = drawn((tensor.shape[0], 32, tensor.shape[2]), tensor.dtype)
+        return wide[:, : tensor.shape[1]].contiguous()
+
+    monkeypatch.setattr(torch, "rand_like", like)
+    monkeypatch.setattr(torch, "randn_like", like)
+    monkeypatch.setattr(
+        RandomScores, "forward", lambda self, hidden: self.keep_rate - drawn((*hidden.shape[:2], hidden.shape[1]))
+    )
+
+
+@pytest.mark.parametrize("method", RIVALS)
+def test_gradient_checkpointing_changes_nothing(method):
+    found = []
+    for checkpointed in (False, True):
+        model, batch = build(method, changes={"hidden_dropout_prob": 0.1})
+        if checkpointed:
+            checkpoint_layers(model.backbone)
+        torch.manual_seed(3)
+        model(**batch).loss.backward()
+        found.append({name: gradient.clone() for name, gradient in gradients(model).items()})
+    for name, gradient in found[0].items():
+        assert (found[1][name] - gradient).norm() <= 1e-10 * gradient.norm() + 1e-15, name
+
+
+def test_which_flags_a_method_leaves_unused():
+    everything = {flag for settings in SETTINGS.values() for flag in settings} | {"tau", "asa_layers"}
+    assert unused_flags("naive") == everything
+    assert unused_flags("asa") == everything - {"tau", "asa_layers"}
+    assert unused_flags("random_mask") == everything - {"random_mask_keep_rate", "asa_layers"}
+    for method in ("rdrop", "freelb", "smart", "r3f"):
+        assert unused_flags(method) == everything - SETTINGS[method].keys()
+
+
+# --- from the command line ---
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    rows = ["a warm film\t1", "a dull plot\t0", "a warm film with music\t1"]
+    question = {"question": "good?", "choice": ["the film", "the music", "the script"], "answer": "the film"}
+    dialogues = [[["M: is it good?"], [question], "1"], [["W: it is dull."], [question], "2"]]
+    for name in ("train", "dev"):
+        write(folder / "sst-2" / f"{name}.tsv", "sentence\tlabel", *rows)
+        write(folder / "dream" / f"{name}.json", json.dumps(dialogues))
+        write(folder / "wnut-2017" / f"{name}.txt", "the\tO", "film\tB-product", "", "music\tB-group", "")
+    return folder
+
+
+@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize(
+    ("script", "task"), [(run_sent_clas, "SST-2"), (run_multi_cho, "DREAM"), (run_tok_clas, "WNUT-2017")]
+)
+def test_from_the_command_line(script, task, method, data_dir, encoder_folder, tmp_path):
+    flags = [part for name, value in SETTINGS[method].items() for part in (f"--{name}", str(value))]
+    flags += ["--do_train", "--do_eval", "--method", method, "--gradient_accumulation_steps", "2", "--bf16"]
+    out = run_folder(script.main, data_dir, encoder_folder, tmp_path / "out", task, *flags)
+    record = results_of(out)
+    assert {name: record["args"][name] for name in SETTINGS[method]} == SETTINGS[method]
+    assert {flag for each in METHODS.values() for flag in each.flags} <= record["args"].keys()
+    assert record["epochs"][0]["train_loss"] > 0
+    assert (record["epochs"][0]["keep_rate"] is not None) == (method == "random_mask")
+    state = read_state_dict(out / "0_pytorch_model.bin")
+    exported = read_state_dict(out / "best" / "model.safetensors")
+    assert state.keys() == exported.keys()
+    assert not [name for name in state if not name.startswith(("bert.", "classifier."))]
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--random_mask_keep_rate", "1.5", "'1.5' is not a number from 0 to 1"),
+        ("--rdrop_alpha", "-1", "'-1' is not a number from 0"),
+        ("--freelb_steps", "0", "'0' is not a whole number above 0"),
+        ("--freelb_lr", "nan", "'nan' is not a number above 0"),
+        ("--smart_momentum", "2", "'2' is not a number from 0 to 1"),
+        ("--r3f_noise", "cauchy", "invalid choice: 'cauchy' (choose from"),
+        ("--asa_layers", "3-1", "'3-1' names no layers: give numbers as in 0-3 or 0,2,5, or all"),
+        ("--asa_layers", "1,", "'1,' names no layers"),
+    ],
+)
+def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run_sent_clas.main(
+            ["--do_train", "--task_name", "SST-2", f"{flag}={value}", "--output_dir", str(tmp_path / "x")]
+        )
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"argument {flag}: {said}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5,0, 2", [0, 2, 5]), ("1-2,2-4", [1, 2, 3, 4]), ("all", None)]
+)
+def test_layers_as_people_write_them(text, numbers):
+    assert arguments.layers(text) == numbers
+
+
+@pytest.mark.parametrize("method", ["asa", "random_mask"])
+def test_some_layers_from_the_command_line(method, data_dir, encoder_folder, tmp_path):
+    def run(layers: str) -> Path:
+        flags = ["--do_train", "--method", method, "--asa_layers", layers]
+        return run_folder(run_sent_clas.main, data_dir, encoder_folder, tmp_path / "out", "SST-2", *flags)
+
+    assert message(run, "0-2") == "--asa_layers: there is no layer 2: the encoder has the layers 0 to 1"
+    assert not (tmp_path / "out").exists()
+    out = run("1")
+    record = results_of(out)
+    assert record["args"]["asa_layers"] == [1]
+    assert len(record["best"]["keep_rate"]) == 1
+    numbers = {name.split(".")[3] for name in read_state_dict(out / "0_pytorch_model.bin") if "adversary" in name}
+    assert numbers == ({"1"} if method == "asa" else set())
