@@ -244,10 +244,9 @@ def write_plan(runs: Sequence[Planned], folder: Path) -> None:
     """Add the runs to the folder's plan. What was planned once stays planned: the report says what is missing."""
     path = folder / PLAN
     planned = read_plan(path) if path.exists() else {}
-    planned |= {
-        run.name: {"task": run.task.name, "method": run.variant.label, "command": shlex.join(["python", *run.command[1:]])}
-        for run in runs
-    }
+    for run in runs:
+        command = shlex.join(["python", *run.command[1:]])  # wherever it was
+        planned[run.name] = {"task": run.task.name, "method": run.variant.label, "command": command}
     write_json(path, {"runs": planned})
 
 
