@@ -121,9 +121,7 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         scores = evaluate(run, features.eval)
         if accelerator.is_main_process:
             folder.write_evaluation(record | scores)
-            has_loss = scores["eval_loss"] is not None
-            line = f"eval score = {scores['eval_score']:.2f}"
-            print(line + (f" | eval loss = {scores['eval_loss']:.3f}" if has_loss else ""))
+            print(scores_line(scores))
     for name, test_features in features.test.items():
         path = folder.submission(task.submissions[name].submission)
         logits, _ = predict(run, test_features)
@@ -337,9 +335,13 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 def epoch_line(record: dict, loss_name: str) -> str:
     """The line of an epoch, as the release prints it."""
     line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {record['train_loss']:.3f}"
-    if record["eval_score"] is not None:
-        line += f" | eval score = {record['eval_score']:.2f} | eval loss = {record['eval_loss']:.3f}"
-    return line
+    return line if record["eval_score"] is None else f"{line} | {scores_line(record)}"
+
+
+def scores_line(scores: dict) -> str:
+    """The evaluation's part of it; a set without a label that the model knows has no loss."""
+    line = f"eval score = {scores['eval_score']:.2f}"
+    return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
 
 
 def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:

@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 TASKS = {"run_sent_clas": "SST-2", "run_multi_cho": "DREAM", "run_tok_clas": "WNUT-2017"}
 WORDS = "acting bright cast charming comedy drama ending film fresh funny good great honest lovely moving plot".split()
 
+JITTER = 0.3  # seconds
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Kill and resume until it is enough, print what came of it, write the JSON file; exit status 1 if runs differ."""
@@ -46,10 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         for script in itertools.cycle(TASKS):
             if len(kills) >= args.kills:
                 break
-            expected, seconds = whole[script]
             cut = folder / "cut"
-            done = disturbed(script, folder, cut, seconds, chance, args.kills - len(kills))
-            different = differences(cut, expected)
+            done = disturbed(script, folder, cut, chance, args.kills - len(kills))
+            different = differences(cut, whole[script])
             kills += done
             runs.append({"script": script, "kills": len(done), "different": different})
             print(f"{script}: killed {len(done)} times, {', '.join(different) or 'every file the same'}", flush=True)
@@ -80,35 +81,29 @@ def command(script: str, folder: Path, output_dir: Path, *flags: str) -> list[st
     return [*argv, "--num_train_epochs", "2", "--logging_steps", "2", "--save_steps", "5", *flags]
 
 
-def undisturbed(script: str, folder: Path) -> tuple[Path, tuple[float, float]]:
-    """The folder of a run that nothing stops; the seconds until it trains, and from then to its end."""
+def undisturbed(script: str, folder: Path) -> Path:
+    """The folder of a run that nothing stops."""
     output_dir = folder / f"{script}-whole"
-    started = time.monotonic()
     process = launch(command(script, folder, output_dir), folder / "log")
-    trains = wait_for_training(process, output_dir) - started
     if process.wait():
         raise RuntimeError((folder / "log").read_text(encoding="utf-8"))
-    return output_dir, (trains, time.monotonic() - started - trains)
+    return output_dir
 
 
-def disturbed(
-    script: str, folder: Path, output_dir: Path, seconds: tuple[float, float], chance: random.Random, kills: int
-) -> list[dict]:
+def disturbed(script: str, folder: Path, output_dir: Path, chance: random.Random, kills: int) -> list[dict]:
     """Kill a run at random moments, up to `kills` times, resume it each time, and at last let it end.
 
-    One kill in ten comes before training begins. What each of them left is returned.
+    A moment is up to a quarter of the run after it began, or went on, to train, and up to `JITTER` seconds more, into
+    whatever it does then. What each kill left is returned.
     """
     done = []
+    lines = len((folder / f"{script}-whole" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     while True:
         resume = ["--resume"] if (output_dir / "results.json").exists() else []
         process = launch(command(script, folder, output_dir, *resume), folder / "log")
         if len(done) < kills:
-            if chance.random() < 0.1:
-                moment = time.monotonic() + chance.uniform(0, seconds[0])
-            else:
-                moment = wait_for_training(process, output_dir) + chance.uniform(0, seconds[1] / 4)
-            while time.monotonic() < moment and process.poll() is None:
-                time.sleep(0.001)
+            wait_for_lines(process, output_dir, chance.randint(0, lines // 4))
+            time.sleep(chance.uniform(0, JITTER))
             process.kill()
         status = process.wait()
         if status == 0:
@@ -124,13 +119,23 @@ def launch(argv: list[str], log: Path) -> subprocess.Popen:
         return subprocess.Popen(argv, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment)
 
 
-def wait_for_training(process: subprocess.Popen, output_dir: Path) -> float:
-    """When the run began, or went on, to train: its results file is new then; or when it ended."""
-    results = output_dir / "results.json"
-    before = results.stat().st_mtime_ns if results.exists() else 0
-    while process.poll() is None and not (results.exists() and results.stat().st_mtime_ns != before):
+def wait_for_lines(process: subprocess.Popen, output_dir: Path, more: int) -> None:
+    """Wait until the run trains and has logged so many lines more than it had then, or until it ends."""
+    results, log = output_dir / "results.json", output_dir / "metrics.jsonl"
+    begun = _changed(results)
+    while process.poll() is None and _changed(results) == begun:
         time.sleep(0.001)
-    return time.monotonic()
+    had = None
+    while process.poll() is None:
+        lines = log.read_bytes().count(b"\n") if log.exists() else 0
+        had = lines if had is None else had
+        if lines >= had + more:
+            return
+        time.sleep(0.001)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def left_behind(output_dir: Path) -> dict:
