@@ -1,6 +1,8 @@
 """Evaluation and prediction with the plain model, and what they share with training: a run and what a script adds."""
 
 import argparse
+import math
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,12 @@ def on_device(run: Run, loader: DataLoader) -> DataLoader:
     return prepare_data_loader(loader, run.accelerator.device, **place, non_blocking=True)
 
 
+def deaf_to_signals(_: int) -> None:
+    """Of a loader's process: a signal to the whole group is for the main process, which ends its loaders itself."""
+    for number in Interruption.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def evaluate(run: Run, sets: dict[str, Features]) -> dict:
     """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
     scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
@@ -77,6 +85,19 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
         else:
             scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
     return scores
+
+
+def epoch_line(record: dict, loss_name: str) -> str:
+    """The line of an epoch, as the release prints it; an epoch of which fp16 has skipped every step has no loss."""
+    loss = math.nan if record["train_loss"] is None else record["train_loss"]
+    line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {loss:.3f}"
+    return line if record["eval_score"] is None else f"{line} | {scores_line(record)}"
+
+
+def scores_line(scores: dict) -> str:
+    """The evaluation's part of it; a set without a label that the model knows has no loss."""
+    line = f"eval score = {scores['eval_score']:.2f}"
+    return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
 
 
 @torch.inference_mode()
@@ -100,6 +121,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         num_workers=run.args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # an evaluation draws nothing from the model's
+        worker_init_fn=deaf_to_signals,
     )
     # Without the wrapper that keeps processes in step: one may have more batches than another.
     model = accelerator.unwrap_model(run.model).eval()

@@ -174,7 +174,13 @@ def results_of(run: Planned) -> dict | None:
 def state(run: Planned) -> str:
     """`finished`, `cut off` or `new`."""
     if run.needs:
-        return "finished" if (run.folder / "evaluation.json").exists() else "new"
+        path = run.folder / "evaluation.json"
+        if not path.exists():
+            return "new"
+        scored = read_run(path)["args"].get("eval_file")
+        if scored and scored not in run.command:
+            raise InputError(f"{run.folder}: it has the scores of another file ({scored}): move it away")
+        return "finished"
     results = results_of(run)
     return "new" if results is None else "finished" if is_finished(results) else "cut off"
 

@@ -32,6 +32,7 @@ TAUS = "0,0.001,0.01,0.1,0.5"
 LAYERS = ("0-1", "2-3", "4-5", "all")
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
+VARIED = {"ablation-tau": "--tau", "ablation-layers": "--asa_layers"}  # by a table itself
 PASSED = ("data_dir", "cache_dir", "max_train_steps", "bf16", "fp16", "no_cuda")
 
 
@@ -47,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = [*passed_flags(args), *extra]
     runs = grid.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
     if args.command == "robustness":
-        runs = grid.with_evaluations(runs, other_sets(args), flags)
+        sets = other_sets(args)
+        for task in [name for name, others in sets.items() if not others]:
+            log.warning(f"{task}: nothing to score its models on: give --eval_file {task}=FILE")
+            runs = [run for run in runs if run.task.name != task]
+        runs = grid.with_evaluations(runs, sets, flags)
     if args.dry_run:
         grid.dry_run(runs, folder, args.jobs)
         return
@@ -89,7 +94,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
             raise InputError(f"{extra[0]}: report takes nothing after --")
         return args, extra
     for part in extra:
-        if part.partition("=")[0] in OF_THE_GRID:
+        if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
             raise InputError(f"{part} after --: it is the grid that gives it")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from arguments import EXECUTION, SETTLED
-from run_state import latest_good
+from run_state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
@@ -105,6 +105,22 @@ class RunFolder:
                     " resume it with that, or begin another in another --output_dir"
                 )
 
+    def check_same(self, record: dict) -> None:
+        """Raise `InputError` if the run to be resumed began on another kind of device, or with other data.
+
+        Args:
+            record: what `describe` says now.
+        """
+        begun = self.read_results()
+        known = {"precision": lambda results: results["precision"], "device": lambda results: results["device"][:4]}
+        known["number of rows"] = lambda results: {name: results["examples"].get(name) for name in ("train", "eval")}
+        for name, of in known.items():
+            if of(record) != of(begun):
+                raise InputError(
+                    f"--resume: the {name} is {of(record)}, and the run in {self.path} began with {of(begun)}:"
+                    " resume it with that"
+                )
+
     def state_to_resume(self, resume: str) -> Path | None:
         """The state that `--resume` means, checked; None if the run was cut off before it saved any.
 
@@ -116,7 +132,9 @@ class RunFolder:
         path = Path(resume)
         if path.resolve() not in [state.resolve() for state in self.saved_states()]:
             raise InputError(f"--resume {path}: not a state in {self.states}")
-        return latest_good([path])
+        if damaged := damage(path):
+            raise InputError(f"--resume {path}: {damaged}: --resume alone takes the latest good one")
+        return path
 
     def read_results(self) -> dict | None:
         """What the results file tells; None if there is none.
@@ -165,6 +183,12 @@ class RunFolder:
                 f"the last good state is {states[-1]}: --resume goes on from it" if states else "no state is saved yet"
             )
             raise InputError(f"{error}; {after}") from error
+
+    def drop_states_after(self, path: Path | None) -> None:
+        """Remove the states that are later than the one from which the run goes on: damaged, or passed over."""
+        for later in self.saved_states():
+            if path is None or later.name > path.name:
+                remove_folder(later)
 
     def keep_states(self, limit: int) -> None:
         """Remove all but the latest states."""

@@ -17,7 +17,8 @@ from data.cache import cached
 from data.features import TRUNCATIONS, choice_features
 from data.submission import write_choices
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, find_task
-from training import Head, execute, prepare
+from evaluation import Head
+from training import execute, prepare
 from utils import InputError, run_script
 
 

@@ -17,9 +17,10 @@ from data.cache import cached
 from data.features import Features, sentence_features
 from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task, model_classes
+from evaluation import Head
 from models.checkpoints import saved_classes
 from models.encoders import named_labels
-from training import Head, execute, prepare
+from training import execute, prepare
 from utils import run_script
 
 

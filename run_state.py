@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
+from data.features import Features
 from utils import InputError, atomic_folder, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
@@ -96,7 +97,7 @@ class Progress:
 class TrainingState:
     """Everything that training changes, to be saved and restored together.
 
-    model: not wrapped. sampler: knows the training rows.
+    model: not wrapped. sampler: of the training rows. data: what `data_identity` says of them.
     """
 
     model: nn.Module
@@ -105,6 +106,7 @@ class TrainingState:
     accelerator: Accelerator
     progress: Progress
     sampler: StepSampler
+    data: str
 
     def save(self, path: Path) -> None:
         """Write a state folder, whole or not at all; to be called by every process.
@@ -119,7 +121,7 @@ class TrainingState:
             figures = {name: getattr(progress, name) for name in Progress.PLAIN}
             figures |= {
                 "skipped": progress.skipped.tolist(),
-                "data": data_identity(self.sampler.lengths),
+                "data": self.data,
                 "processes": processes,
             }
             figures["scheduler"] = self.scheduler.state_dict()
@@ -144,7 +146,7 @@ class TrainingState:
         processes = len(figures["processes"])
         if processes != accelerator.num_processes:
             raise InputError(f"{path}: saved by {processes} processes, not {accelerator.num_processes}: start as many")
-        if figures["data"] != data_identity(self.sampler.lengths):
+        if figures["data"] != self.data:
             raise InputError(f"{path}: the training data, or how it is tokenised, is not what it was: bring it back")
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
@@ -182,8 +184,7 @@ def latest_good(states: list[Path]) -> Path | None:
         InputError: there are some, but all of them are damaged.
     """
     for path in reversed(states):
-        damaged = damage(path)
-        if damaged is None:
+        if (damaged := damage(path)) is None:
             return path
         log.warning(f"{path}: {damaged}: taking the state before it")
     if states:
@@ -239,9 +240,10 @@ class Interruption:
         return int(noted)
 
 
-def data_identity(lengths: list[int]) -> str:
-    """Identifies the rows of a training set, near enough: their number, order and lengths."""
-    return hashlib.sha256(np.asarray(lengths, dtype=np.int64).tobytes()).hexdigest()
+def data_identity(features: Features) -> str:
+    """Identifies the rows of a training set, near enough: their number, order, lengths and labels."""
+    labels = [np.asarray(label).tolist() for label in features.columns["labels"][:]]
+    return hashlib.sha256(json.dumps([list(features.lengths), labels]).encode()).hexdigest()
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:

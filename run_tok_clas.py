@@ -17,8 +17,9 @@ from data.features import Features, word_features
 from data.readers import with_labels
 from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task
+from evaluation import Head
 from models.encoders import named_labels
-from training import Head, execute, prepare
+from training import execute, prepare
 from utils import run_script
 
 

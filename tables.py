@@ -166,7 +166,7 @@ def _row(table: str, group: Group, naive: Group | None) -> dict:
             row |= {f"{epoch}_{name}": value for name, value in compare(scores, naive.scores(epoch)).items()}
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
-    row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive else None
+    row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
     usual = first.best is not None and not group.own
     row["published"] = published(encoder, group.method, group.task) if usual else ""
     row["runs"] = [result.name for result in results]

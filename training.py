@@ -14,7 +14,7 @@ import time
 
 import torch
 from accelerate import Accelerator, DistributedType
-from accelerate.utils import broadcast, send_to_device, set_seed
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -24,12 +24,23 @@ from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.readers import Splits, read_splits
 from data.tasks import Task
-from evaluation import INTERRUPTED, Head, Run, evaluate, labelled, on_device, predict
+from evaluation import (
+    INTERRUPTED,
+    Head,
+    Run,
+    deaf_to_signals,
+    epoch_line,
+    evaluate,
+    labelled,
+    on_device,
+    predict,
+    scores_line,
+)
 from models import objectives
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from run_state import Interruption, Means, Progress, TrainingState
+from run_state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
 # What keeps each process from having the whole model.
@@ -99,6 +110,8 @@ def execute(
     # Only training needs the wrapper that keeps processes in step.
     model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
+    if args.resume:
+        folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption)
     try:
@@ -181,13 +194,14 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # its own: a state restores the global one, which is the model's
+        worker_init_fn=deaf_to_signals,
     )
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
 
     progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
     model = accelerator.unwrap_model(run.model)
-    state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler)
+    state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
     if args.report_to != "none":
         accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
@@ -255,7 +269,9 @@ def resume(run: Run, state: TrainingState) -> None:
     if not run.args.resume:
         return
     folder, model = run.folder, state.model
-    path = folder.state_to_resume(run.args.resume)
+    # One process chooses: another might see other files.
+    path = folder.state_to_resume(run.args.resume) if run.accelerator.is_main_process else None
+    [path] = broadcast_object_list([path])
     if path is None:
         log.info(f"{folder.path}: cut off before it saved a state: from the beginning")
     else:
@@ -263,6 +279,7 @@ def resume(run: Run, state: TrainingState) -> None:
         log.info(f"resumed from {path}")
     if run.accelerator.is_main_process:
         # Files may tell of steps after the state, which are now taken again.
+        folder.drop_states_after(path)
         progress = state.progress
         folder.write_metrics(progress.metrics)
         folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
@@ -282,7 +299,7 @@ def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
 
 def optimize(
     run: Run, parts: list[dict[str, torch.Tensor]], optimizer, idle: dict[str, torch.Tensor] | None = None
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """One optimizer step on one batch: this process's rows of it, given in parts, which weigh what they hold of it.
 
     Args:
@@ -332,18 +349,6 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-def epoch_line(record: dict, loss_name: str) -> str:
-    """The line of an epoch, as the release prints it."""
-    line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {record['train_loss']:.3f}"
-    return line if record["eval_score"] is None else f"{line} | {scores_line(record)}"
-
-
-def scores_line(scores: dict) -> str:
-    """The evaluation's part of it; a set without a label that the model knows has no loss."""
-    line = f"eval score = {scores['eval_score']:.2f}"
-    return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
-
-
 def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:
     """Add a step's figures to the means, and watch whether they are numbers: on a GPU without waiting for them."""
     progress = state.progress
@@ -359,11 +364,10 @@ def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor],
         _stop_if_broken(run, state)
 
 
-def _stop_if_broken(run: Run, state: TrainingState, whole_epoch: bool = False) -> None:
-    """Raise `InputError` if a step was not finite, or if fp16 has skipped too many in a row, or every one."""
+def _stop_if_broken(run: Run, state: TrainingState) -> None:
+    """Raise `InputError` if a step was not finite, or if fp16 has skipped too many in a row."""
     progress, args = state.progress, run.args
-    limit = min(MAX_SKIPPED_STEPS, progress.step_of_epoch) if whole_epoch else MAX_SKIPPED_STEPS
-    if (in_a_row := int(progress.skipped[1])) >= limit:
+    if (in_a_row := int(progress.skipped[1])) >= MAX_SKIPPED_STEPS:
         raise InputError(
             f"step {progress.step}: the last {in_a_row} steps overflowed in fp16 and were skipped:"
             f" use --bf16, or a lower --learning_rate than {args.learning_rate:g}"
@@ -380,15 +384,15 @@ def _stop_if_broken(run: Run, state: TrainingState, whole_epoch: bool = False) -
 def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], results: dict) -> None:
     """Evaluate and save the model after an epoch, then the records that speak of it, then the state."""
     progress, accelerator = state.progress, run.accelerator
-    _stop_if_broken(run, state, whole_epoch=True)
+    _stop_if_broken(run, state)
     try:
         scores = evaluate(run, eval_sets)
     except Interrupted:
         save_state(run, state)
         raise
     means = progress.of_epoch.take(accelerator.reduce)
-    record = {"epoch": progress.epoch, "global_step": progress.step, "train_loss": means["train_loss"]}
-    record |= scores | {"seconds": round(progress.seconds, 2), "skipped_steps": int(progress.skipped[0])}
+    record = {"epoch": progress.epoch, "global_step": progress.step, "train_loss": means.get("train_loss")}
+    record |= scores | {"seconds": round(progress.seconds, 4), "skipped_steps": int(progress.skipped[0])}
     record |= {name: means.get(name) for name in ("keep_rate", "fully_masked")}
     progress.epochs.append(record)
     progress.epoch, progress.step_of_epoch, progress.seconds = progress.epoch + 1, 0, 0.0

@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs.append({"script": script, "kills": len(done), "different": different})
             print(f"{script}: killed {len(done)} times, {', '.join(different) or 'every file the same'}", flush=True)
             shutil.rmtree(cut)
-    results = {"versions": versions(), "args": vars(args), "runs": runs, "kills": kills}
+    settings = {name: value for name, value in vars(args).items() if name != "output"}
+    results = {"versions": versions(), "args": settings, "runs": runs, "kills": kills}
     print(report(results))
     if args.output:
         write_json(args.output, results)

@@ -62,8 +62,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure(args: argparse.Namespace, task, auto_class: type, collator: type, featurize) -> list[dict]:
     """One row for each of `FIGURES`: its mean under each protocol."""
     name = args.load_model_path
-    labels = named_labels(task.labels) if task.labels else {"num_labels": 1, "problem_type": "regression"}
-    config = load_config(name, None, None, **labels)
+    config = load_config(name, None, None, **named_labels(task.labels))
     tokenizer = load_tokenizer(name, None, lower_case=False, slow=False)
     examples = read_set(task, task.train, task_folder(args.data_dir, task.name), labelled=True)
     features = featurize(examples[: args.batches * args.batch_size], tokenizer, args.max_seq_length)

@@ -147,10 +147,10 @@ def child(job: dict) -> dict:
         return execute(*arguments)
 
     def stepping(*arguments):
-        figures = optimize(*arguments)
+        figures, finite = optimize(*arguments)
         figures["train_loss"].item()  # to the end of what the device was given to do
         note("step")
-        return figures
+        return figures, finite
 
     training.read_splits, training.execute, training.optimize = looking_for_data, executing, stepping
     Examples.read = reading

@@ -121,8 +121,8 @@ class AsaModel(nn.Module):
         self._pass: _AdversarialPass | None = None
         for layer in modules:
             layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
-            if protocol == "release" and config.model_type == "roberta":
-                layer.attention.self.dropout.p = 0.0  # lost in the release's copy of RoBERTa
+        if protocol == "release":
+            lose_attention_dropout(backbone)
 
     def forward(self, **batch):
         """Both passes on one batch; the keywords are those of the backbone, `labels` among them.
@@ -358,6 +358,13 @@ def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Half of KL(p||q) + KL(q||p), summed over rows, in float32; logits (..., classes)."""
     p, q = (F.log_softmax(logits, -1, dtype=_at_least_float32(logits)) for logits in (p, q))
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
+
+
+def lose_attention_dropout(backbone: nn.Module) -> None:
+    """Make a RoBERTa drop no attention probabilities: the release's copy of it lost that, for every method."""
+    if backbone.config.model_type == "roberta":
+        for layer in encoder_layers(backbone):
+            layer.attention.self.dropout.p = 0.0
 
 
 def encoder_layers(backbone: nn.Module) -> list[nn.Module]:

@@ -146,7 +146,12 @@ def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
     """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out."""
     with atomic_folder(folder) as temporary:
         backbone_of(model).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        try:
+            tokenizer.save_pretrained(temporary)
+        except Exception as error:
+            if type(error) is not Exception:  # which is what tokenizers raises where a file cannot be written
+                raise
+            raise OSError(str(error)) from error
 
 
 def saved_classes(source: str | Path) -> list[str]:

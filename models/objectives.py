@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from models.asa import AsaModel, adversarial_layers
+from models.asa import AsaModel, adversarial_layers, lose_attention_dropout
 from models.rivals import R3F, FreeLB, RandomMask, RDrop, Smart
 from utils import InputError
 
@@ -64,6 +64,8 @@ REPORTED = ("divergence", "penalty", "keep_rate", "fully_masked")
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
     """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults."""
+    if getattr(args, "protocol", "paper") == "release":
+        lose_attention_dropout(backbone)
     chosen = METHODS[method]
     settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
     return chosen.build(backbone, **settings)

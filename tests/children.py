@@ -18,7 +18,8 @@ if __name__ == "__main__":
 from utils import run_script
 
 SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas")
-# A place of the program: module, function, which call of it, and the signal that arrives there.
+# A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
+# at the processes of the data loader, too.
 Blow = tuple[str, str, int, int]
 
 
@@ -46,6 +47,7 @@ def run(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: int
 def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits: dict[str, int]) -> None:
     import resource
 
+    os.setpgrp()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
@@ -69,7 +71,7 @@ def _arm(module: str, function: str, call: int, number: int) -> None:
 
     def counted(*args, **kwargs):
         if next(calls) == call:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number) if number > 0 else os.killpg(os.getpgrp(), -number)
         return original(*args, **kwargs)
 
     setattr(owner, function, counted)

@@ -87,16 +87,18 @@ def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize(
-    ("number", "place"), [(TERMINATE, "optimize"), (INTERRUPT, "optimize"), (TERMINATE, "predict")]
-)
+SIGNALS = [(TERMINATE, "optimize"), (INTERRUPT, "optimize"), (TERMINATE, "predict"), (-TERMINATE, "optimize")]
+
+
+@pytest.mark.parametrize(("number", "place"), SIGNALS)
 def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterrupted, tmp_path):
-    """Without --save_steps; in the second step, or in the first evaluation."""
+    """Without --save_steps; in the second step, or in the first evaluation; also where the loader's processes get it."""
     script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = [*arguments(script, folder), "--save_steps", "100"]
     blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
-    assert run(script, argv, log, blow) == 128 + number
+    argv += ["--num_workers", "2"] if number < 0 else []
+    assert run(script, argv, log, blow) == 128 + abs(number)
     assert log.read_text().splitlines()[-1] == (
         "run_sent_clas.py: interrupted, and its state saved: the same command with --resume goes on from there"
     )
@@ -118,6 +120,16 @@ def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterr
     spoiled = states[-1] / "model.safetensors"
     spoiled.write_bytes(spoiled.read_bytes()[:-1] + b"?")
     (states[-2] / "SHA256SUMS").unlink()
+    named = tmp_path / "named"
+    assert run(script, [*argv, "--resume", str(spoiled.parent)], named) == 2
+    assert (
+        named.read_text()
+        .splitlines()[-1]
+        .endswith(
+            f"--resume {spoiled.parent}: a damaged state (the checksum of model.safetensors is wrong):"
+            " --resume alone takes the latest good one"
+        )
+    )
     assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
     said = log.read_text()
     assert f"{states[2]}: a damaged state (the checksum of model.safetensors is wrong): taking the state before" in said
@@ -164,10 +176,16 @@ def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     other = tmp_path / "data"
     shutil.copytree(given / "sets", other)
     train = other / "sst-2" / "train.tsv"
-    train.write_text(train.read_text().replace("\t1", " film\t1"))
+    train.write_text(train.read_text().replace("\t1", "\t0"))
     log = tmp_path / "other data"
     assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
     assert "the training data, or how it is tokenised, is not what it was" in log.read_text().splitlines()[-1]
+    # Another device or precision that the same arguments mean elsewhere.
+    results = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").write_text(json.dumps(results | {"precision": "fp16"}))
+    log = tmp_path / "other device"
+    assert run(script, [*argv, "--resume"], log) == 2
+    assert "--resume: the precision is fp32, and the run in" in log.read_text().splitlines()[-1]
     states = {path: path.read_bytes() for path in (folder / "states").rglob("*") if path.is_file()}
     assert states == {path: content for path, content in before.items() if "states" in path.parts}
 
