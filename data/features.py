@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
 from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -32,12 +31,12 @@ class Features(Dataset):
         *,
         examples: Sequence = (),
         lengths: list[int] | None = None,
-        report: Mapping[str, float] = MappingProxyType({}),
+        report: Mapping[str, float] | None = None,
         first_tokens: list[list[int | None]] | None = None,
     ):
         self.examples = examples
         self.columns = {**columns, "labels": labels} if labels is not None else columns
-        self.report = report
+        self.report = report or {}
         self.lengths = lengths or [len(ids) for ids in columns["input_ids"]]
         self.first_tokens = first_tokens
 

@@ -7,7 +7,6 @@ taken: the official name stands first, the release's own after it.
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import ClassVar
 
 from utils import InputError
@@ -18,7 +17,7 @@ BINARY = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 NLI = ("contradiction", "entailment", "neutral")
 HANS_LABELS = ("entailment", "non-entailment")
-NLI_LETTERS = MappingProxyType({"c": "contradiction", "e": "entailment", "n": "neutral"})
+NLI_LETTERS = {"c": "contradiction", "e": "entailment", "n": "neutral"}
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 
@@ -114,10 +113,10 @@ class SentenceTask(Task):
     label: Names
     labels: Names = BINARY
     header: Names | None = None
-    aliases: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    aliases: Mapping[str, str] = field(default_factory=dict)
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
-    counts_as: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    counts_as: Mapping[str, str] = field(default_factory=dict)
     models: tuple[Names, ...] = ()
     groups: Names = ()
 
@@ -286,10 +285,8 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "gold_label",
             ("accuracy",),
             labels=HANS_LABELS,
-            counts_as=MappingProxyType(
-                {"entailment": "entailment"}
-                | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment")
-            ),
+            counts_as={"entailment": "entailment"}
+            | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment"),
             models=(NLI, ENTAILMENT),
             groups=("heuristic", "perturbed"),
             train=None,

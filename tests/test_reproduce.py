@@ -375,10 +375,12 @@ def test_a_signal_is_passed_on_and_the_grid_says_how_to_go_on(tmp_path, monkeypa
     )
     monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(grid, "script_command", lambda name: [sys.executable, str(child)])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     variants = [grid.Variant("naive", "naive")]
     runs = grid.plan_runs(tmp_path / "runs", [TASKS["CoLA"]], variants, 2, [])
     with pytest.raises(Interrupted, match="stopped; to go on: the same") as stopped:
         grid.run_grid(runs, tmp_path / "runs", 1, "all", "to go on: the same")
+    signal.signal(signal.SIGINT, before)
     assert stopped.value.signal_number == signal.SIGINT
     assert (tmp_path / "saved").read_text() == str(signal.SIGTERM.value)
     assert not (tmp_path / "runs" / "CoLA" / "naive" / "seed43").exists()

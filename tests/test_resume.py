@@ -87,20 +87,27 @@ def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-SIGNALS = [(TERMINATE, "optimize"), (INTERRUPT, "optimize"), (TERMINATE, "predict"), (-TERMINATE, "optimize")]
+SIGNALS = [
+    (TERMINATE, "optimize", "run_sent_clas"),
+    (INTERRUPT, "optimize", "run_sent_clas"),
+    (TERMINATE, "predict", "run_sent_clas"),
+    *((-TERMINATE, "optimize", script) for script in TASKS),
+]
 
 
-@pytest.mark.parametrize(("number", "place"), SIGNALS)
-def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterrupted, tmp_path):
-    """Without --save_steps; in the second step, or in the first evaluation; also where the loader's processes get it."""
-    script = "run_sent_clas"
+@pytest.mark.parametrize(("number", "place", "script"), SIGNALS)
+def test_a_signal_saves_and_says_how_to_go_on(number, place, script, arguments, uninterrupted, tmp_path):
+    """Without --save_steps; in the second step, or in the first evaluation; also where the loader's processes get it.
+
+    These get all they need pickled, as on a system that does not fork.
+    """
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = [*arguments(script, folder), "--save_steps", "100"]
     blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
     argv += ["--num_workers", "2"] if number < 0 else []
     assert run(script, argv, log, blow) == 128 + abs(number)
     assert log.read_text().splitlines()[-1] == (
-        "run_sent_clas.py: interrupted, and its state saved: the same command with --resume goes on from there"
+        f"{script}.py: interrupted, and its state saved: the same command with --resume goes on from there"
     )
     assert "Traceback" not in log.read_text()
     assert [path.name for path in (folder / "states").iterdir()] == ["00000002" if place == "optimize" else "00000003"]
