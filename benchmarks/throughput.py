@@ -30,6 +30,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+import arguments
 import run_sent_clas
 import training
 from data import cache
@@ -73,10 +74,11 @@ CHILDREN = (Variant("asa", "bf16"), Variant("asa", "fp32"), Variant("naive", "bf
 
 
 def variants() -> list[Variant]:
-    """Plain and ASA in each precision, ASA with eager attention and with two forwards, and the release's protocol."""
+    """Plain and ASA in each precision, ASA with eager attention and two forwards, the other methods, the release."""
     precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
     found = [Variant(method, precision) for precision in precisions for method in ("naive", "asa")]
     found += [Variant("asa", "bf16", "eager"), Variant("asa", "bf16", two_forwards=True), BASELINE]
+    found += [Variant(method, "bf16") for method in objectives.METHODS if method not in ("naive", "asa")]
     if torch.cuda.is_available():
         found.append(Variant("asa", "fp16", "eager", "release"))
     return found
@@ -226,20 +228,11 @@ def make_run(
     args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase
 ) -> training.Run:
     """What the project's training step and evaluation work on; nothing of it is saved."""
-    settings = argparse.Namespace(
-        **{precision: variant.precision == precision for precision in ("fp16", "bf16")},
-        no_cuda=args.no_cuda,
-        report_to="none",
-        max_grad_norm=0.0,
-        weight_decay=0.01,
-        learning_rate=2e-5,
-        eval_batch_size=bench.eval_batch_size,
-        num_workers=0,
-        tau=0.5,
-        protocol=variant.protocol,
-        pad_to_max_length=variant.padded,
-        max_seq_length=MAX_SEQ_LENGTH,
-    )
+    settings = arguments.build_parser("", (), weight_decay=0.01).parse_args(["--task_name", bench.name])
+    for precision in ("fp16", "bf16"):
+        setattr(settings, precision, variant.precision == precision)
+    settings.no_cuda, settings.protocol, settings.pad_to_max_length = args.no_cuda, variant.protocol, variant.padded
+    settings.learning_rate, settings.eval_batch_size = 2e-5, bench.eval_batch_size
     torch.manual_seed(0)
     changes = {"num_labels": 2} if bench.choices == 1 else {}
     config = load_config(args.load_model_path, None, None, **changes)
