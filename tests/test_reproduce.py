@@ -417,3 +417,13 @@ def test_a_real_grid(tmp_path, encoder_folder):
     (other,) = table(tmp_path / "runs", "Robustness: the last epoch's checkpoint on other sets")
     assert other[1:4] == ["QQP", "PAWS-QQP test, 4", "accuracy"]
     assert other[7] == f"{evaluation['eval_score']:.2f}"
+
+
+@pytest.mark.parametrize("folder", ["minilm", "single"])
+def test_the_tables_of_the_readme_are_those_of_the_program(folder, capsys):
+    root = Path(reproduce.__file__).parent
+    reproduce.main(["report", str(root / "results" / folder)])
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) > 4
+    assert [row for row in rows if row not in readme] == []
