@@ -154,6 +154,7 @@ def a_file_for_the_task(path: Path) -> dict:
 
 def a_folder_for_the_file(path: Path) -> dict:
     (path / "SST-2" / "train.tsv").mkdir(parents=True)
+    write_set(path, "SST-2", "dev", GOOD_FILES["SST-2"])
     return {"data_dir": path}
 
 

@@ -231,9 +231,9 @@ def test_of_processes_one_works_and_replaces_a_killed_one(sentences, tokenizer, 
         assert first.stdout.readline() == "making\n"  # the second chunk
         processes += [subprocess.Popen(command, **pipes) for _ in range(2)]
         assert [process.stdout.readline() for process in processes[1:]] == ["starts\n"] * 2
+        assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [".tmp"]
         first.kill()
         first.wait()
-        assert [path.suffix for path in (tmp_path / "cache").iterdir() if path.is_dir()] == [".tmp"]
         said = [process.communicate("\n\n", timeout=120)[0].splitlines() for process in processes[1:]]
     finally:
         for process in processes:
