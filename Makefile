@@ -8,7 +8,7 @@ demo: $(READY)
 	$(VENV)/bin/python demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -68,15 +68,17 @@ BLOWS = [
 
 @pytest.mark.parametrize("script", TASKS)
 def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
+    """The first script at every place, the others, which share all but their data, at every third."""
+    blows = BLOWS if script == "run_sent_clas" else BLOWS[::3]
     expected = uninterrupted(script, arguments)
     folder, log = tmp_path / "cut", tmp_path / "log"
     killed = 0
-    for module, function, call in BLOWS:
+    for module, function, call in blows:
         resume = ["--resume"] if (folder / "results.json").exists() else []
         status = run(script, arguments(script, folder, *resume), log, (module, function, call, KILL))
         assert status in (-KILL, 0), log.read_text()
         killed += status == -KILL
-    assert killed >= 10
+    assert killed >= len(blows) - 3
     assert run(script, arguments(script, folder, "--resume"), log) == 0, log.read_text()
     assert differences(folder, expected) == []
     assert "Traceback" not in log.read_text()
@@ -87,25 +89,21 @@ def test_killed_again_and_again(script, arguments, uninterrupted, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-SIGNALS = [
-    (TERMINATE, "optimize", "run_sent_clas"),
-    (INTERRUPT, "optimize", "run_sent_clas"),
-    (TERMINATE, "predict", "run_sent_clas"),
-    *((-TERMINATE, "optimize", script) for script in TASKS),
-]
+SIGNALS = [(TERMINATE, "optimize"), (INTERRUPT, "optimize"), (TERMINATE, "predict"), (-TERMINATE, "optimize")]
 
 
-@pytest.mark.parametrize(("number", "place", "script"), SIGNALS)
-def test_a_signal_saves_and_says_how_to_go_on(number, place, script, arguments, uninterrupted, tmp_path):
-    """Without --save_steps; in the second step, or in the first evaluation; also where the loader's processes get it.
+@pytest.mark.parametrize(("number", "place"), SIGNALS)
+def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterrupted, tmp_path):
+    """Without --save_steps; in the second step, or in the first evaluation; also where the loader's process gets it.
 
-    These get all they need pickled, as on a system that does not fork.
+    That one gets all it needs pickled, as on a system that does not fork.
     """
+    script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = [*arguments(script, folder), "--save_steps", "100"]
     blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
-    argv += ["--num_workers", "2"] if number < 0 else []
-    assert run(script, argv, log, blow) == 128 + abs(number)
+    workers = ["--num_workers", "1"] if number < 0 else []
+    assert run(script, [*argv, *workers], log, blow) == 128 + abs(number)
     assert log.read_text().splitlines()[-1] == (
         f"{script}.py: interrupted, and its state saved: the same command with --resume goes on from there"
     )
