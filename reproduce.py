@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
     if args.command == "report":
         folder = Path(args.folder)
-        print(report(folder, read_results(folder), missing(folder), args.output and Path(args.output)))
+        output = args.output and Path(args.output)
+        print(report(folder, read_results(folder), missing(folder), output, times=not args.no_times))
         return
     folder = Path(args.output_dir)
     tasks = [TASKS[name] for name in args.tasks]
@@ -88,6 +89,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     command = commands.add_parser("report", help="the tables of all runs below a folder")
     command.add_argument("folder", help="results.json files are looked for in it and below")
     command.add_argument("--output", metavar="FOLDER", help="gets report.md, report.csv and report.json")
+    command.add_argument("--no_times", action="store_true", help="of runs that did not have the machine to themselves")
     args = parser.parse_args(argv[:split])
     if args.command == "report":
         if extra:

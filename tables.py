@@ -189,14 +189,14 @@ def _short(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def markdown(records: Sequence[dict], lacking: Mapping[str, str]) -> str:
-    """The tables, what the figures mean, and what is missing."""
+def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True) -> str:
+    """The tables, with or without how long the runs took, what the figures mean, and what is missing."""
     parts = [RULES]
     for table, title in TITLES.items():
         members = [record for record in records if record["table"] == table]
         if members:
-            parts += [f"## {title}", _table(table, members)]
-        if members and table == "comparison":
+            parts += [f"## {title}", _table(table, members, times)]
+        if members and table == "comparison" and times:
             parts.append(
                 "*Cost*: the median over epochs and seeds of the seconds a training step takes, as a ratio to naive's;"
                 " it means something where the runs had the machine to themselves, or all shared it alike."
@@ -211,7 +211,7 @@ def markdown(records: Sequence[dict], lacking: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(table: str, members: Sequence[dict]) -> str:
+def _table(table: str, members: Sequence[dict], times: bool) -> str:
     columns = {
         "encoder": lambda row: row["encoder"],
         "trained on" if table == "robustness" else "task": lambda row: row["task"],
@@ -226,8 +226,9 @@ def _table(table: str, members: Sequence[dict]) -> str:
     if table != "robustness":
         columns["best epoch"] = lambda row: _score(row, "best")
         columns["to naive, best epoch"] = lambda row: _difference(row, "best")
+    if table != "robustness" and times:
         columns["minutes"] = lambda row: f"{row['minutes']:.1f}"
-    if table == "comparison":
+    if table == "comparison" and times:
         columns["cost"] = lambda row: "" if row["step_cost"] is None else f"{row['step_cost']:.2f}"
     if any(row["published"] for row in members):
         columns["published"] = lambda row: row["published"]
@@ -259,8 +260,17 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def report(folder: Path, results: Sequence[Result], lacking: Mapping[str, str], output: Path | None = None) -> str:
+def report(
+    folder: Path,
+    results: Sequence[Result],
+    lacking: Mapping[str, str],
+    output: Path | None = None,
+    times: bool = True,
+) -> str:
     """The tables of the results, as Markdown; with `output`, written there as Markdown, CSV and JSON too.
+
+    Args:
+        times: tell how long the runs took.
 
     Raises:
         InputError: there is nothing to report on, or two runs of one setting have the same seed.
@@ -269,7 +279,7 @@ def report(folder: Path, results: Sequence[Result], lacking: Mapping[str, str], 
         raise InputError(f"{folder}: no results.json of an evaluated run in it or below")
     groups = grouped(results)
     records = rows(sections(groups), groups)
-    text = markdown(records, lacking)
+    text = markdown(records, lacking, times)
     if output:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "report.md", text + "\n")
