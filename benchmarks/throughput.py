@@ -233,6 +233,7 @@ def make_run(
         setattr(settings, precision, variant.precision == precision)
     settings.no_cuda, settings.protocol, settings.pad_to_max_length = args.no_cuda, variant.protocol, variant.padded
     settings.learning_rate, settings.eval_batch_size = 2e-5, bench.eval_batch_size
+    settings.max_seq_length = MAX_SEQ_LENGTH
     torch.manual_seed(0)
     changes = {"num_labels": 2} if bench.choices == 1 else {}
     config = load_config(args.load_model_path, None, None, **changes)
