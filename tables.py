@@ -16,7 +16,7 @@ from data.published import published
 from data.tasks import TASKS
 from models.objectives import METHODS
 from records import Result, changes
-from utils import InputError, write_json, write_text
+from utils import InputError, short, write_json, write_text
 
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
 CONFIDENCE = 0.95
@@ -27,6 +27,7 @@ TITLES = {
     "ablation-layers": "Ablation: layers with an adversary",
     "robustness": "Robustness: the last epoch's checkpoint on other sets",
 }
+SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds, all that have finished; seeds are never chosen. *Last
 epoch* is chosen by nobody. *Best epoch* is each run's best by the very score that is shown, and so too high; for a run
@@ -180,13 +181,7 @@ def _step_seconds(group: Group) -> float:
 
 
 def _listed(values: Mapping) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value) -> str:
-    if isinstance(value, list):  # of layers
-        return " ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True) -> str:
@@ -232,9 +227,11 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         columns["cost"] = lambda row: "" if row["step_cost"] is None else f"{row['step_cost']:.2f}"
     if any(row["published"] for row in members):
         columns["published"] = lambda row: row["published"]
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[str(cell(row)) for cell in columns.values()] for row in members]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    cells = {name: [str(cell(row)) for row in members] for name, cell in columns.items()}
+    alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
+    lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"All rows: {'; '.join(alike)}.\n\n{table}" if alike else table
 
 
 def _score(row: Mapping, epoch: str) -> str:

@@ -429,7 +429,9 @@ def _log_window(run: Run, state: TrainingState) -> None:
     run.folder.add_metrics(record)
     if run.args.report_to != "none":
         scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-        scalars |= {f"keep_rate/{layer}": rate for layer, rate in enumerate(means.get("keep_rate", []))}
+        rates = means.get("keep_rate", [])
+        layers = run.args.asa_layers or range(len(rates))
+        scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
         run.accelerator.log(scalars, step=step)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:

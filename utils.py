@@ -178,6 +178,13 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def short(value) -> str:
+    """The value of an argument, for a table or a label."""
+    if isinstance(value, list):  # of layers
+        return " ".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees; whether the C library can is returned.
 

@@ -7,6 +7,7 @@ Of a run, results.json and metrics.jsonl are read, and nothing else; one that is
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
+from models.objectives import METHODS
 from run_folder import RunFolder
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, log, run_script, short
 
 COLUMNS = 2  # panels in a row
 TOGETHER = 3  # panels with a curve of each run
@@ -30,6 +32,7 @@ class Run:
     """What a run has recorded.
 
     label: task, method and seed.
+    own: the arguments of its method.
     windows: the records of metrics.jsonl, in the order of their steps.
     epochs: those of results.json.
     metric: what the score of an epoch is; None without an evaluation.
@@ -37,6 +40,7 @@ class Run:
 
     label: str
     folder: Path
+    own: dict
     windows: list[dict]
     epochs: list[dict]
     metric: str | None
@@ -65,17 +69,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in that order, each with a label that no other has.
+    """The runs in that order, each with a label that no other has: where it takes that, with the settings that differ.
 
     Raises:
         InputError: a folder is not that of a run.
     """
     runs = [read_run(Path(folder)) for folder in folders]
-    labels = [run.label for run in runs]
-    for run in runs:
-        if labels.count(run.label) > 1:
+    for alike in _of_same_label(runs):
+        for run in alike:
+            told = [name for name in run.own if any(other.own.get(name) != run.own[name] for other in alike)]
+            run.label = ", ".join([run.label, *(f"{name} {short(run.own[name])}" for name in told)])
+    for alike in _of_same_label(runs):
+        for run in alike:
             run.label += f" ({run.folder})"
     return runs
+
+
+def _of_same_label(runs: list[Run]) -> list[list[Run]]:
+    labels = Counter(run.label for run in runs)
+    return [[run for run in runs if run.label == label] for label, count in labels.items() if count > 1]
 
 
 def read_run(folder: Path) -> Run:
@@ -92,11 +104,12 @@ def read_run(folder: Path) -> Run:
         results = json.loads(files.results.read_text(encoding="utf-8"))
         args, epochs = results["args"], results["epochs"]
         label = f"{args['task_name']}, {args['method']}, seed {args['seed']}"
+        own = {name: args[name] for name in METHODS[args["method"]].flags if args.get(name) is not None}
         metric = next((name for epoch in epochs[:1] for name in epoch["metrics"]), None)
         [epoch["global_step"] for epoch in epochs]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{files.results}: not the results file of a run") from None
-    return Run(label, folder, read_windows(files.metrics), epochs, metric)
+    return Run(label, folder, own, read_windows(files.metrics), epochs, metric)
 
 
 def read_windows(path: Path) -> list[dict]:
@@ -162,15 +175,16 @@ def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
 def draw_keep_rates(axis: Axes, run: Run) -> None:
     """A line for each layer, from dark to light, with a colour bar that numbers them."""
     steps, rates = run.curve("keep_rate", run.windows)
-    layers = len(rates[0])
+    layers = run.own.get("asa_layers", list(range(len(rates[0]))))
+    last = max(layers)
     # The lightest colours of the map are left out: they are too near to white.
-    shades = matplotlib.colormaps[QUANTITIES]([0.9 * layer / max(layers - 1, 1) for layer in range(layers)])
-    for layer, shade in enumerate(shades):
-        axis.plot(steps, [rate[layer] for rate in rates], color=shade, label=f"layer {layer}")
+    shades = matplotlib.colormaps[QUANTITIES]([0.9 * layer / max(last, 1) for layer in range(last + 1)])
+    for layer, curve in zip(layers, zip(*rates, strict=True), strict=True):
+        axis.plot(steps, curve, color=shades[layer], label=f"layer {layer}")
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("share of the pairs kept")
     axis.set_title(f"keep rate: {run.label}")
-    numbers = ScalarMappable(BoundaryNorm([layer - 0.5 for layer in range(layers + 1)], layers), ListedColormap(shades))
+    numbers = ScalarMappable(BoundaryNorm([layer - 0.5 for layer in range(last + 2)], last + 1), ListedColormap(shades))
     ticks = MaxNLocator(12, integer=True)
     axis.figure.colorbar(numbers, ax=axis, label="layer", ticks=ticks).ax.tick_params(length=0)
 

@@ -198,7 +198,7 @@ def test_maps_that_cannot_be_drawn(case, encoder_folder, tmp_path, monkeypatch):
 # --- training curves ---
 
 
-def write_run(folder: Path, method: str = "asa", seed: int = 1, metrics: str | None = None) -> Path:
+def write_run(folder: Path, method: str = "asa", seed: int = 1, metrics: str | None = None, **own) -> Path:
     """A run of four logged steps and two epochs, of an encoder with two layers."""
     folder.mkdir(parents=True)
     windows = [{"step": step, "train_loss": 1 / step} for step in (10, 20, 30, 40)]
@@ -209,7 +209,7 @@ def write_run(folder: Path, method: str = "asa", seed: int = 1, metrics: str | N
         {"global_step": step, "eval_score": score, "metrics": {"accuracy": score}}
         for step, score in ((20, 80.0), (40, 90.0))
     ]
-    settings = {"task_name": "SST-2", "method": method, "seed": seed}
+    settings = {"task_name": "SST-2", "method": method, "seed": seed, **own}
     (folder / "results.json").write_text(json.dumps({"args": settings, "epochs": epochs}))
     lines = "".join(json.dumps(window) + "\n" for window in windows)
     (folder / "metrics.jsonl").write_text(lines if metrics is None else metrics)
@@ -250,6 +250,21 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
     assert [run.label for run in training_curves.read_runs(folders)] == [
         f"SST-2, asa, seed 1 ({tmp_path}/{name})" for name in ("a", "b")
     ]
+
+
+def test_runs_of_one_method_are_told_apart_by_its_settings(tmp_path):
+    first = write_run(tmp_path / "a", tau=0.5, protocol="paper")
+    second = write_run(tmp_path / "b", tau=0.1, protocol="paper", asa_layers=[2, 5])
+    labels = [run.label for run in training_curves.read_runs([first, second])]
+    assert labels == ["SST-2, asa, seed 1, tau 0.5", "SST-2, asa, seed 1, tau 0.1, asa_layers 2 5"]
+
+
+def test_keep_rates_have_the_numbers_of_their_layers(tmp_path, unsaved):
+    folder = write_run(tmp_path / "run", asa_layers=[2, 5])
+    training_curves.main([str(folder), "--output", str(tmp_path / "curves.png")])
+    panel, bar = unsaved[0].axes[3:]
+    assert [line.get_label() for line in panel.lines] == ["layer 2", "layer 5"]
+    assert bar.get_ylim() == (-0.5, 5.5)
 
 
 def test_a_run_without_evaluation_or_adversaries(tmp_path, unsaved):

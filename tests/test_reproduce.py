@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -44,11 +45,20 @@ def write_run(folder: Path, method: str, seed: int, scores: list[float], minutes
     return folder / name
 
 
-def table(folder: Path, title: str) -> list[list[str]]:
-    """The cells of a table of the report, without its head."""
+def table(folder: Path, title: str) -> list[dict[str, str]]:
+    """The rows of a table of the report: column -> cell, with what is said of all rows above the table."""
     text = report(folder, read_results(folder), missing(folder))
-    section = text.partition(f"## {title}\n\n")[2].partition("\n\n")[0]
-    return [line.strip("| ").split(" | ") for line in section.splitlines()[2:]]
+    section = text.partition(f"## {title}\n\n")[2].partition("\n## ")[0]
+    said = re.search(r"^All rows: (.*)\.$", section, re.M)
+    alike = dict(part.split(" ", 1) for part in said[1].split("; ")) if said else {}
+    head, _, *rows = [line[2:-2].split(" | ") for line in section.splitlines() if line.startswith("|")]
+    return [alike | dict(zip(head, row, strict=True)) for row in rows]
+
+
+def column(folder: Path, title: str, *names: str) -> list:
+    """The cells of a column; of several columns, a tuple for each row."""
+    found = [tuple(row[name] for name in names) for row in table(folder, title)]
+    return [cell for (cell,) in found] if len(names) == 1 else found
 
 
 def test_statistics_by_hand():
@@ -80,13 +90,15 @@ def test_a_row_for_each_setting_over_its_seeds(tmp_path):
     write_run(tmp_path, "naive", 1, [90.0, 91.5], tau=0.1)  # which naive does not read
     write_run(tmp_path, "naive", 3, [90.0, 91.5], attn_implementation="eager", no_cuda=True)
     write_run(tmp_path, "naive", 1, [80.0, 81.5], name="other", learning_rate=1e-3)  # another setting, not another seed
-    same = ["bert-base-uncased", "SST-2", "dev, 1,872", "accuracy"]
+    same = {"encoder": "bert-base-uncased", "task": "SST-2", "scored on": "dev, 1,872", "metric": "accuracy"}
     server = "(GLUE server, Devlin et al., NAACL 2019)"
     difference = "-1.50, 1 pair", "93.00 ± 1.41", "+0.50, 1 pair", "7.0", "94.1 (GLUE server, Wu et al., AAAI 2023)"
-    assert table(tmp_path, "Main table") == [
-        [*same, "naive", "bf16", "2", "91.50 ± 0.00", "", "91.50 ± 0.00", "", "2.0", f"93.5 {server}"],
-        [*same, "asa", "bf16", "2", "92.00 ± 2.83", *difference],
-        [*same, "naive", "bf16, learning_rate 0.001", "1", "81.50", "", "81.50", "", "2.0", f"93.5 {server}"],
+    rows = table(tmp_path, "Main table")
+    assert all(row.items() >= same.items() for row in rows)
+    assert [tuple(value for name, value in row.items() if name not in same) for row in rows] == [
+        ("naive", "bf16", "2", "91.50 ± 0.00", "", "91.50 ± 0.00", "", "2.0", f"93.5 {server}"),
+        ("asa", "bf16", "2", "92.00 ± 2.83", *difference),
+        ("naive", "bf16, learning_rate 0.001", "1", "81.50", "", "81.50", "", "2.0", f"93.5 {server}"),
     ]
     write_run(tmp_path, "asa", 1, [92.0], name="again", tau=0.5)
     assert message(grouped, read_results(tmp_path)) == "two runs of one setting have the seed 1: again and asa1"
@@ -96,7 +108,24 @@ def test_the_difference_has_an_interval_and_tests(tmp_path):
     for seed, gain in enumerate((1, 2, 3)):
         write_run(tmp_path, "naive", seed, [90.0])
         write_run(tmp_path, "asa", seed, [90.0 + gain])
-    assert "+2.00 [-0.48, +4.48], p 0.074, flips 0.250, 3 pairs" in table(tmp_path, "Main table")[1]
+    said = column(tmp_path, "Main table", "to naive, last epoch")
+    assert said == ["", "+2.00 [-0.48, +4.48], p 0.074, flips 0.250, 3 pairs"]
+
+
+def test_what_all_rows_share_is_said_once(tmp_path):
+    def first_lines() -> list[str]:
+        text = report(tmp_path, read_results(tmp_path), {})
+        return text.partition("## Main table\n\n")[2].splitlines()[:3]
+
+    write_run(tmp_path, "naive", 1, [90.0])
+    write_run(tmp_path, "asa", 1, [90.0])
+    said, _, head = first_lines()
+    assert said == "All rows: encoder bert-base-uncased; settings bf16."
+    assert head.startswith("| task | scored on | metric | method | n |")
+    write_run(tmp_path, "asa", 1, [90.0], learning_rate=1e-3, name="other")
+    said, _, head = first_lines()
+    assert said == "All rows: encoder bert-base-uncased."
+    assert head.startswith("| task | scored on | metric | method | settings | n |")
 
 
 def test_published_figures_stand_beside_their_own_encoder_alone(tmp_path):
@@ -104,7 +133,7 @@ def test_published_figures_stand_beside_their_own_encoder_alone(tmp_path):
     assert published("models/bert-base-uncased/", "asa", "WNUT-2017") == "49.8 (Wu et al., AAAI 2023)"
     assert published("FacebookAI/roberta-base", "naive", "SST-2") == published("bert-base-cased", "asa", "SST-2") == ""
     write_run(tmp_path, "asa", 1, [90.0], load_model_path="all-MiniLM-L6-v2")
-    assert len(table(tmp_path, "Main table")[0]) == 12  # no column for them
+    assert "published" not in table(tmp_path, "Main table")[0]
 
 
 def test_what_varies_decides_on_the_table(tmp_path):
@@ -113,24 +142,24 @@ def test_what_varies_decides_on_the_table(tmp_path):
         write_run(tmp_path, "asa", 1, [80.0 + tau], task_name="CoLA", tau=tau, name=f"tau{tau}")
     write_run(tmp_path, "asa", 1, [83.0], task_name="CoLA", asa_layers=[0, 1], name="layers")
     write_run(tmp_path, "rdrop", 1, [84.0], task_name="CoLA", minutes=3)
-    assert [(row[4], row[7]) for row in table(tmp_path, "Main table")] == [("naive", "80.00"), ("asa", "80.50")]
-    assert [(row[4], row[8]) for row in table(tmp_path, "Ablation: weight of the penalty")] == [
+    assert column(tmp_path, "Main table", "method", "last epoch") == [("naive", "80.00"), ("asa", "80.50")]
+    assert column(tmp_path, "Ablation: weight of the penalty", "method", "to naive, last epoch") == [
         ("naive", ""),
         ("asa, tau 0.1", "+0.10, 1 pair"),
         ("asa", "+0.50, 1 pair"),
     ]
-    layers = [row[4] for row in table(tmp_path, "Ablation: layers with an adversary")]
+    layers = column(tmp_path, "Ablation: layers with an adversary", "method")
     assert layers == ["naive", "asa, asa_layers 0 1", "asa"]
-    comparison = [(row[4], row[12]) for row in table(tmp_path, "Comparison of methods")]
-    assert comparison == [("naive", "1.00"), ("asa", "1.00"), ("rdrop", "3.00")]  # cost of a step
+    costs = column(tmp_path, "Comparison of methods", "method", "cost")
+    assert costs == [("naive", "1.00"), ("asa", "1.00"), ("rdrop", "3.00")]
 
 
 def test_a_setting_that_is_not_as_published_is_shown(tmp_path):
     write_run(tmp_path, "asa", 1, [80.0], tau=0.1, protocol="release", pad_to_max_length=True, group_by_length=False)
     write_run(tmp_path, "asa", 2, [80.0], tau=0.5, max_train_steps=9, num_train_epochs=7)
-    assert [row[4:7] for row in table(tmp_path, "Main table")] == [
-        ["asa, tau 0.1", "bf16, protocol release", "1"],  # no other tau: not an ablation
-        ["asa", "bf16, max_train_steps 9", "1"],
+    assert column(tmp_path, "Main table", "method", "settings", "n") == [
+        ("asa, tau 0.1", "bf16, protocol release", "1"),  # no other tau: not an ablation
+        ("asa", "bf16, max_train_steps 9", "1"),
     ]
 
 
@@ -157,9 +186,9 @@ def test_older_results_count_by_their_last_epoch(tmp_path):
     del run["finished"], run["precision"]
     (folder / "results.json").write_text(json.dumps(run))
     write_run(tmp_path, "naive", 2, [90.0, 91.0, 94.0])
-    assert [row[7] for row in table(tmp_path, "Main table")] == ["93.00 ± 1.41"]
+    assert column(tmp_path, "Main table", "last epoch") == ["93.00 ± 1.41"]
     (folder / "results.json").write_text(json.dumps(run | {"epochs": run["epochs"][:2]}))
-    assert [row[7] for row in table(tmp_path, "Main table")] == ["94.00"]
+    assert column(tmp_path, "Main table", "last epoch") == ["94.00"]
 
 
 def test_what_is_no_results_file(tmp_path):
@@ -260,7 +289,7 @@ def test_a_grid_goes_on_past_a_failure_and_skips_what_is_finished(stand_in, tmp_
     assert text.endswith(
         f"## Missing: 2 of the planned runs\n\n- CoLA/asa, {lack}: seed13\n- CoLA/naive, {lack}: seed13"
     )
-    assert [row[6] for row in table(tmp_path / "runs", "Main table")] == ["2", "2"]
+    assert column(tmp_path / "runs", "Main table", "n") == ["2", "2"]
 
 
 def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
@@ -408,15 +437,12 @@ def test_a_real_grid(tmp_path, encoder_folder):
     evaluation = json.loads((folder / "on-PAWS-QQP" / "evaluation.json").read_text())
     assert Path(evaluation["args"]["test_model_file"]) == folder / "0_pytorch_model.bin"
     (main,) = table(tmp_path / "runs", "Main table")
-    assert main[4:8] == [
-        "naive",
-        "fp32, max_seq_length 16, max_train_steps 1",
-        "1",
-        f"{trained['best']['eval_score']:.2f}",
-    ]
+    assert (main["method"], main["n"]) == ("naive", "1")
+    assert main["settings"] == "fp32, max_seq_length 16, max_train_steps 1"
+    assert main["last epoch"] == f"{trained['best']['eval_score']:.2f}"
     (other,) = table(tmp_path / "runs", "Robustness: the last epoch's checkpoint on other sets")
-    assert other[1:4] == ["QQP", "PAWS-QQP test, 4", "accuracy"]
-    assert other[7] == f"{evaluation['eval_score']:.2f}"
+    assert (other["trained on"], other["scored on"], other["metric"]) == ("QQP", "PAWS-QQP test, 4", "accuracy")
+    assert other["last epoch"] == f"{evaluation['eval_score']:.2f}"
 
 
 @pytest.mark.parametrize("folder", ["minilm", "single"])

@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from script_runs import message
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
@@ -69,6 +70,7 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "logging_steps": 1,
         "report_to": "none",
         "optimizer": "adamw",
+        "asa_layers": None,
         "resume": None,
         "save_steps": None,
         "save_total_limit": 2,
@@ -285,10 +287,15 @@ def test_epoch_line_is_the_release_s():
 
 
 def test_tensorboard_gets_the_figures(tmp_path):
-    run = make_run(tmp_path / "run", AsaModel(tiny_backbone(dtype=torch.float32)), report_to="tensorboard")
+    model = AsaModel(tiny_backbone(dtype=torch.float32), layers=[1])
+    run = make_run(tmp_path / "run", model, report_to="tensorboard", asa_layers=[1])
     # As execute does it; make_run made the accelerator before the folder was known to be wanted.
     train(run, features(8), {}, {})
-    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    assert [name for name in events.Tags()["scalars"] if name.startswith("keep_rate")] == ["keep_rate/1"]
+    logged = {event.step: event.value for event in events.Scalars("train_loss")}
+    assert logged == {record["step"]: pytest.approx(record["train_loss"]) for record in metrics_of(tmp_path / "run")}
 
 
 # --- precision ---
