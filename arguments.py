@@ -147,7 +147,7 @@ def _add_rivals(parser: argparse.ArgumentParser) -> None:
     """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
     group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
     settings = (
-        ("random_mask_keep_rate", proportion, 0.9, "share of the query-key pairs that is kept"),
+        ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that is kept"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise"),
         ("freelb_lr", positive, 0.1, "length of a step of the noise"),
@@ -284,3 +284,4 @@ natural = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")
 positive = _number(float, 0, math.inf, "a number above 0", open_low=True)
 non_negative = _number(float, 0, math.inf, "a number from 0")
 proportion = _number(float, 0, 1, "a number from 0 to 1")
+share = _number(float, 0, 1, "a number above 0, up to 1", open_low=True)

@@ -12,7 +12,7 @@ from data.demo import write_demo
 from utils import Parser, run_script
 
 METHODS = ("naive", "asa")
-SETTINGS = "--task_name DEMO --do_train --do_eval --bf16 --num_train_epochs 3 --learning_rate 1e-4 --logging_steps 25"
+SETTINGS = "--task_name DEMO --do_train --do_eval --fp16 --num_train_epochs 3 --learning_rate 1e-4 --logging_steps 25"
 
 
 def main() -> None:

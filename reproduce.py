@@ -5,6 +5,7 @@ python reproduce.py report runs/bert
 """
 
 import argparse
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from pathlib import Path
 import grid
 from data.tasks import TASKS, find_name
 from grid import OtherSet, Variant
+from models.asa import layer_calls
+from models.encoders import load_config
 from models.objectives import METHODS
 from records import missing, read_results
 from tables import report
@@ -29,7 +32,6 @@ TASKS_OF = {
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
 METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
 TAUS = "0,0.001,0.01,0.1,0.5"
-LAYERS = ("0-1", "2-3", "4-5", "all")
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
 VARIED = {"ablation-tau": "--tau", "ablation-layers": "--asa_layers"}  # by a table itself
@@ -118,8 +120,9 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     if table == "ablation-tau":
         group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
-        default = " ".join(LAYERS)
-        group.add_argument("--layers", nargs="+", default=LAYERS, help=f"as --asa_layers has them (default: {default})")
+        group.add_argument(
+            "--layers", nargs="+", help="as --asa_layers has them (default: each third of the encoder's, and all)"
+        )
     if table == "robustness":
         group.add_argument(
             "--eval_file",
@@ -151,8 +154,15 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
     if args.command == "ablation-tau":
         return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
-        return [_variant("asa", "asa_layers", layers, "all") for layers in args.layers] + [Variant("naive", "naive")]
+        chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
+        return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
     return [Variant(method, method) for method in args.methods]
+
+
+def thirds(count: int) -> list[str]:
+    """The layers of an encoder in three parts, from the lowest up, as --asa_layers has them; of two layers, two."""
+    bounds = sorted({round(part * count / 3) for part in range(4)})
+    return [f"{first}-{after - 1}" for first, after in itertools.pairwise(bounds)]
 
 
 def _variant(method: str, argument: str, value: str, default: str) -> Variant:

@@ -156,10 +156,15 @@ def load_asa(path: str, config) -> AsaModel:
     """
     if Path(path).is_dir():
         raise InputError(f"--model_file {path}: a folder holds no adversaries; give a run's <epoch>_pytorch_model.bin")
-    if not any(ADVERSARY.fullmatch(name) for name in read_state_dict(path)):
+    state = read_state_dict(path)
+    layers = {int(match[1]) for match in map(ADVERSARY.fullmatch, state) if match}
+    if not layers:
         raise InputError(f"--model_file {path}: it holds no adversaries; give a file of a run with --method asa")
     backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-    model = AsaModel(backbone.float()).eval()
+    try:
+        model = AsaModel(backbone.float(), layers=layers).eval()
+    except ValueError as error:
+        raise InputError(f"--model_file {path}: a checkpoint of another model: {error}") from None
     load_release_checkpoint(model, path)
     return model
 
@@ -172,11 +177,13 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
         attention = torch.cat(output.attentions)  # (N, h, L, L)
         return _as_pass(attention, torch.zeros_like(attention[:, 0], dtype=torch.bool), output.logits)
     masked = []
+    length = encoding["input_ids"].shape[1]
 
     def note(layer, args: tuple, kwargs: dict) -> None:
         """Added after the model's own hook, this one sees the mask that the attention gets."""
-        bias = args[1] if len(args) > 1 else kwargs["attention_mask"]  # (1, 1, L, L)
-        masked.append(bias[0, 0] <= MASKED_SCORE)
+        bias = args[1] if len(args) > 1 else kwargs.get("attention_mask")  # (1, 1, L, L)
+        nothing = torch.zeros(length, length, dtype=torch.bool)  # what a layer without an adversary may have
+        masked.append(nothing if bias is None else nothing | (bias[0, 0] <= MASKED_SCORE))
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in encoder_layers(model.backbone)]
     try:

@@ -162,7 +162,7 @@ def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
         axes[1].plot(*run.curve("divergence", run.windows), **style)
         axes[2].plot(*run.curve("eval_score", run.epochs), **style, marker="o", markersize=4)
     axes[0].set_title("training loss (task + divergence)")
-    axes[1].set_title("divergence of the two passes")
+    axes[1].set_title("divergence, as in the loss")
     if not any(axis_line.get_xdata().size for axis_line in axes[1].lines):
         axes[1].text(0.5, 0.5, "none of these runs has one", ha="center", transform=axes[1].transAxes)
     metrics = sorted({run.metric.replace("_", " ") for run in runs if run.metric})

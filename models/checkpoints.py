@@ -21,7 +21,7 @@ from models.asa import AsaModel
 from models.encoders import load_config, load_folder
 from utils import InputError, atomic_file, atomic_folder
 
-ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.\d+\.(?:query|key)\.(?:weight|bias)")
+ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+)\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
 LFS_POINTER = b"version https://git-lfs.github.com/"

@@ -29,7 +29,7 @@ class RivalOutput(ModelOutput):
     """What the methods of this file return in training mode.
 
     loss: task_loss + divergence; scalar, the figure to call `backward` on.
-    logits: predictions of the pass without noise, in the backbone's own shape.
+    logits: predictions of the pass without noise (of FreeLB, which has none: the first), in the backbone's own shape.
     task_loss: the mean over labels; scalar. None where the whole loss is one.
     divergence: what the method adds, with its weights, the mean over examples; scalar.
     """

@@ -88,6 +88,12 @@ def test_the_masked_units_are_those_of_the_adversaries(model_type):
         assert (adversarial.attention[layer][:, expected] < 1e-6).all()
         assert (plain.attention[layer][:, expected] > 1e-6).any()
 
+    first = AsaModel(model.backbone, layers=[0]).eval()  # the others have no adversary
+    first.adversaries[0] = model.adversaries[0]
+    masked = attention_maps.attend(first, batch).masked
+    assert np.array_equal(masked[0], adversarial.masked[0])
+    assert not masked[1:].any()
+
     again = attention_maps.attend(model.backbone, batch)
     assert np.array_equal(again.attention, plain.attention)  # nothing of the adversarial pass is left in the model
 
@@ -183,6 +189,23 @@ BAD_MAPS = {
     "head": (["--head", "2"], "--head 2: the encoder has the heads 0 to 1, or mean"),
     "no head": (["--head", "all"], "--head all: the encoder has the heads 0 to 1, or mean"),
 }  # fmt: skip
+
+
+def test_a_run_with_adversaries_in_some_layers(encoder_folder, tmp_path, unsaved):
+    model, _ = saved_models(encoder_folder, tmp_path)
+    model.adversaries[0] = None
+    save_checkpoint(model, tmp_path / "asa.bin")
+    loaded = attention_maps.load_asa(str(tmp_path / "asa.bin"), model.backbone.config)
+    assert [adversary is None for adversary in loaded.adversaries] == [True, False]
+    attention_maps.main(flags(encoder_folder, tmp_path))
+    assert len(unsaved) == 3
+    del model.adversaries[0]
+    model.adversaries.extend([None, None, model.adversaries[0]])
+    save_checkpoint(model, tmp_path / "asa.bin")
+    said = message(attention_maps.main, flags(encoder_folder, tmp_path))
+    assert said.endswith(
+        "asa.bin: a checkpoint of another model: there is no layer 3: the encoder has the layers 0 to 1"
+    )
 
 
 @pytest.mark.parametrize("case", sorted(BAD_MAPS))

@@ -364,6 +364,17 @@ def test_the_variants_of_the_ablations():
     assert variants == [("asa-layers0,2", "--asa_layers", "0,2"), ("asa",), ("naive",)]
 
 
+@pytest.mark.parametrize(
+    ("count", "parts"),
+    [(12, ["0-3", "4-7", "8-11"]), (6, ["0-1", "2-3", "4-5"]), (8, ["0-2", "3-4", "5-7"]), (2, ["0-0", "1-1"])],
+)
+def test_by_default_thirds_of_the_layers(count, parts, encoder_folder):
+    assert reproduce.thirds(count) == parts
+    args, _ = reproduce.parse_arguments(["ablation-layers", "--output_dir", "out", "--encoder", encoder_folder])
+    labels = [variant.label for variant in reproduce.variants_of(args)]
+    assert labels == ["asa-layers0-0", "asa-layers1-1", "asa", "naive"]  # of two layers
+
+
 def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     def said(*flags: str, table: str = "main") -> str:
         assert stand_in(*flags, table=table) == 2

@@ -440,7 +440,7 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [
-        ("--random_mask_keep_rate", "1.5", "'1.5' is not a number from 0 to 1"),
+        ("--random_mask_keep_rate", "0", "'0' is not a number above 0, up to 1"),
         ("--rdrop_alpha", "-1", "'-1' is not a number from 0"),
         ("--freelb_steps", "0", "'0' is not a whole number from 1 to 10^12"),
         ("--freelb_lr", "nan", "'nan' is not a number above 0"),
