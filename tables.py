@@ -230,8 +230,8 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
     cells = {name: [str(cell(row)) for row in members] for name, cell in columns.items()}
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
     lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"All rows: {'; '.join(alike)}.\n\n{table}" if alike else table
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"All rows: {'; '.join(alike)}.\n\n{text}" if alike else text
 
 
 def _score(row: Mapping, epoch: str) -> str:
