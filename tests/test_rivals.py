@@ -2,24 +2,16 @@
 
 import argparse
 import copy
-import json
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
-from script_runs import message, results_of, run_folder
-from test_data import write
 from torch.nn import functional as F
 
-import arguments
-import run_multi_cho
-import run_sent_clas
-import run_tok_clas
 from models import objectives
-from models.checkpoints import read_state_dict, release_state_dict
+from models.checkpoints import release_state_dict
 from models.encoders import checkpoint_layers
-from models.objectives import METHODS, unused_flags
+from models.objectives import unused_flags
 from models.rivals import RandomScores
 from training import Means
 
@@ -400,85 +392,3 @@ def test_which_flags_a_method_leaves_unused():
     assert unused_flags("random_mask") == everything - {"random_mask_keep_rate", "asa_layers"}
     for method in ("rdrop", "freelb", "smart", "r3f"):
         assert unused_flags(method) == everything - SETTINGS[method].keys()
-
-
-# --- from the command line ---
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    rows = ["a warm film\t1", "a dull plot\t0", "a warm film with music\t1"]
-    question = {"question": "good?", "choice": ["the film", "the music", "the script"], "answer": "the film"}
-    dialogues = [[["M: is it good?"], [question], "1"], [["W: it is dull."], [question], "2"]]
-    for name in ("train", "dev"):
-        write(folder / "sst-2" / f"{name}.tsv", "sentence\tlabel", *rows)
-        write(folder / "dream" / f"{name}.json", json.dumps(dialogues))
-        write(folder / "wnut-2017" / f"{name}.txt", "the\tO", "film\tB-product", "", "music\tB-group", "")
-    return folder
-
-
-@pytest.mark.parametrize("method", RIVALS)
-@pytest.mark.parametrize(
-    ("script", "task"), [(run_sent_clas, "SST-2"), (run_multi_cho, "DREAM"), (run_tok_clas, "WNUT-2017")]
-)
-def test_from_the_command_line(script, task, method, data_dir, encoder_folder, tmp_path):
-    flags = [part for name, value in SETTINGS[method].items() for part in (f"--{name}", str(value))]
-    flags += ["--do_train", "--do_eval", "--method", method, "--gradient_accumulation_steps", "2", "--bf16"]
-    out = run_folder(script.main, data_dir, encoder_folder, tmp_path / "out", task, *flags)
-    record = results_of(out)
-    assert {name: record["args"][name] for name in SETTINGS[method]} == SETTINGS[method]
-    assert {flag for each in METHODS.values() for flag in each.flags} <= record["args"].keys()
-    assert record["epochs"][0]["train_loss"] > 0
-    assert (record["epochs"][0]["keep_rate"] is not None) == (method == "random_mask")
-    state = read_state_dict(out / "0_pytorch_model.bin")
-    exported = read_state_dict(out / "best" / "model.safetensors")
-    assert state.keys() == exported.keys()
-    assert not [name for name in state if not name.startswith(("bert.", "classifier."))]
-
-
-@pytest.mark.parametrize(
-    ("flag", "value", "said"),
-    [
-        ("--random_mask_keep_rate", "0", "'0' is not a number above 0, up to 1"),
-        ("--rdrop_alpha", "-1", "'-1' is not a number from 0"),
-        ("--freelb_steps", "0", "'0' is not a whole number from 1 to 10^12"),
-        ("--freelb_lr", "nan", "'nan' is not a number above 0"),
-        ("--smart_momentum", "2", "'2' is not a number from 0 to 1"),
-        ("--r3f_noise", "cauchy", "invalid choice: 'cauchy' (choose from"),
-        ("--asa_layers", "3-1", "'3-1' names no layers: give numbers as in 0-3 or 0,2,5, or all"),
-        ("--asa_layers", "1,", "'1,' names no layers"),
-    ],
-)
-def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
-    with pytest.raises(SystemExit) as stop:
-        run_sent_clas.main(
-            ["--do_train", "--task_name", "SST-2", f"{flag}={value}", "--output_dir", str(tmp_path / "x")]
-        )
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert f"argument {flag}: {said}" in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5,0, 2", [0, 2, 5]), ("1-2,2-4", [1, 2, 3, 4]), ("all", None)]
-)
-def test_layers_as_people_write_them(text, numbers):
-    assert arguments.layers(text) == numbers
-
-
-@pytest.mark.parametrize("method", ["asa", "random_mask"])
-def test_some_layers_from_the_command_line(method, data_dir, encoder_folder, tmp_path):
-    def run(layers: str) -> Path:
-        flags = ["--do_train", "--method", method, "--asa_layers", layers]
-        return run_folder(run_sent_clas.main, data_dir, encoder_folder, tmp_path / "out", "SST-2", *flags)
-
-    assert message(run, "0-2") == "--asa_layers: there is no layer 2: the encoder has the layers 0 to 1"
-    assert not (tmp_path / "out").exists()
-    out = run("1")
-    record = results_of(out)
-    assert record["args"]["asa_layers"] == [1]
-    assert len(record["best"]["keep_rate"]) == 1
-    numbers = {name.split(".")[3] for name in read_state_dict(out / "0_pytorch_model.bin") if "adversary" in name}
-    assert numbers == ({"1"} if method == "asa" else set())
