@@ -300,13 +300,14 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
 def _run_all(
     waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, received: Sequence[int]
 ) -> dict[str, str]:
-    running: dict[subprocess.Popen, tuple[Planned, float]] = {}  # with the time of its start
+    running: dict[subprocess.Popen, tuple[Planned, float, dict[str, str]]] = {}  # with the time of its start
     failed: dict[str, str] = {}
+    free = shares(jobs)
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
 
     def seconds_left() -> float:
-        spent = {run.name: time.monotonic() - started for run, started in running.values()}
-        todo = [*waiting, *(run for run, _ in running.values())]
+        spent = {run.name: time.monotonic() - started for run, started, _ in running.values()}
+        todo = [*waiting, *(run for run, *_ in running.values())]
         return sum(max(0, estimate.of(run)[0] - spent.get(run.name, 0)) for run in todo) / jobs
 
     def ended(run: Planned, said: str, took: float = 0) -> None:
@@ -323,15 +324,17 @@ def _run_all(
             for run in [run for run in waiting if run.needs and run.needs.name in failed]:
                 waiting.remove(run)
                 ended(run, "not possible, as the training failed")
-            unfinished = {run.name for run in waiting} | {run.name for run, _ in running.values()}
+            unfinished = {run.name for run in waiting} | {run.name for run, *_ in running.values()}
             ready = (run for run in waiting if run.needs is None or run.needs.name not in unfinished)
-            for run in list(itertools.islice(ready, jobs - len(running))):
+            for run in list(itertools.islice(ready, len(free))):
                 waiting.remove(run)
                 log.info(f"{run.name}: started")
-                running[start(run)] = run, time.monotonic()
+                share = free.pop(0)
+                running[start(run, share)] = run, time.monotonic(), share
             done = [process for process in running if process.poll() is not None]
             for process in done:
-                run, started = running.pop(process)
+                run, started, share = running.pop(process)
+                free.append(share)
                 ended(run, finish(run, process.returncode, keep), time.monotonic() - started)
             if not done:
                 time.sleep(POLL_SECONDS)
@@ -341,12 +344,38 @@ def _run_all(
     return failed
 
 
-def start(run: Planned) -> subprocess.Popen:
-    """Start a run whose output goes to `log.txt` in its folder, out of reach of the terminal's Ctrl-C."""
+def shares(jobs: int) -> list[dict[str, str]]:
+    """What each of several runs side by side gets of the machine, as environment variables.
+
+    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the processor's
+    threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
+    """
+    if jobs == 1:
+        return [{}]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(number) for number in range(torch.cuda.device_count())] if given is None else given.split(",")
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // jobs))
+    return [
+        {"OMP_NUM_THREADS": threads} | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {})
+        for place in range(jobs)
+    ]
+
+
+def start(run: Planned, share: Mapping[str, str]) -> subprocess.Popen:
+    """Start a run whose output goes to `log.txt` in its folder, out of reach of the terminal's Ctrl-C.
+
+    Args:
+        share: environment variables of its own.
+    """
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "ab") as output:
         return subprocess.Popen(
-            command_of(run), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+            command_of(run),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, **share},
         )
 
 

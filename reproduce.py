@@ -132,7 +132,9 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
             help="score the models of a task on a file in its format; may be given several times",
         )
     group.add_argument("--seeds", type=_seeds, help="how many, from 42 on, or a list, as 1,2 (default: as published)")
-    group.add_argument("--jobs", type=_count, default=1, help="runs at a time (default: %(default)s)")
+    group.add_argument(
+        "--jobs", type=_count, default=1, help="runs at a time, on the GPUs in turn (default: %(default)s)"
+    )
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(
         "--keep_checkpoints",

@@ -33,7 +33,7 @@ def stand_in(tmp_path, monkeypatch):
     script = tmp_path / "stand_in.py"
     script.write_text(
         textwrap.dedent(f"""
-            import importlib, json, pathlib, sys
+            import importlib, json, os, pathlib, sys
             argv, seed = sys.argv[1:], sys.argv[sys.argv.index("--seed") + 1]
             with open({str(tmp_path / "ran")!r}, "a") as file:
                 file.write(" ".join(argv) + "\\n")
@@ -45,6 +45,7 @@ def stand_in(tmp_path, monkeypatch):
             args |= {{"seed": int(seed), "method": given["method"], "output_dir": given["output_dir"]}}
             epoch = {{"epoch": 0, "global_step": 10, "seconds": 20, "eval_score": 5, "metrics": {{"matthews": 5}}}}
             run = {{"args": args, "examples": {{"train": 8551, "eval": 9}}, "epochs": [epoch], "best": epoch}}
+            run["device"] = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
             run["finished"] = seed != "14" or "--resume" in argv
             folder = pathlib.Path(given["output_dir"])
             for epoch in (8, 9, 10):
@@ -113,6 +114,25 @@ def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
     assert missing(tmp_path / "runs") == {}
     folder = tmp_path / "runs" / "CoLA" / "asa" / "seed14"
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "results.json"]
+
+
+def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(grid.torch, "get_num_threads", lambda: 7)
+    assert stand_in("--methods", "naive", "--seeds", "3", "--jobs", "3") == 0
+    devices = [results_of(tmp_path / "runs" / "CoLA" / "naive" / f"seed{seed}")["device"] for seed in (42, 43, 44)]
+    assert devices == [["2", "2"], ["5", "2"], ["2", "2"]]
+
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert grid.shares(2) == [
+        {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2"},
+        {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "5"},
+    ]
+    assert grid.shares(1) == [{}]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(grid.torch.cuda, "device_count", lambda: 0)
+    assert grid.shares(2) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, capsys):
