@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from data.tasks import Task
 from records import PLAN, different_settings, is_finished, parsed, read_plan, read_results, read_run
-from utils import InputError, Interrupted, log, write_json, write_text
+from utils import InputError, Interrupted, StopSignals, log, reason, write_json, write_text
 
 ROOT = Path(__file__).parent
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
@@ -189,9 +189,25 @@ def command_of(run: Planned) -> list[str]:
     """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
     if run.needs is None:
         return run.command + ["--resume"] * (state(run) == "cut off")
-    epochs = (results_of(run.needs) or {}).get("epochs")
+    return [*run.command, "--test_model_file", str(last_checkpoint(run.needs))]
+
+
+def last_checkpoint(run: Planned) -> Path:
+    """The weights after the last epoch: of those that there are, or that are planned."""
+    epochs = (results_of(run) or {}).get("epochs")
     last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
-    return [*run.command, "--test_model_file", str(run.needs.folder / f"{last}_pytorch_model.bin")]
+    return run.folder / f"{last}_pytorch_model.bin"
+
+
+def check_evaluations(runs: Sequence[Planned]) -> None:
+    """Raise `InputError` where a training has finished whose weights an evaluation still needs, and they are gone."""
+    for run in runs:
+        if run.needs and state(run) == "new" and state(run.needs) == "finished":
+            path = last_checkpoint(run.needs)
+            if not path.exists():
+                raise InputError(
+                    f"{path}: {run.name} needs it, and it is gone: move {path.parent} away to train it again"
+                )
 
 
 class Estimate:
@@ -203,9 +219,14 @@ class Estimate:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what has finished by now."""
+        """Read what has finished by now; what cannot be read must not keep the other runs from going on."""
+        try:
+            results = read_results(self.folder)
+        except (InputError, OSError) as error:
+            log.warning(f"times are estimated without what has finished since: {reason(error)}")
+            return
         self.seconds = {}
-        for result in read_results(self.folder):
+        for result in results:
             if result.best is not None:  # a training
                 kind = result.name.rpartition("/")[0]
                 self.seconds.setdefault(kind, []).append(statistics.median(result.step_seconds))
@@ -287,19 +308,18 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
         InputError: a folder holds a run of another setting, or another grid works there.
         Interrupted: a signal came; the runs have been told to save, and have ended.
     """
-    with only_grid(folder), signals() as received:
+    with only_grid(folder), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         waiting = [run for run in runs if state(run) != "finished"]
         log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
         write_plan(runs, folder)
-        failed = _run_all(waiting, Estimate(folder), jobs, keep, received)
-    if received:
-        raise Interrupted(received[0], f"stopped; {again}")
+        failed = _run_all(waiting, Estimate(folder), jobs, keep, signals)
+    if signals.noted:
+        count = f", {len(failed)} of the runs so far have failed" if failed else ""
+        raise Interrupted(signals.noted, f"stopped{count}; {again}")
     return failed
 
 
-def _run_all(
-    waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, received: Sequence[int]
-) -> dict[str, str]:
+def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, signals: StopSignals) -> dict[str, str]:
     running: dict[subprocess.Popen, tuple[Planned, float, dict[str, str]]] = {}  # with the time of its start
     failed: dict[str, str] = {}
     free = shares(jobs)
@@ -320,7 +340,7 @@ def _run_all(
         bar.update()
 
     try:
-        while (waiting or running) and not received:
+        while (waiting or running) and not signals.noted:
             for run in [run for run in waiting if run.needs and run.needs.name in failed]:
                 waiting.remove(run)
                 ended(run, "not possible, as the training failed")
@@ -329,8 +349,12 @@ def _run_all(
             for run in list(itertools.islice(ready, len(free))):
                 waiting.remove(run)
                 log.info(f"{run.name}: started")
-                share = free.pop(0)
-                running[start(run, share)] = run, time.monotonic(), share
+                try:
+                    process = start(run, free[0])
+                except (InputError, OSError) as error:
+                    ended(run, f"not started ({reason(error)})")
+                else:
+                    running[process] = run, time.monotonic(), free.pop(0)
             done = [process for process in running if process.poll() is not None]
             for process in done:
                 run, started, share = running.pop(process)
@@ -340,7 +364,10 @@ def _run_all(
                 time.sleep(POLL_SECONDS)
     finally:
         bar.close()
-        stop(list(running), received)
+        stop(list(running), signals)
+        for process, (run, *_) in running.items():
+            if process.returncode == 0:  # it was at its end
+                finish(run, 0, keep)
     return failed
 
 
@@ -381,17 +408,21 @@ def start(run: Planned, share: Mapping[str, str]) -> subprocess.Popen:
 
 def finish(run: Planned, status: int, keep: str) -> str:
     """Tidy up after a run; what is wrong with it is returned, empty for nothing."""
+    try:
+        return _finish(run, status, keep)
+    except (InputError, OSError) as error:
+        return reason(error)
+
+
+def _finish(run: Planned, status: int, keep: str) -> str:
     path = run.folder / "log.txt"
     lines = [line.rpartition("\r")[2] for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
     lines = [line for line in lines if not BAR.search(line)]
     write_text(path, "".join(f"{line}\n" for line in lines))
     if status:
         return f"failed with exit status {status} ({lines[-1] if lines else 'it said nothing'}; see {path})"
-    try:
-        if state(run) != "finished":
-            return f"ended without a finished result (see {path})"
-    except InputError as error:
-        return str(error)
+    if state(run) != "finished":
+        return f"ended without a finished result (see {path})"
     if run.needs is None:
         drop_weights(run.folder, keep)
     return ""
@@ -406,29 +437,14 @@ def drop_weights(folder: Path, keep: str) -> None:
         path.unlink()
 
 
-def stop(processes: Sequence[subprocess.Popen], received: Sequence[int]) -> None:
-    """Ask the runs to save and end, and wait until they have; at a second signal they are killed."""
+def stop(processes: Sequence[subprocess.Popen], signals: StopSignals) -> None:
+    """Ask the runs to save and end, and wait until they have; at a signal that insists they are killed."""
     if processes:
         log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save")
     for process in processes:
         process.terminate()
     while any(process.poll() is None for process in processes):
-        if len(received) > 1:
+        if signals.insisted:
             for process in processes:
                 process.kill()
         time.sleep(POLL_SECONDS)
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[int]]:
-    """Within it, signals to end are noted in the list; those that were ignored stay so, as under `nohup`."""
-    received = []
-    wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in wanted if signal.getsignal(number) != signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, lambda number, frame: received.append(number))
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

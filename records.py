@@ -3,6 +3,7 @@
 import functools
 import importlib
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from models.objectives import METHODS, unused_flags
 from utils import InputError
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
-# Arguments that say where and how a run computes, and not what.
+# Arguments that say where and how a run computes, and not what: parts of a batch and layers computed twice give the
+# same gradients (but for parts of a regression under the release's protocol).
 HOW = EXECUTION | {
     *("do_train", "do_eval", "test_model_file", "eval_file", "no_cuda", "attn_implementation", "model_type"),
-    "gradient_checkpointing",
+    *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
 # What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
@@ -101,7 +103,13 @@ def read_runs(folder: Path) -> dict[str, dict]:
     Raises:
         InputError: one is not readable.
     """
-    return {path.parent.relative_to(folder).as_posix(): read_run(path) for path in sorted(folder.rglob("results.json"))}
+    return {path.parent.relative_to(folder).as_posix(): read_run(path) for path in _found(folder, "results.json")}
+
+
+def _found(folder: Path, name: str) -> list[Path]:
+    """The files of this name in a folder and below it."""
+    # Unlike rglob, walk passes over folders that vanish, as those of runs under way do.
+    return sorted(Path(path, name) for path, _, files in os.walk(folder) if name in files)
 
 
 def read_run(path: Path) -> dict:
@@ -211,7 +219,7 @@ def missing(folder: Path) -> dict[str, str]:
     """The runs that were planned or begun below a folder and are not finished -> what they lack."""
     runs = read_runs(folder)
     lacking = {name: _progress(run) for name, run in runs.items() if not is_finished(run)}
-    for plan in sorted(folder.rglob(PLAN)):
+    for plan in _found(folder, PLAN):
         for name in read_plan(plan):
             place = (plan.parent / name).relative_to(folder).as_posix()
             if place not in runs and not (folder / place / "evaluation.json").exists():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grid
+from data.readers import task_folder
 from data.tasks import TASKS, find_name
 from grid import OtherSet, Variant
 from models.asa import layer_calls
@@ -31,6 +32,7 @@ TASKS_OF = {
 }
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
 METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
+MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
@@ -59,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         grid.dry_run(runs, folder, args.jobs)
         return
+    if args.command == "robustness":  # better now than after the trainings
+        for other in itertools.chain(*sets.values()):
+            other.file or task_folder(runs[0].args["data_dir"], other.task)
+        grid.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
     failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
@@ -224,7 +230,10 @@ def _count(text: str) -> int:
 
 def _seeds(text: str) -> int | list[int]:
     if "," not in text:
-        return _count(text)
+        count = _count(text)
+        if count > MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{text} would be {text} seeds: for the seed {text} alone give '{text},'")
+        return count
     if not all(word.isdecimal() for word in _words(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor a list of them, as 1,2")
     return list(dict.fromkeys(int(word) for word in _words(text)))

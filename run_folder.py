@@ -162,7 +162,8 @@ class RunFolder:
             self._lock.acquire(timeout=0)
             self.check(args, task)
             # What was made from the weights that go belongs to them.
-            made = [self.evaluation, self.path / "tensorboard", *self.submissions(task)]
+            scores = [self.evaluation, *self.path.glob(f"*/{self.evaluation.name}")]
+            made = [*scores, self.path / "tensorboard", *self.submissions(task)]
             for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train and not args.resume else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         except Timeout:

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
 from data.features import Features
-from utils import InputError, atomic_folder, log
+from utils import InputError, StopSignals, atomic_folder, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
 
@@ -208,28 +208,20 @@ def damage(path: Path) -> str | None:
     return None
 
 
-class Interruption:
-    """Within this context, SIGTERM and Ctrl-C are noted rather than obeyed; a second one is obeyed at once."""
+class Interruption(StopSignals):
+    """Within this context, SIGTERM and Ctrl-C are noted rather than obeyed; one that insists is obeyed at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, accelerator: Accelerator):
-        self.noted = 0  # the number of the signal
+        super().__init__(*self.SIGNALS)
         self.alone = accelerator.num_processes == 1
         # The processes agree over a group of their own on the processor, for which no device has to wait.
         self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
 
-    def __enter__(self) -> "Interruption":
-        self.previous = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-        return self
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _) -> None:
-        self.noted = number
+    def insist(self, number: int) -> None:
         self.__exit__()
+        signal.raise_signal(number)
 
     def agreed(self) -> int:
         """The signal that any process has got, or 0; to be called by all of them at once."""

@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,11 +74,55 @@ def run_script(main) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a name too long, a full disk, ...
-        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        message = reason(error)
     else:
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+def reason(error: InputError | OSError) -> str:
+    """What an error says to the user."""
+    known_file = isinstance(error, OSError) and error.filename
+    return f"{error.filename}: {error.strerror}" if known_file else str(error)
+
+
+class StopSignals:
+    """Within this context, signals to end are noted rather than obeyed; those that were ignored stay so.
+
+    A request to end often comes as several signals: a scheduler or a shutdown tells every process, and each tells those
+    that it has started; a terminal that closes sends two. What comes within `SAME_REQUEST` seconds of the first is
+    therefore nothing new.
+
+    noted: the number of the first signal; 0 before there is one.
+    insisted: whether another one came after that time. A terminal that has gone does not insist.
+    """
+
+    SAME_REQUEST = 2.0
+
+    def __init__(self, *numbers: int):
+        self.numbers = numbers
+        self.noted, self.insisted = 0, False
+
+    def __enter__(self) -> "StopSignals":
+        before = {number: signal.getsignal(number) for number in self.numbers}
+        self.before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}
+        for number in self.before:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _) -> None:
+        if not self.noted:
+            self.noted, self._known_until = number, time.monotonic() + self.SAME_REQUEST
+        elif time.monotonic() > self._known_until and number != signal.SIGHUP:
+            self.insist(number)
+
+    def insist(self, number: int) -> None:
+        self.insisted = True
 
 
 @contextlib.contextmanager

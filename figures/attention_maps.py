@@ -7,6 +7,7 @@ With --plain_model_file the map on the left is that of another model, one that w
 """
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from models.encoders import fit_together, load_config, load_tokenizer, named_lab
 from utils import InputError, Parser, run_script
 
 MAX_TOKENS = 48  # more of them cannot be read at README width
+TITLE_CHARACTERS = 62  # in a line above one map
 
 
 @dataclass
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         Panel(
             "asa_map",
-            f"Adversarial self-attention of the ASA model\n{own}",
+            f"Adversarial self-attention of the ASA model\n{textwrap.fill(own, TITLE_CHARACTERS)}",
             select(right.attention[layer], head),
             right.masked[layer],
         ),
@@ -101,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for panel in panels:
         draw(folder / f"{panel.name}.png", [panel], tokens, what, panels)
     for panel in panels:
-        print(panel.title.replace("\n", ": "))
+        print(panel.title.replace("\n", ": ", 1).replace("\n", " "))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ Of a run, results.json and metrics.jsonl are read, and nothing else; one that is
 
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from utils import InputError, Parser, log, run_script, short
 
 COLUMNS = 2  # panels in a row
 TOGETHER = 3  # panels with a curve of each run
+LEGEND_CHARACTERS = 130  # in a line across the picture
+TITLE_CHARACTERS = 56  # in a line above a panel
 
 
 @dataclass
@@ -139,7 +142,7 @@ def draw(path: str | Path, runs: list[Run]) -> None:
         axes = figure.subplots(rows, COLUMNS).flatten()
         draw_runs(axes[:TOGETHER], runs)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2 if len(runs) == 4 else min(len(runs), 3))
+        figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels))
         for axis, run in zip(axes[TOGETHER:], masking, strict=False):
             draw_keep_rates(axis, run)
         for axis in axes[TOGETHER + len(masking) :]:
@@ -148,6 +151,13 @@ def draw(path: str | Path, runs: list[Run]) -> None:
             axis.set_xlim(left=0)
             axis.set_xlabel("optimizer step")
             axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def legend_columns(labels: list[str]) -> int:
+    """How many of the labels fit beside one another."""
+    fitting = int(LEGEND_CHARACTERS // (max(map(len, labels)) + 6))  # 6: the sample of the line
+    columns = max(1, min(len(labels), 3, fitting))
+    return 2 if len(labels) == 4 and columns == 3 else columns
 
 
 def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
@@ -183,7 +193,7 @@ def draw_keep_rates(axis: Axes, run: Run) -> None:
         axis.plot(steps, curve, color=shades[layer], label=f"layer {layer}")
     axis.set_ylim(0, 1.02)
     axis.set_ylabel("share of the pairs kept")
-    axis.set_title(f"keep rate: {run.label}")
+    axis.set_title(textwrap.fill(f"keep rate: {run.label}", TITLE_CHARACTERS))
     numbers = ScalarMappable(BoundaryNorm([layer - 0.5 for layer in range(last + 2)], last + 1), ListedColormap(shades))
     ticks = MaxNLocator(12, integer=True)
     axis.figure.colorbar(numbers, ax=axis, label="layer", ticks=ticks).ax.tick_params(length=0)

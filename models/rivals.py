@@ -66,8 +66,12 @@ class RDrop(Rival):
     arXiv 2106.14448, equations 2 to 4 and algorithm 1.
 
     loss = (task_1 + task_2) / 2 + alpha * (KL(p_1||p_2) + KL(p_2||p_1)) / 2, means over the batch, both sides with
-    their gradient: the convention of the authors' code. The paper's equation 4 sums the two task losses, so that its
-    alpha is twice the one here. As in the paper, the two passes are one over the batch repeated.
+    their gradient. As in the paper, the two passes are one over the batch repeated.
+
+    Authors' alphas are not comparable with one another. The paper's equation 4 sums the two task losses, so that its
+    alpha is twice the one here. In the authors' example code the task losses are averaged, but the divergence is summed
+    over the batch; in their BERT for GLUE the task losses are summed too: its weight is alpha = B / 4 here, for batches
+    of B examples.
 
     Args:
         alpha: weight of the divergence; of a regression, of the mean squared difference.
@@ -216,8 +220,10 @@ class Smart(EmbeddingNoise):
     that gradient's largest component. f' is the backbone with weights averaged over the steps, w' = momentum * w' +
     (1 - momentum) * w, and without dropout; it is part of this module's state, and of no checkpoint.
 
-    From the authors' code, where paper and code differ: the gradient is normalised token by token, not over the whole
-    sequence; and by default noise has no bound, while the paper's would be far below the step. The paper's momentum is
+    From the first version of the authors' code (MT-DNN), where paper and code differ: the gradient is normalised token
+    by token, not over the whole sequence; and by default noise has no bound, while the paper's would be far below the
+    step. Later versions normalise the noise itself, which is then a thousand times larger, and take the target of each
+    half of l for fixed, which near l = 0 halves its gradient. The paper's momentum is
     a smaller one in the first tenth of training; here it is one for all of it. Each pass draws its own dropout, so
     that l is not 0 without noise.
 
@@ -294,7 +300,8 @@ class R3F(EmbeddingNoise):
     ICLR 2021, arXiv 2008.03156, the objective of R3F.
 
     loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, p = f(x), q = f(x + z), both with their
-    gradient and a draw of dropout of their own, as in the authors' code; of a regression, the mean squared difference.
+    gradient and a draw of dropout of their own, as in the authors' code, which only keeps the noised pass from training
+    the embeddings; of a regression, the mean squared difference.
     Noise of the published size, 1e-5, moves a prediction by far less than dropout does, so that in a model with dropout
     the divergence is nearly R-Drop's. The paper's R4F, a spectral norm on the head, is not here.
 

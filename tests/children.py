@@ -51,6 +51,7 @@ def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for name, limit in limits.items():
         resource.setrlimit(getattr(resource, name), (limit, limit))
     for blow in blows:

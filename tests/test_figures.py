@@ -239,6 +239,19 @@ def write_run(folder: Path, method: str = "asa", seed: int = 1, metrics: str | N
     return folder
 
 
+def test_long_labels_stay_within_the_picture(tmp_path, unsaved, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [write_run(Path("a_long_name_of_a_run_" * 2 + name)) for name in ("one", "two")]
+    training_curves.main([*map(str, folders), "--output", "curves.png"])
+    (figure,) = unsaved
+    figure.draw_without_rendering()
+    for text in (*figure.legends, *(axis.title for axis in figure.axes)):
+        box = text.get_window_extent()
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
+    counts = [training_curves.legend_columns(["SST-2, asa, seed 1"] * count) for count in range(1, 6)]
+    assert counts == [1, 2, 3, 2, 3]
+
+
 def test_curves_of_several_runs(tmp_path, figures):
     runs = [write_run(tmp_path / "1"), write_run(tmp_path / "2", "naive"), write_run(tmp_path / "3", seed=2)]
     training_curves.main([*map(str, runs), "--output", str(tmp_path / "curves" / "all.png")])

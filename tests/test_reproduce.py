@@ -28,7 +28,8 @@ PAIRS = ("1\ta film\tthe film\t1", "2\ta plot\tthe story\t0", "3\ta score\tthe s
 def stand_in(tmp_path, monkeypatch):
     """A grid of CoLA whose runs take no time: `stand_in(arguments)` is its exit status, `stand_in.runs` what ran.
 
-    A run writes a results file; with seed 13 it fails instead, and with seed 14 it is cut off, until it is resumed.
+    A run writes a results file; with seed 13 it fails instead, with seed 14 it is cut off, until it is resumed, and
+    with seed 15 its log is lost.
     """
     script = tmp_path / "stand_in.py"
     script.write_text(
@@ -48,6 +49,8 @@ def stand_in(tmp_path, monkeypatch):
             run["device"] = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")]
             run["finished"] = seed != "14" or "--resume" in argv
             folder = pathlib.Path(given["output_dir"])
+            if seed == "15":
+                (folder / "log.txt").unlink()
             for epoch in (8, 9, 10):
                 (folder / f"{{epoch}}_pytorch_model.bin").touch()
             (folder / "best").mkdir(exist_ok=True)
@@ -114,6 +117,30 @@ def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
     assert missing(tmp_path / "runs") == {}
     folder = tmp_path / "runs" / "CoLA" / "asa" / "seed14"
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "results.json"]
+
+
+def test_what_cannot_be_read_does_not_stop_the_others(stand_in, tmp_path, capsys):
+    write(tmp_path / "runs" / "of" / "another" / "results.json", '{"accuracy": 1}')
+    assert stand_in("--methods", "naive", "--seeds", "15,42") == 1
+    assert stand_in.runs() == ["CoLA/naive/seed15", "CoLA/naive/seed42"]
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  ")]
+    lost = tmp_path / "runs" / "CoLA" / "naive" / "seed15" / "log.txt"
+    assert failed == [f"  CoLA/naive/seed15: {lost}: No such file or directory"]
+
+
+def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp_path, capsys):
+    sentences = write(tmp_path / "hard.tsv", "a	b")
+    hard = ("--methods", "naive", "--seeds", "1", "--eval_file", f"CoLA={sentences}")
+    assert stand_in(*hard[:4], "--keep_checkpoints", "none") == 0
+    stand_in.runs()
+    assert stand_in(*hard, table="robustness") == 2
+    folder = tmp_path / "runs" / "CoLA" / "naive" / "seed42"
+    lacks = f"{folder}/0_pytorch_model.bin: CoLA/naive/seed42/on-hard needs it, and it is gone: move {folder} away"
+    assert f"error: {lacks} to train it again" in capsys.readouterr().err
+    places = ["--output_dir", str(tmp_path / "qqp"), "--data_dir", str(tmp_path)]
+    said = message(reproduce.main, ["robustness", "--tasks", "QQP", *places])
+    assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP in any case")
+    assert stand_in.runs() == []
 
 
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
@@ -216,6 +243,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--tasks", "colla") == "--tasks colla: no such task; did you mean CoLA?"
     assert said("--tasks", "SWAG") == "--tasks SWAG: it has no published settings in data/tasks.py"
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
+    assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
     assert said("--", "--seed", "3") == "--seed after --: it is the grid that gives it"
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
@@ -241,7 +269,8 @@ def test_a_signal_is_passed_on_and_the_grid_says_how_to_go_on(tmp_path, monkeypa
                 pathlib.Path({str(tmp_path / "saved")!r}).write_text(str(number))
                 sys.exit(128 + number)
             signal.signal(signal.SIGTERM, stop)
-            os.kill({os.getpid()}, signal.SIGINT)
+            for again in range(2):  # which says no more than the first
+                os.kill({os.getpid()}, signal.SIGINT)
             while True:
                 time.sleep(0.01)
         """)

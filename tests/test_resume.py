@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+from accelerate import Accelerator
 from children import INTERRUPT, KILL, TERMINATE, run, start
 
 from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
-from run_state import damage
+from run_state import Interruption, damage
+from utils import StopSignals
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +106,8 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     argv = [*arguments(script, folder), "--save_steps", "100"]
     blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
     workers = ["--num_workers", "1"] if number < 0 else []
-    assert run(script, [*argv, *workers], log, blow) == 128 + abs(number)
+    # It comes twice, as from a scheduler that tells every process, and from the one that has started this one.
+    assert run(script, [*argv, *workers], log, blow, blow) == 128 + abs(number)
     assert log.read_text().splitlines()[-1] == (
         f"{script}.py: interrupted, and its state saved: the same command with --resume goes on from there"
     )
@@ -112,6 +116,37 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     assert json.loads((folder / "results.json").read_text())["epochs"] == []
     assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
     assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def test_a_signal_that_insists_is_obeyed(monkeypatch):
+    """What comes at once after the first is the same request; a terminal that closes is no request to hurry."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    for number in (signal.SIGHUP, signal.SIGINT):
+        with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGINT)
+            assert (stop.noted, stop.insisted) == (number, False)
+    monkeypatch.setattr(StopSignals, "SAME_REQUEST", -1.0)
+    with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
+        for number, insisted in ((signal.SIGINT, False), (signal.SIGHUP, False), (signal.SIGINT, True)):
+            signal.raise_signal(number)
+            assert (stop.noted, stop.insisted) == (signal.SIGINT, insisted)
+    with Interruption(Accelerator(cpu=True)) as interruption:
+        signal.raise_signal(signal.SIGINT)
+        assert interruption.agreed() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopSignals(signal.SIGINT):
+        signal.raise_signal(signal.SIGINT)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+
+
+def test_an_ignored_signal_stays_so():
+    """As a run in the background of a script has it, or under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignals(signal.SIGHUP) as stop:
+        signal.raise_signal(signal.SIGHUP)
+    assert (stop.noted, signal.signal(signal.SIGHUP, before)) == (0, signal.SIG_IGN)
 
 
 def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterrupted, tmp_path):

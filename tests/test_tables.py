@@ -155,6 +155,7 @@ def test_what_is_no_results_file(tmp_path):
 def test_another_setting_is_named():
     args = parsed(TASKS["CoLA"], ["--do_train", "--task_name", "CoLA", "--method", "naive"])
     assert different_settings({"args": args}, args | {"tau": 3, "num_workers": 4, "data_dir": "elsewhere"}) == ""
+    assert different_settings({"args": args}, args | {"gradient_accumulation_steps": 2}) == ""
     assert different_settings({"args": args}, args | {"max_grad_norm": 1.0, "bf16": True}) == (
         "bf16 False, not True, max_grad_norm 0.0, not 1.0"
     )
