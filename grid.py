@@ -163,7 +163,11 @@ def results_of(run: Planned) -> dict | None:
     if not path.exists():
         return None
     results = read_run(path)
-    different = different_settings(results, run.args)
+    try:
+        different = different_settings(results, run.args)
+        is_finished(results)
+    except (KeyError, TypeError, IndexError):
+        raise InputError(f"{path}: not the results file of a run") from None
     if different:
         raise InputError(
             f"{run.folder}: it has a run of another setting ({different}): give another --output_dir, or move it away"
@@ -175,7 +179,7 @@ def state(run: Planned) -> str:
     """`finished`, `cut off` or `new`."""
     if run.needs:
         path = run.folder / "evaluation.json"
-        if not path.exists():
+        if not path.exists() or state(run.needs) == "new":  # which clears the scores of other weights
             return "new"
         scored = read_run(path)["args"].get("eval_file")
         if scored and scored not in run.command:
@@ -193,7 +197,7 @@ def command_of(run: Planned) -> list[str]:
 
 
 def last_checkpoint(run: Planned) -> Path:
-    """The weights after the last epoch: of those that there are, or that are planned."""
+    """The weights after a run's last epoch: the last that it has recorded, or before there is one, the last planned."""
     epochs = (results_of(run) or {}).get("epochs")
     last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
     return run.folder / f"{last}_pytorch_model.bin"
@@ -216,6 +220,7 @@ class Estimate:
     def __init__(self, folder: Path):
         self.folder = folder
         self.seconds: dict[str, list[float]] = {}  # task/method -> of a step, one figure a run
+        self.unread = ""  # why there may be fewer figures than finished runs
         self.refresh()
 
     def refresh(self) -> None:
@@ -223,7 +228,9 @@ class Estimate:
         try:
             results = read_results(self.folder)
         except (InputError, OSError) as error:
-            log.warning(f"times are estimated without what has finished since: {reason(error)}")
+            if self.unread != (why := reason(error)):
+                log.warning(f"times are estimated roughly, as not all results can be read: {why}")
+            self.unread = why
             return
         self.seconds = {}
         for result in results:
@@ -314,15 +321,17 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
         write_plan(runs, folder)
         failed = _run_all(waiting, Estimate(folder), jobs, keep, signals)
     if signals.noted:
-        count = f", {len(failed)} of the runs so far have failed" if failed else ""
+        count = f", {len(failed)} failed" if failed else ""
         raise Interrupted(signals.noted, f"stopped{count}; {again}")
     return failed
 
 
 def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, signals: StopSignals) -> dict[str, str]:
-    running: dict[subprocess.Popen, tuple[Planned, float, dict[str, str]]] = {}  # with the time of its start
+    running: dict[
+        subprocess.Popen, tuple[Planned, float, dict[str, str]]
+    ] = {}  # with the time of its start and its share
     failed: dict[str, str] = {}
-    free = shares(jobs)
+    free = shares(jobs)  # of the machine
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
 
     def seconds_left() -> float:
@@ -366,13 +375,13 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
         bar.close()
         stop(list(running), signals)
         for process, (run, *_) in running.items():
-            if process.returncode == 0:  # it was at its end
-                finish(run, 0, keep)
+            if process.returncode == 0 and (said := finish(run, 0, keep)):  # it was at its end
+                failed[run.name] = said
     return failed
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
-    """What each of several runs side by side gets of the machine, as environment variables.
+    """What each of several runs side by side gets of the machine, as environment variables; a single one gets all.
 
     They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the processor's
     threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
@@ -408,24 +417,30 @@ def start(run: Planned, share: Mapping[str, str]) -> subprocess.Popen:
 
 def finish(run: Planned, status: int, keep: str) -> str:
     """Tidy up after a run; what is wrong with it is returned, empty for nothing."""
+    path = run.folder / "log.txt"
+    last = ""
     try:
-        return _finish(run, status, keep)
+        last = tidy(path)
+    except (InputError, OSError) as error:  # a finished run is none the worse for it
+        log.warning(f"{run.name}: {reason(error)}")
+    if status:
+        return f"failed with exit status {status} ({last or 'it said nothing'}; see {path})"
+    try:
+        if state(run) != "finished":
+            return f"ended without a finished result (see {path})"
+        if run.needs is None:
+            drop_weights(run.folder, keep)
     except (InputError, OSError) as error:
         return reason(error)
+    return ""
 
 
-def _finish(run: Planned, status: int, keep: str) -> str:
-    path = run.folder / "log.txt"
+def tidy(path: Path) -> str:
+    """Take the progress bars out of a log; its last line is returned."""
     lines = [line.rpartition("\r")[2] for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
     lines = [line for line in lines if not BAR.search(line)]
     write_text(path, "".join(f"{line}\n" for line in lines))
-    if status:
-        return f"failed with exit status {status} ({lines[-1] if lines else 'it said nothing'}; see {path})"
-    if state(run) != "finished":
-        return f"ended without a finished result (see {path})"
-    if run.needs is None:
-        drop_weights(run.folder, keep)
-    return ""
+    return lines[-1] if lines else ""
 
 
 def drop_weights(folder: Path, keep: str) -> None:
@@ -440,7 +455,7 @@ def drop_weights(folder: Path, keep: str) -> None:
 def stop(processes: Sequence[subprocess.Popen], signals: StopSignals) -> None:
     """Ask the runs to save and end, and wait until they have; at a signal that insists they are killed."""
     if processes:
-        log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save")
+        log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save; a second signal kills")
     for process in processes:
         process.terminate()
     while any(process.poll() is None for process in processes):

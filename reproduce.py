@@ -63,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.command == "robustness":  # better now than after the trainings
         for other in itertools.chain(*sets.values()):
-            other.file or task_folder(runs[0].args["data_dir"], other.task)
+            if not other.file:
+                task_folder(runs[0].args["data_dir"], other.task)
         grid.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
     failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
@@ -232,7 +233,10 @@ def _seeds(text: str) -> int | list[int]:
     if "," not in text:
         count = _count(text)
         if count > MOST_SEEDS:
-            raise argparse.ArgumentTypeError(f"{text} would be {text} seeds: for the seed {text} alone give '{text},'")
+            raise argparse.ArgumentTypeError(
+                f"{text} would be {text} seeds: for the seed {text} alone give '{text},', and"
+                f" for more than {MOST_SEEDS} seeds a list"
+            )
         return count
     if not all(word.isdecimal() for word in _words(text)):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number of seeds nor a list of them, as 1,2")

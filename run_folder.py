@@ -161,10 +161,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             self.check(args, task)
-            # What was made from the weights that go belongs to them.
-            scores = [self.evaluation, *self.path.glob(f"*/{self.evaluation.name}")]
+            # What was made from the weights that go belongs to them, also where the folders below hold scores on other
+            # sets; it goes first, so that a start that is cut off here leaves nothing that the next one passes over.
+            trained = self.trained()
+            scores = [self.evaluation, *(self.path.glob(f"*/{self.evaluation.name}") if trained else ())]
             made = [*scores, self.path / "tensorboard", *self.submissions(task)]
-            for path in [*self.trained(), *filter(Path.exists, made)] if args.do_train and not args.resume else ():
+            for path in [*filter(Path.exists, made), *trained] if args.do_train and not args.resume else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         except Timeout:
             raise InputError(

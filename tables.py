@@ -30,12 +30,12 @@ TITLES = {
 SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds, all that have finished; seeds are never chosen. *Last
-epoch* is chosen by nobody. *Best epoch* is each run's best by the very score that is shown, and so too high; for a run
-that is scored on test, it is chosen on test. *To naive* is the difference to plain fine-tuning of the same encoder,
-task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t], p of the paired t-test, p of the
-exact sign-flip test (of n pairs never below 2/2^n; up to {MOST_FLIPPED} pairs), and the number of pairs; a seed that
-one side lacks does not count. No correction is made for the number of comparisons. A published figure of the GLUE
-server is of other data."""
+epoch* is chosen by nobody. *Best epoch* is each run's best by the very score that is shown, and so too high; for a
+run that is scored on test, it is chosen on test. *To naive* is the difference to plain fine-tuning of the same
+encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t], p of the paired t-test, p
+of the exact sign-flip test (of n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs), and the number of pairs; a
+seed that one side lacks does not count. No correction is made for the number of comparisons. A published figure of
+the GLUE server is of other data."""
 
 
 class Group:

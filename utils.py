@@ -83,8 +83,9 @@ def run_script(main) -> None:
 
 def reason(error: InputError | OSError) -> str:
     """What an error says to the user."""
-    known_file = isinstance(error, OSError) and error.filename
-    return f"{error.filename}: {error.strerror}" if known_file else str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 class StopSignals:
@@ -98,7 +99,7 @@ class StopSignals:
     insisted: whether another one came after that time. A terminal that has gone does not insist.
     """
 
-    SAME_REQUEST = 2.0
+    SAME_REQUEST = 5.0
 
     def __init__(self, *numbers: int):
         self.numbers = numbers
@@ -122,6 +123,7 @@ class StopSignals:
             self.insist(number)
 
     def insist(self, number: int) -> None:
+        """What is done about a signal that insists: it is noted too. A subclass may obey it."""
         self.insisted = True
 
 

@@ -81,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     layer, head = choose(args, right)
     naive = "plain" if args.plain_model_file else "ASA"
     own = f"prediction: {predicted(clean, words)}, under the mask {predicted(right, words)}"
+    own = textwrap.fill(own, TITLE_CHARACTERS, break_on_hyphens=False)
     panels = [
         Panel(
             "sa_map",
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         Panel(
             "asa_map",
-            f"Adversarial self-attention of the ASA model\n{textwrap.fill(own, TITLE_CHARACTERS)}",
+            f"Adversarial self-attention of the ASA model\n{own}",
             select(right.attention[layer], head),
             right.masked[layer],
         ),

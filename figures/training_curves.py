@@ -27,6 +27,7 @@ from utils import InputError, Parser, log, run_script, short
 COLUMNS = 2  # panels in a row
 TOGETHER = 3  # panels with a curve of each run
 LEGEND_CHARACTERS = 130  # in a line across the picture
+SAMPLE = 6  # of them are for the sample of a curve before its label
 TITLE_CHARACTERS = 56  # in a line above a panel
 
 
@@ -142,6 +143,7 @@ def draw(path: str | Path, runs: list[Run]) -> None:
         axes = figure.subplots(rows, COLUMNS).flatten()
         draw_runs(axes[:TOGETHER], runs)
         handles, labels = axes[0].get_legend_handles_labels()
+        labels = [textwrap.fill(label, LEGEND_CHARACTERS - SAMPLE) for label in labels]
         figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(labels))
         for axis, run in zip(axes[TOGETHER:], masking, strict=False):
             draw_keep_rates(axis, run)
@@ -155,7 +157,7 @@ def draw(path: str | Path, runs: list[Run]) -> None:
 
 def legend_columns(labels: list[str]) -> int:
     """How many of the labels fit beside one another."""
-    fitting = int(LEGEND_CHARACTERS // (max(map(len, labels)) + 6))  # 6: the sample of the line
+    fitting = LEGEND_CHARACTERS // (max(map(len, labels)) + SAMPLE)
     columns = max(1, min(len(labels), 3, fitting))
     return 2 if len(labels) == 4 and columns == 3 else columns
 

@@ -68,10 +68,10 @@ class RDrop(Rival):
     loss = (task_1 + task_2) / 2 + alpha * (KL(p_1||p_2) + KL(p_2||p_1)) / 2, means over the batch, both sides with
     their gradient. As in the paper, the two passes are one over the batch repeated.
 
-    Authors' alphas are not comparable with one another. The paper's equation 4 sums the two task losses, so that its
-    alpha is twice the one here. In the authors' example code the task losses are averaged, but the divergence is summed
-    over the batch; in their BERT for GLUE the task losses are summed too: its weight is alpha = B / 4 here, for batches
-    of B examples.
+    The authors' alphas are not comparable with one another. The paper's equation 4 sums the two task losses, so that
+    its alpha is twice the one here. In the authors' example code the task losses are averaged, but the divergence is
+    summed over the batch; in their BERT for GLUE the task losses are summed too, and its classification is that of
+    alpha = B / 4 here, with batches of B examples.
 
     Args:
         alpha: weight of the divergence; of a regression, of the mean squared difference.
@@ -222,8 +222,8 @@ class Smart(EmbeddingNoise):
 
     From the first version of the authors' code (MT-DNN), where paper and code differ: the gradient is normalised token
     by token, not over the whole sequence; and by default noise has no bound, while the paper's would be far below the
-    step. Later versions normalise the noise itself, which is then a thousand times larger, and take the target of each
-    half of l for fixed, which near l = 0 halves its gradient. The paper's momentum is
+    step. Later versions normalise the noise itself, which is then a thousand times larger. The authors take the target
+    of each half of l for fixed, which near l = 0 halves its gradient. The paper's momentum is
     a smaller one in the first tenth of training; here it is one for all of it. Each pass draws its own dropout, so
     that l is not 0 without noise.
 
@@ -300,8 +300,8 @@ class R3F(EmbeddingNoise):
     ICLR 2021, arXiv 2008.03156, the objective of R3F.
 
     loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, p = f(x), q = f(x + z), both with their
-    gradient and a draw of dropout of their own, as in the authors' code, which only keeps the noised pass from training
-    the embeddings; of a regression, the mean squared difference.
+    gradient and a draw of dropout of their own, as in the authors' code, except that there the noised pass does not
+    train the embeddings; of a regression, the mean squared difference.
     Noise of the published size, 1e-5, moves a prediction by far less than dropout does, so that in a model with dropout
     the divergence is nearly R-Drop's. The paper's R4F, a spectral norm on the head, is not here.
 

@@ -1,6 +1,7 @@
 """Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on a processor."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -118,6 +119,16 @@ def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Parameter name -> gradient, of the parameters that have one."""
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.fixture
+def foreground():
+    """Signals as in the foreground: the background of a script ignores SIGINT, and nohup SIGHUP."""
+    given = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in given.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@
 
 import importlib
 import json
-import os
 import shlex
 import signal
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -19,7 +19,7 @@ import reproduce
 from data.tasks import TASKS
 from records import missing, parsed, read_results
 from tables import report
-from utils import Interrupted, run_script
+from utils import Interrupted, StopSignals, run_script
 
 PAIRS = ("1\ta film\tthe film\t1", "2\ta plot\tthe story\t0", "3\ta score\tthe score\t1", "4\tdull\tfunny\t0")
 
@@ -28,8 +28,8 @@ PAIRS = ("1\ta film\tthe film\t1", "2\ta plot\tthe story\t0", "3\ta score\tthe s
 def stand_in(tmp_path, monkeypatch):
     """A grid of CoLA whose runs take no time: `stand_in(arguments)` is its exit status, `stand_in.runs` what ran.
 
-    A run writes a results file; with seed 13 it fails instead, with seed 14 it is cut off, until it is resumed, and
-    with seed 15 its log is lost.
+    A run writes a results file; with seed 13 it fails instead, with seed 14 it is cut off, until it is resumed, with
+    seed 15 its log is lost, and with seed 16 its results are damaged.
     """
     script = tmp_path / "stand_in.py"
     script.write_text(
@@ -54,7 +54,7 @@ def stand_in(tmp_path, monkeypatch):
             for epoch in (8, 9, 10):
                 (folder / f"{{epoch}}_pytorch_model.bin").touch()
             (folder / "best").mkdir(exist_ok=True)
-            (folder / "results.json").write_text(json.dumps(run))
+            (folder / "results.json").write_text(json.dumps({{"args": {{}}}} if seed == "16" else run))
         """)
     )
     task = TASKS["CoLA"]
@@ -119,19 +119,28 @@ def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "results.json"]
 
 
-def test_what_cannot_be_read_does_not_stop_the_others(stand_in, tmp_path, capsys):
-    write(tmp_path / "runs" / "of" / "another" / "results.json", '{"accuracy": 1}')
-    assert stand_in("--methods", "naive", "--seeds", "15,42") == 1
-    assert stand_in.runs() == ["CoLA/naive/seed15", "CoLA/naive/seed42"]
-    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  ")]
-    lost = tmp_path / "runs" / "CoLA" / "naive" / "seed15" / "log.txt"
-    assert failed == [f"  CoLA/naive/seed15: {lost}: No such file or directory"]
+def test_what_cannot_be_read_or_written_does_not_stop_the_others(stand_in, tmp_path, capsys):
+    other = write(tmp_path / "runs" / "of" / "another" / "results.json", '{"accuracy": 1}')
+    blocked = write(tmp_path / "runs" / "CoLA" / "naive" / "seed17")  # where a run is to have its folder
+    assert stand_in("--methods", "naive", "--seeds", "17,15,16,42") == 1
+    assert stand_in.runs() == ["CoLA/naive/seed15", "CoLA/naive/seed16", "CoLA/naive/seed42"]
+    said = capsys.readouterr().err.splitlines()
+    folder = tmp_path / "runs" / "CoLA" / "naive"
+    assert [line for line in said if line.startswith("  ")] == [
+        f"  CoLA/naive/seed17: not started ({blocked}: File exists)",
+        f"  CoLA/naive/seed16: {folder / 'seed16' / 'results.json'}: not the results file of a run",
+    ]
+    warning = f"times are estimated roughly, as not all results can be read: {other}: not the results file of a run"
+    assert said.count(warning) == 1
+    assert f"CoLA/naive/seed15: {folder / 'seed15' / 'log.txt'}: No such file or directory" in said
+    assert not (folder / "seed15" / "8_pytorch_model.bin").exists()
 
 
 def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp_path, capsys):
-    sentences = write(tmp_path / "hard.tsv", "a	b")
-    hard = ("--methods", "naive", "--seeds", "1", "--eval_file", f"CoLA={sentences}")
-    assert stand_in(*hard[:4], "--keep_checkpoints", "none") == 0
+    sentences = write(tmp_path / "hard.tsv", "a\tb")
+    plain = ("--methods", "naive", "--seeds", "1")
+    hard = (*plain, "--eval_file", f"CoLA={sentences}")
+    assert stand_in(*plain, "--keep_checkpoints", "none") == 0
     stand_in.runs()
     assert stand_in(*hard, table="robustness") == 2
     folder = tmp_path / "runs" / "CoLA" / "naive" / "seed42"
@@ -141,6 +150,14 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     said = message(reproduce.main, ["robustness", "--tasks", "QQP", *places])
     assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP in any case")
     assert stand_in.runs() == []
+    # Scores whose training is gone are of other weights.
+    scores = write(folder / "on-hard" / "evaluation.json", json.dumps({"args": {"eval_file": str(sentences)}}))
+    assert stand_in(*hard, "--dry_run", table="robustness") == 0
+    assert "# 2 runs, 2 finished" in capsys.readouterr().out
+    (folder / "results.json").unlink()
+    assert stand_in(*hard, "--dry_run", table="robustness") == 0
+    assert "# 2 runs, 0 finished" in capsys.readouterr().out
+    assert scores.exists()
 
 
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
@@ -259,33 +276,53 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     )
 
 
-def test_a_signal_is_passed_on_and_the_grid_says_how_to_go_on(tmp_path, monkeypatch):
-    child = tmp_path / "child.py"
-    # It tells the grid to stop once it is ready for what then comes.
-    child.write_text(
-        textwrap.dedent(f"""
-            import os, pathlib, signal, sys, time
-            def stop(number, frame):
-                pathlib.Path({str(tmp_path / "saved")!r}).write_text(str(number))
-                sys.exit(128 + number)
-            signal.signal(signal.SIGTERM, stop)
-            for again in range(2):  # which says no more than the first
-                os.kill({os.getpid()}, signal.SIGINT)
-            while True:
-                time.sleep(0.01)
-        """)
-    )
+SIGNALLED = """
+import json, os, pathlib, signal, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+def stop(number, frame):
+    {stop}
+signal.signal(signal.SIGTERM, stop)
+for again in range(2):  # which says no more than the first
+    os.kill(os.getppid(), signal.SIGINT)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def interrupted_grid(folder: Path, stop: str, monkeypatch) -> Interrupted:
+    """A grid of two runs, of which the first tells it to stop, and does `stop` when it is told so in turn."""
+    script = folder / "child.py"
+    script.write_text(SIGNALLED.format(stop=stop))
     monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(grid, "script_command", lambda name: [sys.executable, str(child)])
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    monkeypatch.setattr(grid, "script_command", lambda name: [sys.executable, str(script)])
     variants = [grid.Variant("naive", "naive")]
-    runs = grid.plan_runs(tmp_path / "runs", [TASKS["CoLA"]], variants, 2, [])
-    with pytest.raises(Interrupted, match="stopped; to go on: the same") as stopped:
-        grid.run_grid(runs, tmp_path / "runs", 1, "all", "to go on: the same")
-    signal.signal(signal.SIGINT, before)
-    assert stopped.value.signal_number == signal.SIGINT
-    assert (tmp_path / "saved").read_text() == str(signal.SIGTERM.value)
-    assert not (tmp_path / "runs" / "CoLA" / "naive" / "seed43").exists()
+    runs = grid.plan_runs(folder / "runs", [TASKS["CoLA"]], variants, 2, [])
+    with pytest.raises(Interrupted) as stopped:
+        grid.run_grid(runs, folder / "runs", 1, "last", "to go on: the same")
+    assert not (folder / "runs" / "CoLA" / "naive" / "seed43").exists()
+    return stopped.value
+
+
+def test_a_signal_is_passed_on_and_the_grid_says_how_to_go_on(tmp_path, monkeypatch, foreground):
+    stopped = interrupted_grid(tmp_path, '(folder / "saved").touch(); sys.exit(128 + number)', monkeypatch)
+    assert (stopped.signal_number, str(stopped)) == (signal.SIGINT, "stopped; to go on: the same")
+    assert (tmp_path / "runs" / "CoLA" / "naive" / "seed42" / "saved").exists()
+
+
+def test_a_run_that_ends_while_the_grid_stops_is_tidied_up(tmp_path, monkeypatch, foreground):
+    stopped = interrupted_grid(tmp_path, "sys.exit(0)", monkeypatch)
+    assert str(stopped) == "stopped, 1 failed; to go on: the same"  # it has no result
+
+
+def test_a_signal_that_insists_kills_the_runs(monkeypatch):
+    monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
+    child.stdout.readline()  # it is deaf now
+    signals = StopSignals()
+    signals.insist(signal.SIGINT)
+    grid.stop([child], signals)
+    assert child.returncode == -signal.SIGKILL
 
 
 def test_one_grid_a_folder(tmp_path):

@@ -118,9 +118,8 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     assert differences(folder, uninterrupted(script, arguments)) == []
 
 
-def test_a_signal_that_insists_is_obeyed(monkeypatch):
+def test_a_signal_that_insists_is_obeyed(monkeypatch, foreground):
     """What comes at once after the first is the same request; a terminal that closes is no request to hurry."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for number in (signal.SIGHUP, signal.SIGINT):
         with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
             signal.raise_signal(number)
@@ -138,15 +137,15 @@ def test_a_signal_that_insists_is_obeyed(monkeypatch):
             signal.raise_signal(signal.SIGINT)
     with StopSignals(signal.SIGINT):
         signal.raise_signal(signal.SIGINT)
-    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_an_ignored_signal_stays_so():
+def test_an_ignored_signal_stays_so(foreground):
     """As a run in the background of a script has it, or under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopSignals(signal.SIGHUP) as stop:
         signal.raise_signal(signal.SIGHUP)
-    assert (stop.noted, signal.signal(signal.SIGHUP, before)) == (0, signal.SIG_IGN)
+    assert (stop.noted, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
 
 
 def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterrupted, tmp_path):
