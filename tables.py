@@ -118,11 +118,12 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
             tables["robustness"] += family
             continue
         plain = [group for group in family if not group.own]
-        shown = [group for group in plain if group.method in ("naive", "asa")]
-        tables["main"] += shown
-        if len(plain) > len(shown):
-            tables["comparison"] += plain
-            shown = plain
+        of_the_paper = [group for group in plain if group.method in ("naive", "asa")]
+        rivals = [group for group in family if group.method not in ("naive", "asa")]
+        tables["main"] += of_the_paper
+        if rivals:
+            tables["comparison"] += of_the_paper + rivals
+        shown = of_the_paper + rivals
         for table, argument in (("ablation-tau", "tau"), ("ablation-layers", "asa_layers")):
             varied = [group for group in family if group.method == "asa" and group.own.keys() <= {argument}]
             if len(varied) > 1:
