@@ -1,13 +1,12 @@
-"""A grid of runs: planned, started one after another or side by side, and finished however often it is cut off.
+"""A grid of runs, started one after another or side by side, and finished however often it is cut off.
 
-A run is a command of one of the scripts in a process and a folder of its own. What is finished is skipped, what was cut
-off is resumed, and what fails does not stop the rest.
+Each run has a process of its own. What is finished is skipped, what was cut off is resumed, and what fails does not
+stop the rest.
 """
 
 import contextlib
 import datetime
 import itertools
-import math
 import os
 import re
 import shlex
@@ -15,203 +14,23 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from data.tasks import Task
-from records import PLAN, different_settings, is_finished, parsed, read_plan, read_results, read_run
+from plan import Planned, command_of, state
+from records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, log, reason, write_json, write_text
 
-ROOT = Path(__file__).parent
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
 ROUGH_RATES = {"a processor": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
 BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
 KEPT = ("all", "last", "none")
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of a table: a method, and the flags of its own that differ from the defaults.
-
-    label: names its runs' folders.
-    """
-
-    label: str
-    method: str
-    flags: tuple[str, ...] = ()
-
-
-@dataclass
-class Planned:
-    """One run of a grid.
-
-    name: its folder below the grid's.
-    args: what the script makes of `command`; of an evaluation, those of the training.
-    needs: the run whose last checkpoint an evaluation takes.
-    """
-
-    name: str
-    folder: Path
-    task: Task
-    variant: Variant
-    command: list[str]
-    args: dict
-    needs: "Planned | None" = None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps, of a run on the complete training set."""
-        epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
-        return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
-
-
-@dataclass(frozen=True)
-class OtherSet:
-    """A set that a trained model is scored on: one of a task, or a file in that task's format."""
-
-    task: str
-    file: str = ""
-
-    @property
-    def label(self) -> str:
-        return f"on-{Path(self.file).stem if self.file else self.task}"
-
-
-def plan_runs(
-    folder: Path,
-    tasks: Sequence[Task],
-    variants: Sequence[Variant],
-    seeds: Sequence[int] | int | None,
-    flags: list[str],
-) -> list[Planned]:
-    """Every run of task x variant x seed, in the order in which they are started.
-
-    All tasks and variants have their first seed before one has its second: a grid that is cut off is balanced.
-
-    Args:
-        seeds: None for as many as were published; how many, from 42 on; or which.
-        flags: go to every run.
-
-    Raises:
-        InputError: a task has no published settings, or a script does not take the flags.
-    """
-    runs = []
-    for task in tasks:
-        if task.recipe is None:
-            raise InputError(f"--tasks {task.name}: it has no published settings in data/tasks.py")
-        count = seeds or task.recipe.seeds
-        for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
-            for variant in variants:
-                name = f"{task.name}/{variant.label}/seed{seed}"
-                settings = {"task_name": task.name, **task.recipe.settings(), "method": variant.method, "seed": seed}
-                given = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-                given = ["--do_train", "--do_eval", *given, *variant.flags, *flags, "--output_dir", str(folder / name)]
-                args = parsed(task, given)  # a wrong flag is better found before the first run
-                command = [*script_command(task.script), *given]
-                run = Planned(name, folder / name, task, variant, command, args)
-                runs.append((place, run))
-    return [run for _, run in sorted(runs, key=lambda item: item[0])]
-
-
-def with_evaluations(
-    runs: Sequence[Planned], sets: Mapping[str, Sequence[OtherSet]], flags: list[str]
-) -> list[Planned]:
-    """After each run, the evaluations of its last checkpoint.
-
-    Args:
-        sets: task that was trained on -> what its models are scored on.
-        flags: go to every evaluation.
-
-    Raises:
-        InputError: two sets would have the same folder.
-    """
-    planned = []
-    for run in runs:
-        planned.append(run)
-        others = sets.get(run.task.name, ())
-        if len({other.label for other in others}) < len(others):
-            raise InputError(f"--eval_file: two of {run.task.name} have the same name")
-        for other in others:
-            folder = run.folder / other.label
-            given = ["--task_name", other.task, *(("--eval_file", other.file) if other.file else ("--eval_on", "test"))]
-            given += ["--do_eval", "--max_seq_length", str(run.args["max_seq_length"]), *flags]
-            command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
-            name = f"{run.name}/{other.label}"
-            planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
-    return planned
-
-
-def script_command(script: str) -> list[str]:
-    return [sys.executable, os.path.relpath(ROOT / f"{script}.py")]
-
-
-def results_of(run: Planned) -> dict | None:
-    """The results file of a run, None before there is one.
-
-    Raises:
-        InputError: it is of another setting, or not readable.
-    """
-    path = run.folder / "results.json"
-    if not path.exists():
-        return None
-    results = read_run(path)
-    try:
-        different = different_settings(results, run.args)
-        is_finished(results)
-    except (KeyError, TypeError, IndexError):
-        raise InputError(f"{path}: not the results file of a run") from None
-    if different:
-        raise InputError(
-            f"{run.folder}: it has a run of another setting ({different}): give another --output_dir, or move it away"
-        )
-    return results
-
-
-def state(run: Planned) -> str:
-    """`finished`, `cut off` or `new`."""
-    if run.needs:
-        path = run.folder / "evaluation.json"
-        if not path.exists() or state(run.needs) == "new":  # which clears the scores of other weights
-            return "new"
-        scored = read_run(path)["args"].get("eval_file")
-        if scored and scored not in run.command:
-            raise InputError(f"{run.folder}: it has the scores of another file ({scored}): move it away")
-        return "finished"
-    results = results_of(run)
-    return "new" if results is None else "finished" if is_finished(results) else "cut off"
-
-
-def command_of(run: Planned) -> list[str]:
-    """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
-    if run.needs is None:
-        return run.command + ["--resume"] * (state(run) == "cut off")
-    return [*run.command, "--test_model_file", str(last_checkpoint(run.needs))]
-
-
-def last_checkpoint(run: Planned) -> Path:
-    """The weights after a run's last epoch: the last that it has recorded, or before there is one, the last planned."""
-    epochs = (results_of(run) or {}).get("epochs")
-    last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
-    return run.folder / f"{last}_pytorch_model.bin"
-
-
-def check_evaluations(runs: Sequence[Planned]) -> None:
-    """Raise `InputError` where a training has finished whose weights an evaluation still needs, and they are gone."""
-    for run in runs:
-        if run.needs and state(run) == "new" and state(run.needs) == "finished":
-            path = last_checkpoint(run.needs)
-            if not path.exists():
-                raise InputError(
-                    f"{path}: {run.name} needs it, and it is gone: move {path.parent} away to train it again"
-                )
 
 
 class Estimate:

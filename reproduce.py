@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grid
+import plan
 from data.readers import task_folder
 from data.tasks import TASKS, find_name
-from grid import OtherSet, Variant
 from models.asa import layer_calls
 from models.encoders import load_config
 from models.objectives import METHODS
+from plan import OtherSet, Variant
 from records import missing, read_results
 from tables import report
 from utils import InputError, Parser, log, run_script
@@ -51,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(args.output_dir)
     tasks = [TASKS[name] for name in args.tasks]
     flags = [*passed_flags(args), *extra]
-    runs = grid.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
+    runs = plan.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
     if args.command == "robustness":
         sets = other_sets(args)
         for task in [name for name, others in sets.items() if not others]:
             log.warning(f"{task}: nothing to score its models on: give --eval_file {task}=FILE")
             runs = [run for run in runs if run.task.name != task]
-        runs = grid.with_evaluations(runs, sets, flags)
+        runs = plan.with_evaluations(runs, sets, flags)
     if args.dry_run:
         grid.dry_run(runs, folder, args.jobs)
         return
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for other in itertools.chain(*sets.values()):
             if not other.file:
                 task_folder(runs[0].args["data_dir"], other.task)
-        grid.check_evaluations(runs)
+        plan.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
     failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:

@@ -15,6 +15,7 @@ from script_runs import message, results_of
 from test_data import write
 
 import grid
+import plan
 import reproduce
 from data.tasks import TASKS
 from records import missing, parsed, read_results
@@ -61,7 +62,7 @@ def stand_in(tmp_path, monkeypatch):
     recipe = [part for name, value in task.recipe.settings().items() for part in (f"--{name}", str(value))]
     args = parsed(task, ["--do_train", "--do_eval", "--task_name", "CoLA", *recipe])
     (tmp_path / "args.json").write_text(json.dumps(args))
-    monkeypatch.setattr(grid, "script_command", lambda name: [sys.executable, str(script)])
+    monkeypatch.setattr(plan, "script_command", lambda name: [sys.executable, str(script)])
     monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(sys, "argv", ["reproduce.py"])
 
@@ -203,7 +204,7 @@ def test_the_published_settings_of_each_task(tmp_path):
     """Every command of the main table, as its script reads it."""
     args, extra = reproduce.parse_arguments(["main", "--output_dir", str(tmp_path)])
     tasks = [TASKS[name] for name in args.tasks]
-    runs = grid.plan_runs(tmp_path, tasks, reproduce.variants_of(args), args.seeds, extra)
+    runs = plan.plan_runs(tmp_path, tasks, reproduce.variants_of(args), args.seeds, extra)
     assert len(runs) == 2 * (5 * 3 + 2 * 5)
     seen = {}
     for run in runs:
@@ -294,9 +295,9 @@ def interrupted_grid(folder: Path, stop: str, monkeypatch) -> Interrupted:
     script = folder / "child.py"
     script.write_text(SIGNALLED.format(stop=stop))
     monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
-    monkeypatch.setattr(grid, "script_command", lambda name: [sys.executable, str(script)])
-    variants = [grid.Variant("naive", "naive")]
-    runs = grid.plan_runs(folder / "runs", [TASKS["CoLA"]], variants, 2, [])
+    monkeypatch.setattr(plan, "script_command", lambda name: [sys.executable, str(script)])
+    variants = [plan.Variant("naive", "naive")]
+    runs = plan.plan_runs(folder / "runs", [TASKS["CoLA"]], variants, 2, [])
     with pytest.raises(Interrupted) as stopped:
         grid.run_grid(runs, folder / "runs", 1, "last", "to go on: the same")
     assert not (folder / "runs" / "CoLA" / "naive" / "seed43").exists()
