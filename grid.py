@@ -146,9 +146,8 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
 
 
 def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, signals: StopSignals) -> dict[str, str]:
-    running: dict[
-        subprocess.Popen, tuple[Planned, float, dict[str, str]]
-    ] = {}  # with the time of its start and its share
+    # Each with the time of its start and its share.
+    running: dict[subprocess.Popen, tuple[Planned, float, dict[str, str]]] = {}
     failed: dict[str, str] = {}
     free = shares(jobs)  # of the machine
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
