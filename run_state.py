@@ -133,7 +133,7 @@ class TrainingState:
                 (folder / PROGRESS).write_text(json.dumps(figures), encoding="utf-8")
                 sums = [f"{_sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, PROGRESS)]
                 (folder / SUMS).write_text("".join(sums), encoding="utf-8")
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
 
     def load(self, path: Path) -> None:
         """Restore what `save` wrote, on this process.
@@ -230,6 +230,14 @@ class Interruption(StopSignals):
         noted = torch.tensor(self.noted)
         torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX, group=self.group)
         return int(noted)
+
+
+def wait_for_all(accelerator: Accelerator) -> None:
+    """Return when every process has come here."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        torch.distributed.barrier()  # Accelerate's own goes by a GPU wherever there is one, with --no_cuda too
+    else:
+        accelerator.wait_for_everyone()
 
 
 def data_identity(features: Features) -> str:

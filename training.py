@@ -40,7 +40,7 @@ from models import objectives
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from run_state import Interruption, Means, Progress, TrainingState, data_identity
+from run_state import Interruption, Means, Progress, TrainingState, data_identity, wait_for_all
 from utils import InputError, Interrupted, keep_freed_memory, log
 
 # What keeps each process from having the whole model.
@@ -117,7 +117,7 @@ def execute(
     try:
         if accelerator.is_main_process:
             folder.open(args, task)
-        accelerator.wait_for_everyone()
+        wait_for_all(accelerator)
         with interruption or contextlib.nullcontext():
             _work(run, task, features, record)
     finally:
@@ -143,7 +143,7 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
             log.info(f"predictions: {path}")
     if args.do_train and accelerator.is_main_process:
         folder.finish()
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
@@ -157,7 +157,10 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
     if precision == "fp16" and not on_gpu:
         precision = "bf16" if _has_bf16() else "no"
-        log.info(f"--fp16 needs a GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'} on the processor")
+        log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
+        raise InputError(f"{here} processes cannot share {gpus} GPU{'s' * (gpus > 1)}: start fewer, or add --no_cuda")
     tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
     # Several processes find each other on a processor only if told that it is to be the processor.
     cpu = args.no_cuda or not torch.accelerator.is_available()
@@ -406,7 +409,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
         run.folder.write_lines(lines)
         tqdm.write(lines[-1])
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
 
 

@@ -308,7 +308,7 @@ def test_fp16_on_a_processor_goes_on_in_what_it_has(tmp_path, caplog, monkeypatc
         monkeypatch.setattr(training, "_has_bf16", lambda supported=supported: supported)
         args = argparse.Namespace(fp16=True, bf16=False, no_cuda=True, report_to="none", output_dir=str(tmp_path))
         assert make_accelerator(args).mixed_precision == expected
-        assert f"--fp16 needs a GPU: going on in {text} on the processor" in caplog.text
+        assert f"--fp16 needs a CUDA GPU: going on in {text}\n" in caplog.text
         AcceleratorState._reset_state(reset_partial_state=True)
 
 
