@@ -1,7 +1,7 @@
 """Attention maps of a sentence: as the model attends, and with the units masked that its adversary chose.
 
 python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin --load_model_path all-MiniLM-L6-v2 \
-    --task_name SST-2 --text "even the major parts are played as if nobody were looking"
+    --task_name SST-2 --text "the best thing about the film is its length : it is short"
 
 With --plain_model_file the map on the left is that of another model, one that was fine-tuned without ASA.
 """

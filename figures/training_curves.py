@@ -1,6 +1,6 @@
 """Loss, divergence, score and keep rates of several runs against their optimizer steps.
 
-python -m figures.training_curves results/single/sst2_naive results/single/sst2_asa --output figures/training_curves.png
+python -m figures.training_curves results/minilm/SST-2/naive/seed42 results/minilm/SST-2/asa/seed42
 
 Of a run, results.json and metrics.jsonl are read, and nothing else; one that is under way can be drawn as well.
 """
