@@ -172,5 +172,5 @@ def test_the_tables_of_the_readme_are_those_of_the_program(folder, capsys):
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
     readme = (root / "README.md").read_text(encoding="utf-8")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert len(rows) > 4
+    assert len(rows) > 2  # more than a heading
     assert [row for row in rows if row not in readme] == []
