@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
 from data.features import Features
+from devices import wait_for_all
 from utils import InputError, StopSignals, atomic_folder, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
@@ -230,14 +231,6 @@ class Interruption(StopSignals):
         noted = torch.tensor(self.noted)
         torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX, group=self.group)
         return int(noted)
-
-
-def wait_for_all(accelerator: Accelerator) -> None:
-    """Return when every process has come here."""
-    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        torch.distributed.barrier()  # Accelerate's own goes by a GPU wherever there is one, with --no_cuda too
-    else:
-        accelerator.wait_for_everyone()
 
 
 def data_identity(features: Features) -> str:

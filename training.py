@@ -8,12 +8,10 @@ import argparse
 import contextlib
 import functools
 import itertools
-import os
 import sys
 import time
 
 import torch
-from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -24,6 +22,7 @@ from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.readers import Splits, read_splits
 from data.tasks import Task
+from devices import make_accelerator, wait_for_all
 from evaluation import (
     INTERRUPTED,
     Head,
@@ -40,11 +39,8 @@ from models import objectives
 from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
 from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
 from run_folder import RunFolder, describe
-from run_state import Interruption, Means, Progress, TrainingState, data_identity, wait_for_all
+from run_state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
-
-# What keeps each process from having the whole model.
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
@@ -145,32 +141,6 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         folder.finish()
     wait_for_all(accelerator)
     accelerator.end_training()  # of several processes, none leaves while another still talks to it
-
-
-def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """The device and precision that the arguments ask for; says so where the machine has something less.
-
-    Raises:
-        InputError: there are several processes, and the work cannot be shared between them.
-    """
-    on_gpu = torch.cuda.is_available() and not args.no_cuda
-    precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
-    if precision == "fp16" and not on_gpu:
-        precision = "bf16" if _has_bf16() else "no"
-        log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
-        raise InputError(f"{here} processes cannot share {gpus} GPU{'s' * (gpus > 1)}: start fewer, or add --no_cuda")
-    tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
-    # Several processes find each other on a processor only if told that it is to be the processor.
-    cpu = args.no_cuda or not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **tracking)
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != started:
-        raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")
-    if accelerator.distributed_type in SHARDED:
-        raise InputError(f"{accelerator.distributed_type.value} is not supported: launch with plain data parallelism")
-    return accelerator
 
 
 def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
@@ -447,12 +417,6 @@ def _log_window(run: Run, state: TrainingState) -> None:
 
 def _counter(run: Run, *shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long, device=run.accelerator.device)
-
-
-def _has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _size(labels: torch.Tensor) -> torch.Tensor:

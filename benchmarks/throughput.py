@@ -38,6 +38,7 @@ from data.batches import ChoiceCollator, StepSampler, padding
 from data.features import Features, choice_features, sentence_features
 from data.readers import read_set, task_folder
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
+from devices import make_accelerator
 from models import objectives
 from models.encoders import load_config, load_pretrained, load_tokenizer
 from run_folder import describe
@@ -242,7 +243,7 @@ def make_run(
     if variant.method == "asa":
         model.one_forward = not variant.two_forwards
     AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
-    accelerator = training.make_accelerator(settings)
+    accelerator = make_accelerator(settings)
     collator = DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
     head = training.Head(bench.auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
     return training.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)

@@ -12,13 +12,12 @@ import torch
 from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
 from test_data import write
 
+import devices
 import run_sent_clas
-import training
 from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
 from models import objectives
 from models.checkpoints import read_state_dict
-from run_state import wait_for_all
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -174,10 +173,10 @@ def test_every_parameter_has_a_gradient(model_type, head, method):
 
 def test_processes_that_cannot_find_each_other_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr(training, "Accelerator", lambda **_: argparse.Namespace(num_processes=1, device="mps"))
+    monkeypatch.setattr(devices, "Accelerator", lambda **_: argparse.Namespace(num_processes=1, device="mps"))
     args = argparse.Namespace(fp16=False, bf16=False, no_cuda=False, report_to="none", output_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"2 processes cannot share this device \(mps\): add --no_cuda"):
-        training.make_accelerator(args)
+        devices.make_accelerator(args)
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
@@ -186,12 +185,12 @@ def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     args = argparse.Namespace(fp16=False, bf16=False, no_cuda=False, report_to="none", output_dir=str(tmp_path))
     with pytest.raises(InputError, match="2 processes cannot share 1 GPU: start fewer, or add --no_cuda"):
-        training.make_accelerator(args)
+        devices.make_accelerator(args)
 
 
 def test_processes_on_the_processor_wait_for_each_other_there(monkeypatch):
     """A barrier of Accelerate's names a GPU that a machine with fewer GPUs than processes does not have."""
     waits = []
     monkeypatch.setattr(torch.distributed, "barrier", lambda **settings: waits.append(settings))
-    wait_for_all(argparse.Namespace(num_processes=2, device=torch.device("cpu")))
+    devices.wait_for_all(argparse.Namespace(num_processes=2, device=torch.device("cpu")))
     assert waits == [{}]

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
+import devices
 import run_sent_clas
 import training
 from data.batches import StepSampler
@@ -25,7 +26,7 @@ from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
 from run_folder import RunFolder
 from run_state import Interruption, Means
-from training import Head, Run, epoch_line, make_accelerator, parameter_groups, predict, train
+from training import Head, Run, epoch_line, parameter_groups, predict, train
 
 
 class NoTokenizer:
@@ -79,7 +80,7 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "bf16": False,
     }
     args = argparse.Namespace(**settings | changes, output_dir=str(folder))
-    accelerator = make_accelerator(args)
+    accelerator = devices.make_accelerator(args)
     head = Head(AutoModelForSequenceClassification, pad, score, write=None)
     folder.mkdir(exist_ok=True)
     return Run(
@@ -305,9 +306,9 @@ def test_fp16_on_a_processor_goes_on_in_what_it_has(tmp_path, caplog, monkeypatc
     caplog.set_level("INFO", "asa")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for supported, expected, text in ((True, "bf16", "bf16"), (False, "no", "fp32")):
-        monkeypatch.setattr(training, "_has_bf16", lambda supported=supported: supported)
+        monkeypatch.setattr(devices, "_has_bf16", lambda supported=supported: supported)
         args = argparse.Namespace(fp16=True, bf16=False, no_cuda=True, report_to="none", output_dir=str(tmp_path))
-        assert make_accelerator(args).mixed_precision == expected
+        assert devices.make_accelerator(args).mixed_precision == expected
         assert f"--fp16 needs a CUDA GPU: going on in {text}\n" in caplog.text
         AcceleratorState._reset_state(reset_partial_state=True)
 
