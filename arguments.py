@@ -85,6 +85,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         metavar="LAYERS",
         help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
     )
+    group.add_argument(
+        "--asa_divergence_weight",
+        type=non_negative,
+        default=1.0,
+        help="weight of ASA's divergence; 1 is as published (default: %(default)s)",
+    )
     _add_rivals(parser)
 
     group = parser.add_argument_group("training")

@@ -51,7 +51,7 @@ class AsaOutput(ModelOutput):
     loss: task_loss + divergence + tau^2 * penalty; scalar, the figure to call `backward` on.
     logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
     task_loss: the backbone's own loss in the clean pass; scalar.
-    divergence: how far the two predictions are apart; scalar.
+    divergence: how far the two predictions are apart, as it is weighted; scalar.
     penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
     keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
         no gradient.
@@ -85,6 +85,8 @@ class AsaModel(nn.Module):
             logits are then no longer bit by bit those of the backbone alone.
         layers: the numbers, from 0, of the layers that have an adversary; the others attend plainly in both passes.
             None is all of them.
+        divergence_weight: of the divergence, for encoder and adversary alike; the paper has no such weight. With w
+            and sqrt(w) tau the adversary weighs divergence and penalty against each other as it did with 1 and tau.
 
     Raises:
         ValueError: the model type, its attention implementation or the protocol is not supported, or there is no such
@@ -98,6 +100,7 @@ class AsaModel(nn.Module):
         protocol: str = "paper",
         one_forward: bool = False,
         layers: Iterable[int] | None = None,
+        divergence_weight: float = 1.0,
     ):
         super().__init__()
         if protocol not in PROTOCOLS:
@@ -109,6 +112,7 @@ class AsaModel(nn.Module):
         self.tau = tau
         self.protocol = protocol
         self.one_forward = one_forward
+        self.divergence_weight = divergence_weight
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
         # Under the number of its layer, with None for a layer that has no adversary.
@@ -146,7 +150,7 @@ class AsaModel(nn.Module):
         logits, adv_logits, task_loss, masks = passes(**batch)
 
         task_loss = zero_without_labels(task_loss, labels)
-        apart = divergence(self.backbone.config, logits, adv_logits, labels, self.protocol)
+        apart = self.divergence_weight * divergence(self.backbone.config, logits, adv_logits, labels, self.protocol)
         penalty = torch.stack(masks.penalty).sum()
         return AsaOutput(
             loss=task_loss + apart + self.tau**2 * penalty,

@@ -33,7 +33,13 @@ class Method:
 METHODS = {
     "naive": Method(lambda backbone: backbone),  # plain fine-tuning
     "asa": Method(
-        functools.partial(AsaModel, one_forward=True), {"tau": "tau", "protocol": "protocol", "asa_layers": "layers"}
+        functools.partial(AsaModel, one_forward=True),
+        {
+            "tau": "tau",
+            "protocol": "protocol",
+            "asa_layers": "layers",
+            "asa_divergence_weight": "divergence_weight",
+        },
     ),
     "random_mask": Method(
         RandomMask, {"random_mask_keep_rate": "keep_rate", "protocol": "protocol", "asa_layers": "layers"}

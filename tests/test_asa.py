@@ -1,5 +1,6 @@
 """The method: agreement with the release, invariances, gradients, and the encoders it works with."""
 
+import argparse
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from conftest import HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from models import objectives
 from models.asa import ENCODER_LAYERS, PROTOCOLS, AsaModel, symmetric_kl
 from models.checkpoints import load_release_checkpoint, release_state_dict
 
@@ -204,6 +206,27 @@ def test_loss_is_made_of_its_parts():
     assert output.loss.item() == (output.task_loss + output.divergence + 0.09 * output.penalty).item()
     pairs = 9**2 + 4**2 + 6**2 + 2**2
     assert output.penalty.item() == pytest.approx(output.keep_rate.sum().item() * pairs / 4)
+
+
+def test_a_weight_of_the_divergence_with_its_tau_leaves_the_adversary_its_game():
+    """With w and sqrt(w) tau the adversary's gradient is w times its own; the encoder feels w of the divergence."""
+    args = argparse.Namespace(tau=0.25, protocol="paper", asa_layers=None, asa_divergence_weight=0.25)
+    weighted, plain = objectives.build("asa", tiny_backbone(), args), asa(tau=0.5)
+    weighted.load_state_dict(plain.state_dict())
+    batch = tiny_batch()
+    expected, without = training_step(plain, batch)
+    found, output = training_step(weighted, batch)
+    assert output.divergence.item() == pytest.approx(0.25 * without.divergence.item(), rel=1e-9)
+    assert output.loss.item() == pytest.approx(
+        without.task_loss.item() + 0.25 * (without.loss - without.task_loss).item(), rel=1e-12
+    )
+    for name in expected:
+        if name.startswith("adversaries"):
+            assert relative_error(found[name], 0.25 * expected[name]) < 1e-9, name
+    plain.divergence_weight = plain.tau = 0.0
+    of_task, _ = training_step(plain, batch)
+    name = "backbone.classifier.weight"
+    assert relative_error(found[name], of_task[name] + 0.25 * (expected[name] - of_task[name])) < 1e-9
 
 
 def test_regression_divergence_is_the_mean_squared_difference():

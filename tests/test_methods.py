@@ -59,6 +59,7 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
         ("--r3f_noise", "cauchy", "invalid choice: 'cauchy' (choose from"),
         ("--asa_layers", "3-1", "'3-1' names no layers: give numbers as in 0-3 or 0,2,5, or all"),
         ("--asa_layers", "1,", "'1,' names no layers"),
+        ("--asa_divergence_weight", "-1", "'-1' is not a number from 0"),
     ],
 )
 def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):

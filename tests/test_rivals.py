@@ -31,6 +31,7 @@ SETTINGS = {
     "r3f": {"r3f_weight": 0.7, "r3f_noise": "uniform", "r3f_eps": 0.05},
 }
 RIVALS = sorted(SETTINGS)
+OF_ASA = {"tau", "asa_layers", "asa_divergence_weight"}
 KINDS = {  # name -> head, number of labels
     "sequence": ("sequence", 3),
     "regression": ("sequence", 1),
@@ -386,9 +387,9 @@ def test_gradient_checkpointing_changes_nothing(method):
 
 
 def test_which_flags_a_method_leaves_unused():
-    everything = {flag for settings in SETTINGS.values() for flag in settings} | {"tau", "asa_layers"}
+    everything = {flag for settings in SETTINGS.values() for flag in settings} | OF_ASA
     assert unused_flags("naive") == everything
-    assert unused_flags("asa") == everything - {"tau", "asa_layers"}
+    assert unused_flags("asa") == everything - OF_ASA
     assert unused_flags("random_mask") == everything - {"random_mask_keep_rate", "asa_layers"}
     for method in ("rdrop", "freelb", "smart", "r3f"):
         assert unused_flags(method) == everything - SETTINGS[method].keys()
