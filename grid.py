@@ -38,7 +38,7 @@ class Estimate:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.seconds: dict[str, list[float]] = {}  # task/method -> of a step, one figure a run
+        self.seconds: dict[str, list[float]] = {}  # task/method -> of the training, one figure a run
         self.unread = ""  # why there may be fewer figures than finished runs
         self.refresh()
 
@@ -55,7 +55,7 @@ class Estimate:
         for result in results:
             if result.best is not None:  # a training
                 kind = result.name.rpartition("/")[0]
-                self.seconds.setdefault(kind, []).append(statistics.median(result.step_seconds))
+                self.seconds.setdefault(kind, []).append(60 * result.minutes)
 
     def of(self, run: Planned) -> tuple[float, str]:
         """Seconds, and where they come from."""
@@ -63,8 +63,8 @@ class Estimate:
             return 0.0, "an evaluation, not counted"
         known = self.seconds.get(run.name.rpartition("/")[0])
         if known:
-            seconds = statistics.median(known) * run.steps
-            return seconds, f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
+            basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
+            return statistics.median(known), basis
         device = "a processor" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]

@@ -187,10 +187,10 @@ def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, cap
     assert stand_in("--methods", "naive,asa", "--seeds", "2", "--dry_run", "--", "--logging_steps", "7") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "# CoLA/naive/seed42: finished"
-    # 8,551 examples: 804 steps of 2 seconds, as the finished run took; or at 50 examples a second and pass.
+    # What the finished run took; or, of 8,551 examples, 804 steps of 32 at 50 examples a second and pass.
     assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a pro")
-    assert lines[3] == "# CoLA/naive/seed43: 0:26:48 in all (as 1 finished run of this task and method)"
-    assert lines[7] == "# 4 runs, 1 finished, 3 to do: about 1:01:06 with --jobs 1"
+    assert lines[3] == "# CoLA/naive/seed43: 0:00:20 in all (as 1 finished run of this task and method)"
+    assert lines[7] == "# 4 runs, 1 finished, 3 to do: about 0:34:38 with --jobs 1"
     for command, method, seed in ((lines[2], "asa", 42), (lines[4], "naive", 43), (lines[6], "asa", 43)):
         args = parsed(TASKS["CoLA"], shlex.split(command)[2:])
         assert (args["method"], args["seed"], args["logging_steps"]) == (method, seed, 7)
