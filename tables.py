@@ -157,8 +157,8 @@ def _row(table: str, group: Group, naive: Group | None) -> dict:
         "examples": first.examples["eval"],
         "metric": first.metric,
         "method": group.method,
-        "method_settings": _listed(group.own),
-        "settings": ", ".join(filter(None, (first.precision, _listed(group.training)))),
+        "method_settings": listed(group.own),
+        "settings": ", ".join(filter(None, (first.precision, listed(group.training)))),
         "n": len(group.results),
         "seeds": list(group.results),
     }
@@ -182,7 +182,8 @@ def _step_seconds(group: Group) -> float:
     return statistics.median(seconds for result in group.results.values() for seconds in result.step_seconds)
 
 
-def _listed(values: Mapping) -> str:
+def listed(values: Mapping) -> str:
+    """Settings as the tables show them."""
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 

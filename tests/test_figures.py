@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import tiny_backbone, tiny_batch
 from matplotlib.figure import Figure
+from recorded_runs import write_run as write_finished_run
 from script_runs import message
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from figures import attention_maps, drawing, training_curves
+from figures import attention_maps, differences, drawing, training_curves
 from models.asa import AsaModel
 from models.checkpoints import save_checkpoint
 from models.encoders import named_labels
@@ -32,7 +33,7 @@ def figures(monkeypatch) -> list:
             yield figure
             drawn.append(figure)
 
-    for program in (attention_maps, training_curves):
+    for program in (attention_maps, differences, training_curves):
         monkeypatch.setattr(program, "picture", picture)
     return drawn
 
@@ -328,3 +329,43 @@ def test_what_is_no_run(tmp_path):
         (torn / "results.json").write_text(content)
         assert said(torn).endswith("results.json: not the results file of a run")
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_differences_to_plain_fine_tuning(tmp_path, figures):
+    for seed, score in ((1, 90.0), (2, 91.0)):
+        write_finished_run(tmp_path / "grid", "naive", seed, [score])
+        write_finished_run(tmp_path / "grid", "asa", seed, [99.0, score + seed])
+        write_finished_run(tmp_path / "grid", "rdrop", seed, [score - 19 - seed], rdrop_alpha=2.0)
+        write_finished_run(tmp_path / "grid", "asa", seed, [score], tau=0.1, name=f"ablation{seed}")
+        write_finished_run(tmp_path / "other", "naive", seed, [50.0], task_name="CoLA")
+        write_finished_run(tmp_path / "other", "smart", seed, [52.0], task_name="CoLA")
+    write_finished_run(tmp_path / "grid", "r3f", 1, [95.0])  # one seed is no row
+    folders = [str(tmp_path / name) for name in ("grid", "other")]
+    differences.main([*folders, "--points", "8", "--output", str(tmp_path / "new" / "all.png")])
+    assert (tmp_path / "new" / "all.png").read_bytes().startswith(PNG)
+    axis = figures[0].axes[0]
+    labels = ["", "asa", "rdrop, rdrop_alpha 2", "", "smart"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == labels
+    assert {(text.get_position()[1], text.get_text()) for text in axis.texts} == {
+        (0, "SST-2 dev: accuracy"),
+        (1, "+1.50 [-4.85, +7.85], n 2"),  # 12.706, of one degree of freedom, times a standard error of 0.5
+        (2, "-20.50 [-26.85, -14.15], n 2"),
+        (3, "CoLA dev: accuracy"),
+        (4, "+2.00, n 2"),
+    }
+    drawn = {place: [] for place in (1, 2, 4)}
+    for line in axis.lines:
+        if line.get_ydata()[0] in drawn:
+            drawn[line.get_ydata()[0]].append((line.get_marker(), sorted(map(float, line.get_xdata()))))
+    assert drawn[1] == [("|", [1, 2]), ("None", pytest.approx([-4.853, 7.853], abs=1e-3)), ("o", [1.5])]
+    assert drawn[2][-1] == ("<", [-8.0])  # which is where the axis ends
+    assert drawn[4] == [("|", [2, 2]), ("v", [2])]
+
+
+def test_differences_want_two_seeds_of_both(tmp_path):
+    write_finished_run(tmp_path / "grid", "naive", 1, [90.0])
+    for seed in (1, 2):
+        write_finished_run(tmp_path / "grid", "asa", seed, [91.0])
+    said = message(differences.main, [str(tmp_path / "grid"), "--output", str(tmp_path / "all.png")])
+    assert said == f"{tmp_path}/grid: no method has two seeds in common with plain fine-tuning"
+    assert not (tmp_path / "all.png").exists()

@@ -1,0 +1,116 @@
+"""How far each method is from plain fine-tuning, and how sure that is.
+
+python -m figures.differences results/minilm
+
+The rows are those of `reproduce.py report`, after the last epoch, without the ablations: a mark for the mean over
+seeds, a line for its 95 % interval, and a tick for each seed.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from arguments import positive
+from figures.drawing import COLOURS, WIDTH, picture
+from models.objectives import METHODS
+from records import read_results
+from tables import Group, compare, grouped, listed, sections
+from utils import InputError, Parser, log, run_script
+
+TABLES = ("main", "comparison", "robustness")
+MARKS = "osD^vPX"
+ROW = 0.21  # inches
+FRAME = 0.55  # inches, below
+BESIDE = 1.02  # where the figures stand, in widths of the axis
+AXIS = "points to plain fine-tuning after the last epoch: mean, 95 % interval, and each seed"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the runs below the folders that the arguments name.
+
+    Raises:
+        InputError: in one of them no method was run beside plain fine-tuning; nothing has been written then.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
+    parser.add_argument("--points", type=positive, default=10.0, help="each side of 0 (default: %(default)s)")
+    parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    draw(args.output, found, args.points)
+    log.info(f"{len(found)} rows: {args.output}")
+
+
+def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
+    """(runs of a method, those of plain fine-tuning beside it), for each row with two seeds that both have.
+
+    Raises:
+        InputError: there is no such row.
+    """
+    groups = grouped(read_results(folder))
+    naive = {group.base: group for group in groups if group.method == "naive"}
+    tables = sections(groups)
+    shown = {id(group): group for table in TABLES for group in tables.get(table, ()) if group.base in naive}
+    pairs = [(group, naive[group.base]) for group in shown.values() if group.method != "naive"]
+    found = [(group, plain) for group, plain in pairs if len(group.results.keys() & plain.results.keys()) > 1]
+    if not found:
+        raise InputError(f"{folder}: no method has two seeds in common with plain fine-tuning")
+    return found
+
+
+def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float) -> None:
+    """Write the picture: a block for each set that is scored on, a line in it for each method."""
+    blocks: dict[tuple, list] = {}
+    for group, plain in pairs:
+        blocks.setdefault((group.base, _heading(group)), []).append((group, plain))
+    lines = sum(len(block) + 1 for block in blocks.values())
+    with picture(path, WIDTH, ROW * lines + FRAME) as figure:
+        axis = figure.subplots()
+        axis.set(xlim=(-points, points), ylim=(lines - 0.4, -0.6), xlabel=AXIS)
+        axis.axvline(0, color="black", linewidth=1)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(axis="y", length=0, pad=8)
+        axis.spines["left"].set_visible(False)
+        labels = []
+        for (_, heading), block in blocks.items():
+            axis.axhline(len(labels) - 0.5, color="#bbbbbb", linewidth=0.8)
+            box = {"facecolor": "white", "linewidth": 0, "pad": 1}  # over the lines of the grid
+            axis.text(-points, len(labels), heading, va="center", fontweight="bold", bbox=box)
+            labels.append("")
+            for group, plain in block:
+                draw_row(axis, len(labels), group, plain, points)
+                labels.append(", ".join(filter(None, (group.method, listed(group.own)))))
+        axis.set_yticks(range(lines), labels)
+
+
+def _heading(group: Group) -> str:
+    trained = "" if group.first.best is not None else f"{group.task} models on "
+    on = group.first.scored_on if trained else f"{group.task} {group.first.scored_on}"
+    settings = listed(group.training)
+    return f"{trained}{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
+
+
+def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:
+    """The mean with its interval, each seed, and the figures beside them; an arrow for what the axis does not hold."""
+    scores, reference = group.scores("last"), plain.scores("last")
+    found = compare(scores, reference)
+    number = list(METHODS).index(group.method) - 1  # naive has none
+    colour, mark = COLOURS[number % len(COLOURS)], MARKS[number % len(MARKS)]
+    mean, low, high = found["difference"], found["low"], found["high"]
+    seeds = [scores[seed] - reference[seed] for seed in scores.keys() & reference.keys()]
+    axis.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=9)
+    text = f"{mean:+.2f}"
+    if low is not None:
+        axis.plot([low, high], [place, place], color=colour)
+        text += f" [{low:+.2f}, {high:+.2f}]"
+    if abs(mean) <= points:
+        axis.plot(mean, place, mark, color=colour, markersize=6)
+    else:
+        axis.plot((1 if mean > 0 else -1) * points, place, ">" if mean > 0 else "<", color=colour, clip_on=False)
+    axis.text(BESIDE, place, f"{text}, n {found['pairs']}", transform=axis.get_yaxis_transform(), va="center_baseline")
+
+
+if __name__ == "__main__":
+    run_script(main)
