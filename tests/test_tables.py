@@ -166,7 +166,7 @@ def test_another_setting_is_named():
     assert not {"tau", "seed", "output_dir", "rdrop_alpha", "resume"} & training.keys()
 
 
-@pytest.mark.parametrize("folder", ["minilm", "single"])
+@pytest.mark.parametrize("folder", ["minilm", "robustness"])
 def test_the_tables_of_the_readme_are_those_of_the_program(folder, capsys):
     root = Path(reproduce.__file__).parent
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
