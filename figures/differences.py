@@ -62,9 +62,11 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
 
 def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float) -> None:
     """Write the picture: a block for each set that is scored on, a line in it for each method."""
+    several = len({_encoder(group) for group, _ in pairs}) > 1
     blocks: dict[tuple, list] = {}
     for group, plain in pairs:
-        blocks.setdefault((group.base, _heading(group)), []).append((group, plain))
+        heading = _heading(group) + f"; {_encoder(group)}" * several
+        blocks.setdefault((group.base, heading), []).append((group, plain))
     lines = sum(len(block) + 1 for block in blocks.values())
     with picture(path, WIDTH, ROW * lines + FRAME) as figure:
         axis = figure.subplots()
@@ -81,7 +83,8 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float) 
             labels.append("")
             for group, plain in block:
                 draw_row(axis, len(labels), group, plain, points)
-                labels.append(", ".join(filter(None, (group.method, listed(group.own)))))
+                short_names = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
+                labels.append(", ".join(filter(None, (group.method, listed(short_names)))))
         axis.set_yticks(range(lines), labels)
 
 
@@ -90,6 +93,10 @@ def _heading(group: Group) -> str:
     on = group.first.scored_on if trained else f"{group.task} {group.first.scored_on}"
     settings = listed(group.training)
     return f"{trained}{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
+
+
+def _encoder(group: Group) -> str:
+    return f"{group.first.args['load_model_path']}, {group.first.precision}"
 
 
 def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:

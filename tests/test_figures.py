@@ -337,20 +337,20 @@ def test_differences_to_plain_fine_tuning(tmp_path, figures):
         write_finished_run(tmp_path / "grid", "asa", seed, [99.0, score + seed])
         write_finished_run(tmp_path / "grid", "rdrop", seed, [score - 19 - seed], rdrop_alpha=2.0)
         write_finished_run(tmp_path / "grid", "asa", seed, [score], tau=0.1, name=f"ablation{seed}")
-        write_finished_run(tmp_path / "other", "naive", seed, [50.0], task_name="CoLA")
-        write_finished_run(tmp_path / "other", "smart", seed, [52.0], task_name="CoLA")
+        for method, score in (("naive", 50.0), ("smart", 52.0)):
+            write_finished_run(tmp_path / "other", method, seed, [score], task_name="CoLA", load_model_path="other")
     write_finished_run(tmp_path / "grid", "r3f", 1, [95.0])  # one seed is no row
     folders = [str(tmp_path / name) for name in ("grid", "other")]
     differences.main([*folders, "--points", "8", "--output", str(tmp_path / "new" / "all.png")])
     assert (tmp_path / "new" / "all.png").read_bytes().startswith(PNG)
     axis = figures[0].axes[0]
-    labels = ["", "asa", "rdrop, rdrop_alpha 2", "", "smart"]
+    labels = ["", "asa", "rdrop, alpha 2", "", "smart"]
     assert [label.get_text() for label in axis.get_yticklabels()] == labels
     assert {(text.get_position()[1], text.get_text()) for text in axis.texts} == {
-        (0, "SST-2 dev: accuracy"),
+        (0, "SST-2 dev: accuracy; bert-base-uncased, bf16"),
         (1, "+1.50 [-4.85, +7.85], n 2"),  # 12.706, of one degree of freedom, times a standard error of 0.5
         (2, "-20.50 [-26.85, -14.15], n 2"),
-        (3, "CoLA dev: accuracy"),
+        (3, "CoLA dev: accuracy; other, bf16"),
         (4, "+2.00, n 2"),
     }
     drawn = {place: [] for place in (1, 2, 4)}
