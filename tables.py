@@ -129,7 +129,8 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
             if len(varied) > 1:
                 tables[table] += [group for group in plain if group.method == "naive"] + varied
                 shown = shown + varied
-        tables["main"] += [group for group in family if group not in shown]
+        # ASA with several settings changed at once, or with one that has no table of its own.
+        tables["comparison" if rivals else "main"] += [group for group in family if group not in shown]
     return {name: sorted(groups, key=_order) for name, groups in tables.items() if groups}
 
 

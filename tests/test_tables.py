@@ -94,6 +94,8 @@ def test_what_varies_decides_on_the_table(tmp_path):
     for tau in (0.5, 0.1):
         write_run(tmp_path, "asa", 1, [80.0 + tau], task_name="CoLA", tau=tau, name=f"tau{tau}")
     write_run(tmp_path, "asa", 1, [83.0], task_name="CoLA", asa_layers=[0, 1], name="layers")
+    write_run(tmp_path, "asa", 1, [82.0], task_name="CoLA", asa_divergence_weight=0.04, tau=0.1, name="weight")
+    assert column(tmp_path, "Main table", "method")[1:] == ["asa, tau 0.1, asa_divergence_weight 0.04", "asa"]
     write_run(tmp_path, "rdrop", 1, [84.0], task_name="CoLA", minutes=3)
     write_run(tmp_path, "rdrop", 1, [85.0], task_name="CoLA", minutes=3, rdrop_alpha=4.0, name="alpha")
     assert column(tmp_path, "Main table", "method", "last epoch") == [("naive", "80.00"), ("asa", "80.50")]
@@ -105,7 +107,13 @@ def test_what_varies_decides_on_the_table(tmp_path):
     layers = column(tmp_path, "Ablation: layers with an adversary", "method")
     assert layers == ["naive", "asa, asa_layers 0 1", "asa"]
     costs = column(tmp_path, "Comparison of methods", "method", "cost")
-    assert costs == [("naive", "1.00"), ("asa", "1.00"), ("rdrop", "3.00"), ("rdrop, rdrop_alpha 4", "3.00")]
+    assert costs == [
+        ("naive", "1.00"),
+        ("asa, tau 0.1, asa_divergence_weight 0.04", "1.00"),
+        ("asa", "1.00"),
+        ("rdrop", "3.00"),
+        ("rdrop, rdrop_alpha 4", "3.00"),
+    ]
 
 
 def test_a_setting_that_is_not_as_published_is_shown(tmp_path):
