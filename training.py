@@ -6,6 +6,7 @@ files are those of one process.
 
 import argparse
 import contextlib
+import ctypes
 import functools
 import itertools
 import sys
@@ -140,6 +141,9 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
     if args.do_train and accelerator.is_main_process:
         folder.finish()
     wait_for_all(accelerator)
+    if accelerator.num_processes > 1:
+        # PyTorch's wrapper can wait for ever in its destructor, for a thread of gloo that waits for Python: keep it.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(run.model))
     accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
