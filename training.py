@@ -106,6 +106,10 @@ def execute(
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
     # Only training needs the wrapper that keeps processes in step.
     model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
+    if accelerator.num_processes > 1:
+        # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
+        # gloo, which may be waiting for that lock.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
     if args.resume:
         folder.check_same(record)
@@ -141,9 +145,6 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
     if args.do_train and accelerator.is_main_process:
         folder.finish()
     wait_for_all(accelerator)
-    if accelerator.num_processes > 1:
-        # PyTorch's wrapper can wait for ever in its destructor, for a thread of gloo that waits for Python: keep it.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(run.model))
     accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 

@@ -337,8 +337,8 @@ def test_differences_to_plain_fine_tuning(tmp_path, figures):
         write_finished_run(tmp_path / "grid", "asa", seed, [99.0, score + seed])
         write_finished_run(tmp_path / "grid", "rdrop", seed, [score - 19 - seed], rdrop_alpha=2.0)
         write_finished_run(tmp_path / "grid", "asa", seed, [score], tau=0.1, name=f"ablation{seed}")
-        for method, score in (("naive", 50.0), ("smart", 52.0)):
-            write_finished_run(tmp_path / "other", method, seed, [score], task_name="CoLA", load_model_path="other")
+        for method, of_cola in (("naive", 50.0), ("smart", 52.0)):
+            write_finished_run(tmp_path / "other", method, seed, [of_cola], task_name="CoLA", load_model_path="other")
     write_finished_run(tmp_path / "grid", "r3f", 1, [95.0])  # one seed is no row
     folders = [str(tmp_path / name) for name in ("grid", "other")]
     differences.main([*folders, "--points", "8", "--output", str(tmp_path / "new" / "all.png")])
