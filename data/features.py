@@ -7,12 +7,11 @@ from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from data.examples import ChoiceExample, Example, WordsExample
-from models.asa import IGNORED_LABEL
 from utils import InputError
 
-TRUNCATIONS = ("longest_first", "only_first")
+IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
 # DREAM draws a blank with up to 24 underscores. The release puts the choice in place of each of them.
-BLANKS = {"paper": "_+", "release": "_"}
+BLANKS = {"corrected": "_+", "release": "_"}
 
 
 class Features(Dataset):
@@ -64,12 +63,12 @@ def choice_features(
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     truncation: str = "longest_first",
-    protocol: str = "paper",
+    protocol: str = "corrected",
 ) -> Features:
     """For each example as many pairs of context and question as it has choices, each cut to `max_seq_length` tokens.
 
     Args:
-        truncation: one of `TRUNCATIONS`: what is cut, the longer of the two texts, or the context alone.
+        truncation: what is cut: the longer of the two texts ("longest_first"), or the context alone ("only_first").
         protocol: what a blank is in a cloze question, see `BLANKS`.
 
     Raises:

@@ -14,11 +14,21 @@ from pathlib import Path
 import huggingface_hub
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.asa import ENCODER_LAYERS
 from utils import InputError, log
+
+# RoBERTa and its kin count positions from the one after the pad token's id.
+COUNT_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,26 @@ def load_tokenizer(
     return tokenizer
 
 
+def attention_implementation(config: PreTrainedConfig, given: str | None, training: bool, on_cpu: bool) -> str:
+    """The attention implementation to use where none is `given`; the same for every method.
+
+    On CPU the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager. A comparison of
+    methods needs one implementation for all of them, as eager and SDPA draw dropout differently.
+
+    Raises:
+        InputError: the encoder does not have the one that is given.
+    """
+    has_sdpa = AutoModel._model_mapping[type(config)]._supports_sdpa
+    if given == "sdpa" and not has_sdpa:
+        raise InputError(
+            f"--attn_implementation sdpa: transformers has only eager attention for {config.model_type} models:"
+            " leave the flag out"
+        )
+    if given is not None:
+        return given
+    return "eager" if (training and on_cpu) or not has_sdpa else "sdpa"
+
+
 def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the tokenizer the length that the encoder has positions for.
 
@@ -164,9 +194,8 @@ def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedToken
         raise InputError(
             f"--load_model_path {name}: its tokenizer has {len(tokenizer)} tokens, its encoder {config.vocab_size}"
         )
-    # RoBERTa and its kin count positions from the one after the pad token's id.
     first = 0
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    if config.model_type in COUNT_FROM_PAD:
         if config.pad_token_id is None:
             raise InputError(f"--load_model_path {name}: its config.json has no pad_token_id")
         first = config.pad_token_id + 1

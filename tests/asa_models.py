@@ -3,9 +3,17 @@
 import torch
 from conftest import gradients, tiny_backbone
 
-from models.asa import AsaModel
+from models.asa import ENCODER_LAYERS, AsaModel
 
 ATTENTIONS = ("eager", "sdpa")
+EAGER_ONLY = ("mpnet",)
+# Every encoder type with each attention implementation that it has.
+ENCODERS = [
+    (model_type, attention)
+    for model_type in sorted(ENCODER_LAYERS)
+    for attention in ATTENTIONS
+    if attention == "eager" or model_type not in EAGER_ONLY
+]
 
 
 def training_step(model, batch):
@@ -17,7 +25,7 @@ def training_step(model, batch):
     return gradients(model), output
 
 
-def asa(*arguments, tau=0.5, protocol="paper", **settings) -> AsaModel:
+def asa(*arguments, tau=0.5, protocol="corrected", **settings) -> AsaModel:
     return AsaModel(tiny_backbone(*arguments, **settings), tau=tau, protocol=protocol)
 
 

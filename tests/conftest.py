@@ -58,6 +58,7 @@ SIZES = {
         "pad_token_id": 0,
     },
     "electra": BERT_SIZES | {"embedding_size": 16, "summary_last_dropout": 0.0},
+    "mpnet": BERT_SIZES,
     "roberta": BERT_SIZES,
     "xlm-roberta": BERT_SIZES,
 }

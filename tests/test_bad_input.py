@@ -80,7 +80,11 @@ BAD_FLAGS = [
     ("SST-2", [TRAIN, "--max_seq_length", "65"], "--max_seq_length 65: this encoder takes 3 to 64 tokens"),
     ("SST-2", [TRAIN, "--max_seq_length", "2"], "--max_seq_length 2: this encoder takes 3 to 64 tokens"),
     ("SST-2", [TRAIN, "--method", "asap"], r"argument --method: invalid choice: 'asap'.*; did you mean asa\?"),
-    ("SST-2", [TRAIN, "--protocol", "papre"], r"argument --protocol: invalid choice: 'papre'.*; did you mean paper\?"),
+    (
+        "SST-2",
+        [TRAIN, "--protocol", "relese"],
+        r"argument --protocol: invalid choice: 'relese'.*; did you mean release\?",
+    ),
     ("SST-2", [TRAIN, "--eval_on", "train"], "argument --eval_on: invalid choice: 'train' .*dev.*test"),
     ("SST-2", [TRAIN, "--report_to", "wandb"], "argument --report_to: invalid choice: 'wandb'"),
     (

@@ -139,7 +139,7 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
 
 
 @pytest.mark.parametrize(
-    ("text", "paper", "release"),
+    ("text", "corrected", "release"),
     [
         ("is it good?", r"is it good? a\1", r"is it good? a\1"),
         ("it is _ .", r"it is a\1 .", r"it is a\1 ."),
@@ -147,9 +147,9 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
         ("it ___ so.", r"it a\1 so.", r"it a\1a\1a\1 so."),
     ],
 )
-def test_the_choice_follows_the_question_or_fills_its_blank(tokenizer, text, paper, release):
-    for protocol, expected in (("paper", paper), ("release", release)):
-        blank = {"paper": "_+", "release": "_"}[protocol]
+def test_the_choice_follows_the_question_or_fills_its_blank(tokenizer, text, corrected, release):
+    for protocol, expected in (("corrected", corrected), ("release", release)):
+        blank = {"corrected": "_+", "release": "_"}[protocol]
         assert answered(text, r"a\1", blank) == expected
         example = ChoiceExample("the plot", text, (r"a\1", "b"), None, None)
         features = choice_features([example], tokenizer, 40, protocol=protocol)

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import run_sent_clas
 from models.checkpoints import read_state_dict
-from models.objectives import METHODS
+from models.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(

@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from arguments import EXECUTION, SETTLED
-from run_state import damage, latest_good
+from training.arguments import EXECUTION, SETTLED
+from training.state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
