@@ -1,12 +1,11 @@
 """Small ASA models for the tests, and what is done with them."""
 
 import torch
-from conftest import gradients, tiny_backbone
+from conftest import EAGER_ONLY, gradients, tiny_backbone
 
 from models.asa import ENCODER_LAYERS, AsaModel
 
 ATTENTIONS = ("eager", "sdpa")
-EAGER_ONLY = ("mpnet",)
 # Every encoder type with each attention implementation that it has.
 ENCODERS = [
     (model_type, attention)

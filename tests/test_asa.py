@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from asa_models import ATTENTIONS, EAGER_ONLY, ENCODERS, asa, close, training_step
-from conftest import HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
+from asa_models import ATTENTIONS, ENCODERS, asa, close, training_step
+from conftest import EAGER_ONLY, HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 

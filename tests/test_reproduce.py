@@ -1,6 +1,5 @@
 """Grids of runs: with a stand-in for the scripts, and once with a script."""
 
-import importlib
 import json
 import shlex
 import signal
@@ -19,6 +18,7 @@ from data.tasks import TASKS
 from experiments import launch, plan
 from experiments.records import missing, parsed, read_results
 from experiments.tables import report
+from training import arguments
 from utils import Interrupted, StopSignals, run_script
 
 PAIRS = ("1\ta film\tthe film\t1", "2\ta plot\tthe story\t0", "3\ta score\tthe score\t1", "4\tdull\tfunny\t0")
@@ -207,8 +207,7 @@ def test_the_published_settings_of_each_task(tmp_path):
     assert len(runs) == 2 * (5 * 3 + 2 * 5)
     seen = {}
     for run in runs:
-        module = importlib.import_module(Path(run.command[1]).stem)
-        again = vars(module.parse_arguments(run.command[2:]))
+        again = vars(arguments.of_script(Path(run.command[1]).stem, run.command[2:]))
         assert again == run.args
         names = (
             "learning_rate",

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 import run_sent_clas
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
+from training import arguments
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(
@@ -168,9 +169,9 @@ def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
     assert np.allclose(found[2], found[0], rtol=1e-4)
 
 
-def test_attention_follows_from_device_and_method(command, tmp_path, monkeypatch):
+def test_attention_is_the_same_for_every_method(command, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    defaults = [(method, None, "eager" if method == "asa" else "sdpa") for method in METHODS]
+    defaults = [(method, None, "eager") for method in METHODS]
     for method, given, expected in (*defaults, ("asa", "sdpa", "sdpa")):
         changes = {"attn_implementation": given} if given else {}
         assert command("--do_train", "--overwrite_output_dir", method=method, max_train_steps="1", **changes) == 0
@@ -274,7 +275,7 @@ def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
 
 
 def test_defaults_are_those_of_the_release():
-    args = vars(run_sent_clas.parse_arguments(["--do_train", "--task_name", "SST-2"]))
+    args = vars(arguments.of_script("run_sent_clas", ["--do_train", "--task_name", "SST-2"]))
     expected = {
         "load_model_path": "bert-base-uncased",
         "output_dir": "model",
@@ -295,7 +296,9 @@ def test_defaults_are_those_of_the_release():
     }
     assert {name: args[name] for name in expected} == expected
     assert (
-        run_sent_clas.parse_arguments(["--do_train", "--task_name", "x", "--num_train_epochs", "3.0"]).num_train_epochs
+        arguments.of_script(
+            "run_sent_clas", ["--do_train", "--task_name", "x", "--num_train_epochs", "3.0"]
+        ).num_train_epochs
         == 3
     )
 

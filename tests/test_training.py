@@ -16,13 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
-import run_sent_clas
 from data.batches import StepSampler
 from data.features import Features
 from models import methods
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
-from training import accumulation, devices, loop
+from training import accumulation, arguments, devices, loop
 from training.folder import RunFolder
 from training.loop import Head, Run, epoch_line, parameter_groups, predict, train
 from training.state import Interruption, Means
@@ -327,11 +326,11 @@ def test_the_optimizer_of_apex(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("")
-    assert "the package that pip calls apex is not it" in message(run_sent_clas.parse_arguments, flags)
+    assert "the package that pip calls apex is not it" in message(arguments.of_script, "run_sent_clas", flags)
     (tmp_path / "apex" / "optimizers.py").write_text("def FusedAdam(*given, **settings): return given, settings")
     (tmp_path / "amp_C.py").write_text("")
     importlib.invalidate_caches()
-    assert "needs a GPU" in message(run_sent_clas.parse_arguments, [*flags, "--no_cuda"])
+    assert "needs a GPU" in message(arguments.of_script, "run_sent_clas", [*flags, "--no_cuda"])
     assert loop.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
     for name in ("apex", "apex.optimizers", "amp_C"):
         monkeypatch.delitem(sys.modules, name, raising=False)

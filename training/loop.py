@@ -63,11 +63,11 @@ def prepare(
     Raises:
         InputError: a data file is missing, or the encoder or the output folder cannot be used.
     """
+    examples = read_splits(task, args)
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
     RunFolder(args.output_dir).check(args, task)
-    examples = read_splits(task, args)
     methods.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
