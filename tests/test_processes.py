@@ -21,7 +21,15 @@ from training import devices
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
-FILES = ["0_pytorch_model.bin", "1_pytorch_model.bin", "SST-2.tsv", "best", "eval_results.txt", "metrics.jsonl"]
+FILES = [
+    "0_pytorch_model.bin",
+    "1_pytorch_model.bin",
+    "SST-2.tsv",
+    "best",
+    "eval_results.txt",
+    "metrics.jsonl",
+    "predictions",
+]
 
 
 @pytest.fixture(scope="module")

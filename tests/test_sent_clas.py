@@ -81,6 +81,7 @@ def test_train_evaluate_and_test(method, command, tmp_path, capsys):
         "best",
         "eval_results.txt",
         "metrics.jsonl",
+        "predictions",
         "results.json",
     ]
     lines = (out / "eval_results.txt").read_text().splitlines()
@@ -131,7 +132,7 @@ def test_a_saved_checkpoint_scores_as_it_did(command, tmp_path, capsys):
         file = str(tmp_path / "out" / source)
         assert command("--do_eval", "--do_test", test_model_file=file, output_dir=str(folder)) == 0
         assert capsys.readouterr().out.strip() == expected
-        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json", "predictions"]
         record = json.loads((folder / "evaluation.json").read_text())
         assert record["eval_score"] == pytest.approx(best["eval_score"])
         assert record["args"]["test_model_file"] == file

@@ -21,6 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_schedule
 
 from data.batches import StepSampler, collate_parts
 from data.features import Features
+from data.predictions import file_name, write_predictions
 from data.readers import Splits, read_splits
 from data.tasks import Task
 from models import methods
@@ -142,8 +143,10 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         best = train(run, features.train, features.eval, record)
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
     elif args.do_eval:
-        scores = evaluate(run, features.eval)
+        scores, logits = evaluate(run, features.eval)
         if accelerator.is_main_process:
+            for name, rows in features.eval.items():
+                write_predictions(folder.predictions / file_name(name), rows, logits[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
@@ -374,7 +377,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     progress, accelerator = state.progress, run.accelerator
     _stop_if_broken(run, state)
     try:
-        scores = evaluate(run, eval_sets)
+        scores, logits = evaluate(run, eval_sets)
     except Interrupted:
         save_state(run, state)
         raise
@@ -388,7 +391,11 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(run.model)
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
-        if progress.best is record:
+        best = progress.best
+        for name, rows in eval_sets.items():
+            path = run.folder.predictions / file_name(name)
+            write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
+        if best is record:
             export(model, run.tokenizer, run.folder.best)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
