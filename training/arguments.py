@@ -138,7 +138,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--load_model_path",
         default="bert-base-uncased",
-        help="folder, installed encoder package, or name on the Hub (default: %(default)s)",
+        help="folder, installed or fetched encoder, or name on the Hub (default: %(default)s)",
     )
     group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
     group.add_argument("--test_model_file", help="a .bin of ours or of the release, or a Hugging Face folder")
