@@ -345,7 +345,7 @@ def test_lower_precision(method, dtype):
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 
-@pytest.mark.parametrize("model_type", sorted(SIZES))
+@pytest.mark.parametrize("model_type", sorted(SIZES.keys() - {"ibert"}))  # whose embeddings are not one tensor
 @pytest.mark.parametrize("method", ["freelb", "r3f", "smart"])
 def test_noise_is_on_real_tokens_of_every_encoder(method, model_type, monkeypatch):
     """It reaches the encoder, and padding changes nothing."""
