@@ -4,9 +4,8 @@ outside the checkout (`make package`)."""
 import sys
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
-
 from adversarial_self_attention import AsaModel, RDrop
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 
 def batch_of(padded_to: int) -> dict[str, torch.Tensor]:
