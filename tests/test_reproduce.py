@@ -184,7 +184,8 @@ def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, cap
     capsys.readouterr()
     stand_in.runs()
     assert stand_in("--methods", "naive,asa", "--seeds", "2", "--dry_run", "--", "--logging_steps", "7") == 0
-    lines = capsys.readouterr().out.splitlines()
+    recipe, *lines = capsys.readouterr().out.splitlines()
+    assert recipe.startswith("# CoLA: learning_rate 2e-05 (ours), train_batch_size 32 (script default), ")
     assert lines[0] == "# CoLA/naive/seed42: finished"
     # What the finished run took; or, of 8,551 examples, 804 steps of 32 at 50 examples a second and pass.
     assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a pro")
