@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 
 from tqdm import tqdm
@@ -116,11 +116,12 @@ def download(source: Source, data_dir: str | Path) -> None:
     except InputError:
         folder = Path(data_dir) / source.name
     try:
-        for remote in source.remotes:
+        built = _buildable(source, folder)
+        for remote in () if built else source.remotes:
             if not _in_place(folder, remote.files):
                 _fetch_remote(remote, folder)
         if source.build and not _in_place(folder, source.built):
-            for name, text in source.build(folder).items():
+            for name, text in (built or source.build(folder)).items():
                 with _verified(folder / name, source.built[name], f"{folder / name}, as built") as temporary:
                     temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -130,6 +131,21 @@ def download(source: Source, data_dir: str | Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     log.info(f"{source.name}: complete in {folder}")
+
+
+def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:
+    """What is built of files that are there, where it is what it should be: then nothing has to be fetched.
+
+    The files themselves may be other copies than those that would be fetched.
+    """
+    if not source.build:
+        return None
+    try:
+        built = source.build(folder)
+    except (OSError, ValueError):  # a file is missing, or another one has its name
+        return None
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in built.items()}
+    return built if all(known in ("", sums[name]) for name, known in source.built.items()) else None
 
 
 def fetch(url: str, part: Path) -> None:
