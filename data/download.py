@@ -134,9 +134,9 @@ def download(source: Source, data_dir: str | Path) -> None:
 
 
 def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:
-    """What is built of files that are there, where it is what it should be: then nothing has to be fetched.
+    """The files to build, if those already in the folder give exactly the expected ones: then nothing is fetched.
 
-    The files themselves may be other copies than those that would be fetched.
+    The files they are built from may be other copies than those that would be fetched.
     """
     if not source.build:
         return None

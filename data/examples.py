@@ -26,8 +26,8 @@ from data.tasks import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTas
 from utils import InputError, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID")
-# CoNLL-X and CoNLL-U: ten columns, of which the first counts the words of a sentence. Neither a range (of the words in
-# a contraction) nor a number with a point (of a word that was not said) is a word of its own.
+# CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
+# words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
 TREEBANK_WIDTH = 10
 TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
 TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
@@ -120,17 +120,17 @@ class Tally:
         """
         if self.numbers:
             order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
-            log.info(f"{task.name}: {self.numbers} labels are numbers, which Hugging Face's copies give it: {order}")
+            log.info(f"{task.name}: {self.numbers} labels are numbers, read in Hugging Face's order: {order}")
         if not self.unknown:
             return
         where, label = self.unknown[0]
         if len(self.unknown) == self.labels:
-            raise InputError(f"{_lacks(task, label, where)}, and none of the labels in this set: is it another task's?")
+            raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
         names = sorted({label for _, label in self.unknown})
         shown = ", ".join(map(quoted, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
         log.warning(
-            f"{where}: the first of {len(self.unknown)} rows (of {self.labels}) with a label that {task.name} lacks"
-            f" ({shown}): they count as wrong and give no loss"
+            f"{where}: the first of {len(self.unknown)} rows (of {self.labels}) with a label that {task.name} does not"
+            f" have ({shown}); they count as wrong and give no loss"
         )
 
     def report(self) -> dict[str, int]:
@@ -361,7 +361,7 @@ def read_tagged(
     """(words, tags, line of each word) of each sentence: the first and the last column of a row.
 
     In the ten columns of a treebank they are the second and the fourth, as the release reads PTB; where no word has a
-    tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are no words, and the log counts them.
+    tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the log.
 
     Args:
         labelled: a tag is required in each row; without it, the tags are empty.
@@ -384,7 +384,7 @@ def read_tagged(
             words, tags, places = [], [], []
             continue
         if treebank and columns[0].startswith("#"):
-            left_out["comments"] += 1
+            left_out["comment lines"] += 1
             continue
         width = width or len(columns)
         if labelled and len(columns) == 1:
@@ -407,13 +407,13 @@ def read_tagged(
         yield words, tags, places
     if left_out:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
-        log.info(f"{path}: CoNLL-U; no words, and left out: {counts}")
+        log.info(f"{path}: CoNLL-U, skipped: {counts}")
 
 
 def _no_word(columns: list[str]) -> str | None:
     """What a row of a treebank is where it is no word."""
     number = TREEBANK_ID.fullmatch(columns[0])
-    return {"-": "ranges", ".": "empty nodes"}.get(number[1]) if number else None
+    return {"-": "multi-word ranges", ".": "empty nodes"}.get(number[1]) if number else None
 
 
 def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
@@ -423,7 +423,8 @@ def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
     if words and all(row[first] == NO_TAG for row in words):
         for other in others:
             if any(row[other] != NO_TAG for row in words):
-                log.info(f"{path}: no tag in column {first + 1}: {TREEBANK_TAGS[other]}, column {other + 1}, is read")
+                names = [f"column {column + 1} ({TREEBANK_TAGS[column]})" for column in (first, other)]
+                log.info(f"{path}: {names[0]} is '_' throughout: the tags are read from {names[1]}")
                 return other
     return first
 

@@ -210,7 +210,7 @@ def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
                 return None
             undivided = ""
             if part := data_set.part:
-                undivided = f"; {part.file} is divided where there is none of {', '.join(part.split_files)}"
+                undivided = f"; {part.file} is split only where there is neither {' nor '.join(part.split_files)}"
             raise InputError(
                 f"{folder / names[0]}: no such file (looked for {' and '.join(names)} in {folder}{undivided})"
             )

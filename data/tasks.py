@@ -21,7 +21,7 @@ NLI_LETTERS = {"c": "contradiction", "e": "entailment", "n": "neutral"}
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 
-# As Hugging Face's copies number the labels of inference tasks; -1 is a row without a gold label there.
+# The order in which Hugging Face's copies number the labels of inference tasks; -1 is a row without a gold label.
 NUMBERED_NLI = ("entailment", "neutral", "contradiction")
 NO_GOLD_LABEL = ("-", "-1")
 
@@ -42,11 +42,11 @@ class RowList:
 
 @dataclass(frozen=True)
 class Part:
-    """Where a set may come in one file with another, from which a list of row ids tells it apart.
+    """A set that may share one file with another set; a list of row ids says which rows are whose.
 
-    file: is read where the task's folder has none of `split_files`.
-    columns, listed: as of `RowList`.
-    ids: possible names of the list; where the folder has none, that of the first name beside this module is taken.
+    file: read where the task's folder has none of `split_files`.
+    columns, listed: as in `RowList`.
+    ids: possible names of the list; where the folder has none of them, the one beside this module is taken.
     """
 
     file: str
@@ -190,7 +190,7 @@ class TokenTask(Task):
 
     labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
     iob1: the official files may open a span with I-; such tags are turned into BIO.
-    document_mark: what stands in place of a word where a document begins; it ends a sentence, and is none itself.
+    document_mark: what stands in place of a word where a document begins; it ends a sentence and is not a word.
     """
 
     script: ClassVar[str] = "run_tok_clas"

@@ -131,7 +131,7 @@ def test_comments_ranges_and_empty_nodes_are_no_words(tmp_path, said, end):
         (["ice cream"], ["NOUN"], [10]),
     ]
     comments = 3 + bool(end)
-    assert said() == [f"{path}: CoNLL-U; no words, and left out: {comments} comments, 1 empty nodes, 1 ranges"]
+    assert said() == [f"{path}: CoNLL-U, skipped: {comments} comment lines, 1 empty nodes, 1 multi-word ranges"]
     assert [words for words, _, _ in read_tagged(path, False)] == [["it", "'s", "#"], ["ice cream"]]
     task = dataclasses.replace(PTB, labels=("AUX", "NOUN", "PRON"))
     assert message(read_file, task, path, True).startswith(f"{path}, line 7: unknown tag 'SYM'; PTB has AUX")
@@ -141,7 +141,7 @@ def test_where_no_word_has_a_tag_in_the_fourth_column_the_fifth_is_read(tmp_path
     path = tmp_path / "train.txt"
     path.write_text(CONLLU.replace("PRON", "_").replace("AUX", "_").replace("SYM", "_").replace("NOUN", "_"))
     assert [tags for _, tags, _ in read_tagged(path, True)] == [["PRP", "VBZ", "#"], ["NN"]]
-    assert said()[0] == f"{path}: no tag in column 4: XPOS, column 5, is read"
+    assert said()[0] == f"{path}: column 4 (UPOS) is '_' throughout: the tags are read from column 5 (XPOS)"
     path.write_text(CONLLU.replace("AUX", "_"))
     with pytest.raises(ValueError, match=r"train\.txt, line 5: the row has no tag: column 4 \(UPOS\) is '_'"):
         list(read_tagged(path, True))
@@ -227,7 +227,7 @@ def test_numbers_in_json(task, row, text, label, tmp_path, said):
     assert (example.texts, example.label) == (text, label)
     named = not isinstance(row.get("label", row.get("gold_label", "")), str) and "0" not in KNOWN[task].labels
     order = ", ".join(f"{number} {name}" for number, name in enumerate(KNOWN[task].numbered))
-    expected = f"{task}: 1 labels are numbers, which Hugging Face's copies give it: {order}"
+    expected = f"{task}: 1 labels are numbers, read in Hugging Face's order: {order}"
     assert said() == ([expected] if named else [])
 
 
@@ -314,8 +314,8 @@ def test_an_unknown_label_is_wrong_where_it_is_evaluated_and_an_error_in_trainin
     examples = Examples(SST, [path], True, evaluated=True)
     assert labels(examples) == [1, "2", "x", 0, "2"]
     assert said() == [
-        f"{path}, line 3: the first of 3 rows (of 5) with a label that SST-2 lacks ('2', 'x'): they count as wrong and"
-        " give no loss"
+        f"{path}, line 3: the first of 3 rows (of 5) with a label that SST-2 does not have ('2', 'x'); they count as"
+        " wrong and give no loss"
     ]
     assert examples.read() == list(examples)
     assert len(said()) == 1  # is not said again
@@ -327,8 +327,8 @@ def test_an_unknown_label_is_wrong_where_it_is_evaluated_and_an_error_in_trainin
 def test_a_set_without_a_known_label_is_another_ones(tmp_path):
     path = write(tmp_path / "dev.tsv", "index\tsentence1\tsentence2\tlabel", "0\ta\tb\t1", "0\ta\tb\t0")
     assert message(list, Examples(KNOWN["RTE"], [path], True, evaluated=True)) == (
-        f"{path}, line 2: unknown label '1'; RTE has entailment, not_entailment, and none of the labels in this set: is"
-        " it another task's?"
+        f"{path}, line 2: unknown label '1'; RTE has entailment, not_entailment; no label of this set is known: is it"
+        " another task's?"
     )
     path = write(tmp_path / "dev.txt", "film\tNN", "weak\tJJ")
     assert message(list, Examples(WNUT, [path], True, evaluated=True)).startswith(f"{path}, line 1: unknown tag 'NN'")
@@ -352,8 +352,8 @@ def test_an_unknown_tag_keeps_its_name_and_gives_no_loss(tmp_path, tokenizer, sa
     examples = Examples(WNUT, [path], True, evaluated=True)
     assert labels_of(examples) == [[0, "B-film"], ["I-film", group]]
     assert said() == [
-        f"{path}, line 2: the first of 2 rows (of 4) with a label that WNUT-2017 lacks ('B-film', 'I-film'): they count"
-        " as wrong and give no loss"
+        f"{path}, line 2: the first of 2 rows (of 4) with a label that WNUT-2017 does not have ('B-film', 'I-film');"
+        " they count as wrong and give no loss"
     ]
     features = word_features(examples, tokenizer, 16)
     assert features.columns["labels"] == [[-100, 0, -100, -100], [-100, -100, *features.columns["labels"][1][2:]]]
@@ -421,7 +421,7 @@ def test_evaluation_of_sentences_with_unknown_labels(
         record = evaluate("SST-2", checkpoint, *flags, folder=f"all{number}")
         assert record["metrics"] == {"accuracy": pytest.approx(100 * 8 / 12)}
         assert record["unseen"] == {"eval": {"truncated_share": 0.0, "rows_with_unknown_label": 4}}
-        assert sum("SST-2 lacks ('2')" in line for line in said()) == number + 1
+        assert sum("SST-2 does not have ('2')" in line for line in said()) == number + 1
     rest = write(tmp_path / "known.tsv", "sentence\tlabel", *known)
     expected = evaluate("SST-2", checkpoint, "--eval_file", str(rest), folder="known")
     assert expected["metrics"] == {"accuracy": 100.0}
@@ -442,10 +442,10 @@ def test_tagging_with_tags_that_training_lacks(cached_from, encoder_folder, tmp_
     assert "rows_with_unknown_label" not in record["unseen"]["train"]
     assert record["best"]["metrics"]["accuracy"] == pytest.approx(100 / 3)  # all of the rest
     assert record["best"]["eval_loss"] > 0
-    warned = [line for line in said() if "PTB lacks" in line]
+    warned = [line for line in said() if "PTB does not have" in line]
     assert warned == [
-        f"{folder / 'dev.txt'}, line 2: the first of 6 rows (of 9) with a label that PTB lacks ('UH', 'VB'): they count"
-        " as wrong and give no loss"
+        f"{folder / 'dev.txt'}, line 2: the first of 6 rows (of 9) with a label that PTB does not have ('UH', 'VB');"
+        " they count as wrong and give no loss"
     ]
 
 
@@ -512,8 +512,8 @@ def test_files_of_the_split_come_first(tmp_path):
     write(folder / "train.tsv", MRPC_HEADER, "1\t1\t2\tmy\town")
     said = message(mrpc_splits, tmp_path)
     assert said == (
-        f"{folder}/dev.tsv: no such file (looked for dev.tsv in {folder}; msr_paraphrase_train.txt is divided where"
-        " there is none of train.tsv, dev.tsv)"
+        f"{folder}/dev.tsv: no such file (looked for dev.tsv in {folder}; msr_paraphrase_train.txt is split only"
+        " where there is neither train.tsv nor dev.tsv)"
     )
     write(folder / "dev.tsv", MRPC_HEADER, "1\t1\t2\tyour\town")
     write(folder / "test.tsv", "index\t#1 ID\t#2 ID\t#1 String\t#2 String", "0\t1\t2\ttheir\town")
