@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint encoder-base clean
 
 demo: $(READY)
 	$(VENV)/bin/python demo.py
@@ -13,6 +13,10 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# The base-size encoder, into the user's cache; the command says how much disk it needs.
+encoder-base: $(READY)
+	$(VENV)/bin/python -m models.fetch all-mpnet-base-v2
 
 clean:
 	rm -rf $(VENV) runs/demo

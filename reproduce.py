@@ -11,16 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import grid
-import plan
 from data.readers import task_folder
 from data.tasks import TASKS, find_name
+from experiments import launch, plan
+from experiments.plan import OtherSet, Variant
+from experiments.records import missing, read_results
+from experiments.tables import report
 from models.asa import layer_calls
 from models.encoders import load_config
-from models.objectives import METHODS
-from plan import OtherSet, Variant
-from records import missing, read_results
-from tables import report
+from models.methods import METHODS
 from utils import InputError, Parser, log, run_script
 
 # Table -> its tasks and variants where none are given.
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs = [run for run in runs if run.task.name != task]
         runs = plan.with_evaluations(runs, sets, flags)
     if args.dry_run:
-        grid.dry_run(runs, folder, args.jobs)
+        launch.dry_run(runs, folder, args.jobs)
         return
     if args.command == "robustness":  # better now than after the trainings
         for other in itertools.chain(*sets.values()):
@@ -68,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 task_folder(runs[0].args["data_dir"], other.task)
         plan.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
-    failed = grid.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
+    failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
         print(f"{len(failed)} of {len(runs)} runs failed; {again}", file=sys.stderr)
         for name, why in failed.items():
@@ -146,7 +145,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(
         "--keep_checkpoints",
-        choices=grid.KEPT,
+        choices=launch.KEPT,
         default="last",
         help="of a finished run: every epoch's, the last epoch's and best/, or none (default: %(default)s)",
     )

@@ -3,24 +3,11 @@
 python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path all-MiniLM-L6-v2 --output_dir sst
 """
 
-import argparse
 import functools
 from collections.abc import Sequence
 
-import numpy as np
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
-
-import arguments
-from data import metrics
-from data.batches import padding, without_labels
-from data.cache import cached
-from data.features import Features, sentence_features
-from data.submission import write_submission
 from data.tasks import SENTENCE_TASKS, find_task, model_classes
-from evaluation import Head
-from models.checkpoints import saved_classes
-from models.encoders import named_labels
-from training import execute, prepare
+from training import arguments
 from utils import run_script
 
 
@@ -30,9 +17,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: something given cannot be used; nothing has been written then.
     """
-    args = parse_arguments(argv)
+    args = arguments.of_script("run_sent_clas", argv)
     task = find_task(args.task_name, SENTENCE_TASKS)
     args.task_name = task.name
+    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    import numpy as np
+    from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+    from data import metrics
+    from data.batches import padding, without_labels
+    from data.cache import cached
+    from data.features import Features, sentence_features
+    from data.submission import write_submission
+    from models.checkpoints import saved_classes
+    from models.encoders import named_labels
+    from training.evaluation import Head
+    from training.loop import execute, prepare
+
     classes = task.labels
     if task.counts_as and not args.do_train:  # the model is that of another task
         model_file = args.test_model_file
@@ -63,20 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits)),
     )
     execute(args, task, head, config, tokenizer, features)
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, with this script's defaults (those of the release)."""
-    parser = arguments.build_parser(
-        "Fine-tune, evaluate and test an encoder on a sentence or sentence-pair task.",
-        SENTENCE_TASKS,
-        train_batch_size=32,
-        eval_batch_size=128,
-        learning_rate=1e-5,
-        warmup_proportion=0.06,
-        weight_decay=0.01,
-    )
-    return arguments.parse(parser, argv)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,11 @@
 python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_path all-MiniLM-L6-v2 --output_dir wnut
 """
 
-import argparse
 from collections.abc import Sequence
 
-import numpy as np
-from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
-
-import arguments
-from data import metrics
-from data.batches import padding
-from data.cache import cached
-from data.features import Features, word_features
 from data.readers import with_labels
-from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task
-from evaluation import Head
-from models.encoders import named_labels
-from training import execute, prepare
+from training import arguments
 from utils import run_script
 
 
@@ -29,9 +17,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         InputError: something given cannot be used; nothing has been written then.
     """
-    args = parse_arguments(argv)
+    args = arguments.of_script("run_tok_clas", argv)
     task = with_labels(find_task(args.task_name, TOKEN_TASKS), args.data_dir)
     args.task_name = task.name
+    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    import numpy as np
+    from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
+
+    from data import metrics
+    from data.batches import padding
+    from data.cache import cached
+    from data.features import Features, word_features
+    from data.submission import write_words
+    from models.encoders import named_labels
+    from training.evaluation import Head
+    from training.loop import execute, prepare
+
     # Without add_prefix_space a byte-level tokenizer takes each word for the end of another, and nothing says so.
     examples, config, tokenizer = prepare(args, task, named_labels(task.labels), add_prefix_space=True)
     features = examples.map(cached(args.token_cache_dir, word_features, tokenizer, max_seq_length=args.max_seq_length))
@@ -61,20 +62,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         write=write,
     )
     execute(args, task, head, config, tokenizer, features)
-
-
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, with this script's defaults (those of the release)."""
-    parser = arguments.build_parser(
-        "Fine-tune, evaluate and test an encoder on a task with a tag for each word.",
-        TOKEN_TASKS,
-        train_batch_size=32,
-        eval_batch_size=64,
-        learning_rate=5e-5,
-        warmup_proportion=0.1,
-        weight_decay=0.0,
-    )
-    return arguments.parse(parser, argv)
 
 
 if __name__ == "__main__":

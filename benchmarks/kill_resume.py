@@ -24,8 +24,8 @@ import torch
 import transformers
 
 from models.checkpoints import read_state_dict
-from run_folder import versions
-from run_state import damage
+from training.folder import versions
+from training.state import damage
 from utils import Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent

@@ -22,7 +22,7 @@ from data.readers import read_set, task_folder
 from data.tasks import SENTENCE_TASKS, TOKEN_TASKS
 from models.asa import PROTOCOLS, AsaModel
 from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
-from run_folder import versions
+from training.folder import versions
 from utils import Parser, run_script, write_json
 
 FIGURES = ("penalty", "divergence", "fully_masked")

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-import training
 from benchmarks.throughput import resident_megabytes
 from data.readers import Examples
 from data.tasks import NLI
 from models.encoders import load_tokenizer
+from training import loop
 from utils import InputError, Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -125,9 +125,9 @@ def child(job: dict) -> dict:
     """
     notes, read = {}, []
     read_splits, execute, optimize, read_examples = (
-        training.read_splits,
-        training.execute,
-        training.optimize,
+        loop.read_splits,
+        loop.execute,
+        loop.optimize,
         Examples.read,
     )
 
@@ -152,7 +152,7 @@ def child(job: dict) -> dict:
         note("step")
         return figures, finite
 
-    training.read_splits, training.execute, training.optimize = looking_for_data, executing, stepping
+    loop.read_splits, loop.execute, loop.optimize = looking_for_data, executing, stepping
     Examples.read = reading
     sys.argv = ["run_sent_clas.py", *job["argv"]]
     runpy.run_path(str(ROOT / "run_sent_clas.py"), run_name="__main__")

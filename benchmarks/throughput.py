@@ -30,18 +30,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import arguments
 import run_sent_clas
-import training
 from data import cache
 from data.batches import ChoiceCollator, StepSampler, padding
 from data.features import Features, choice_features, sentence_features
 from data.readers import read_set, task_folder
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
-from devices import make_accelerator
-from models import objectives
+from models import methods
 from models.encoders import load_config, load_pretrained, load_tokenizer
-from run_folder import describe
+from training import arguments, loop
+from training.devices import make_accelerator
+from training.folder import describe
 from utils import InputError, Parser, keep_freed_memory, run_script, write_json
 
 LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, of the official files
@@ -58,7 +57,7 @@ class Variant:
     method: str
     precision: str
     attention: str = "sdpa"
-    protocol: str = "paper"
+    protocol: str = "corrected"
     two_forwards: bool = False
 
     @property
@@ -79,7 +78,7 @@ def variants() -> list[Variant]:
     precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
     found = [Variant(method, precision) for precision in precisions for method in ("naive", "asa")]
     found += [Variant("asa", "bf16", "eager"), Variant("asa", "bf16", two_forwards=True), BASELINE]
-    found += [Variant(method, "bf16") for method in objectives.METHODS if method not in ("naive", "asa")]
+    found += [Variant(method, "bf16") for method in methods.METHODS if method not in ("naive", "asa")]
     if torch.cuda.is_available():
         found.append(Variant("asa", "fp16", "eager", "release"))
     return found
@@ -166,7 +165,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
             turns = zip(training_times[variant], batches[variant], strict=True)
             for times, batch in turns if turn else [next(turns)]:
                 on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
-                seconds = timed(training.optimize, run, [on_device], optimizers[variant])
+                seconds = timed(loop.optimize, run, [on_device], optimizers[variant])
                 if turn:
                     times.append(seconds)
     found = {"rows": {"train": len(train_rows), "eval": len(eval_rows)}, "training": [], "evaluation": []}
@@ -182,7 +181,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
     evaluation_times = {name: [] for name in evaluated}
     for _ in range(1 if args.quick else max(2, args.rounds)):
         for name, variant in evaluated.items():
-            evaluation_times[name].append(timed(training.predict, runs[variant], eval_rows))
+            evaluation_times[name].append(timed(loop.predict, runs[variant], eval_rows))
     for name, times in evaluation_times.items():
         per_second = len(eval_rows) / statistics.median(times)
         found["evaluation"].append({"way": name, "seconds": times, "examples_per_second": per_second})
@@ -225,9 +224,7 @@ def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Fea
     return [collate([rows[row] for row in step]) for step in chosen]
 
 
-def make_run(
-    args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase
-) -> training.Run:
+def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> loop.Run:
     """What the project's training step and evaluation work on; nothing of it is saved."""
     settings = arguments.build_parser("", (), weight_decay=0.01).parse_args(["--task_name", bench.name])
     for precision in ("fp16", "bf16"):
@@ -239,18 +236,18 @@ def make_run(
     changes = {"num_labels": 2} if bench.choices == 1 else {}
     config = load_config(args.load_model_path, None, None, **changes)
     backbone = load_pretrained(bench.auto_class, args.load_model_path, config, None, variant.attention)
-    model = objectives.build(variant.method, backbone, settings)
+    model = methods.build(variant.method, backbone, settings)
     if variant.method == "asa":
         model.one_forward = not variant.two_forwards
     AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
     accelerator = make_accelerator(settings)
     collator = DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
-    head = training.Head(bench.auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
-    return training.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
+    head = loop.Head(bench.auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
+    return loop.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
 
 
-def make_optimizer(run: training.Run):
-    groups = training.parameter_groups(run.model, run.args.weight_decay)
+def make_optimizer(run: loop.Run):
+    groups = loop.parameter_groups(run.model, run.args.weight_decay)
     return run.accelerator.prepare(torch.optim.AdamW(groups, lr=run.args.learning_rate, fused=True))
 
 
@@ -294,7 +291,7 @@ def child(args: argparse.Namespace) -> dict:
     for _ in range(3):
         for batch in batches:
             on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
-            times.append(timed(training.optimize, run, [on_device], optimizer))
+            times.append(timed(loop.optimize, run, [on_device], optimizer))
     return {"peak_megabytes": peak_megabytes(), "median_step_seconds": statistics.median(times[len(batches) :])}
 
 
@@ -333,14 +330,14 @@ def first_steps(args: argparse.Namespace) -> dict[str, float]:
 def first_step(argv: list[str], started: float) -> dict[str, float]:
     """Run the sentence script up to the end of its first optimizer step."""
     cache.CACHED_FROM = 0  # SST-2 has a little less than what is worth it
-    step = training.optimize
+    step = loop.optimize
 
     def only_step(*arguments):
         timed(step, *arguments)
         print(json.dumps({"seconds": time.time() - started}), flush=True)
         os._exit(0)  # nothing of this run is kept
 
-    training.optimize = only_step
+    loop.optimize = only_step
     run_sent_clas.main(argv)
     raise AssertionError("the script took no step")
 

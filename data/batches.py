@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import DataCollatorForMultipleChoice
 
-from models.asa import IGNORED_LABEL
+from data.features import IGNORED_LABEL
 
 
 class StepSampler(Sampler[list[int]]):

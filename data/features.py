@@ -7,12 +7,11 @@ from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from data.examples import ChoiceExample, Example, WordsExample
-from models.asa import IGNORED_LABEL
 from utils import InputError
 
-TRUNCATIONS = ("longest_first", "only_first")
+IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
 # DREAM draws a blank with up to 24 underscores. The release puts the choice in place of each of them.
-BLANKS = {"paper": "_+", "release": "_"}
+BLANKS = {"corrected": "_+", "release": "_"}
 
 
 class Features(Dataset):
@@ -63,12 +62,12 @@ def choice_features(
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     truncation: str = "longest_first",
-    protocol: str = "paper",
+    protocol: str = "corrected",
 ) -> Features:
     """For each example as many pairs of context and question as it has choices, each cut to `max_seq_length` tokens.
 
     Args:
-        truncation: one of `TRUNCATIONS`: what is cut, the longer of the two texts, or the context alone.
+        truncation: what is cut: the longer of the two texts ("longest_first"), or the context alone ("only_first").
         protocol: what a blank is in a cloze question, see `BLANKS`.
 
     Raises:
@@ -136,16 +135,16 @@ def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBa
         for row, example, places in zip(labels, examples, first_tokens, strict=True):
             for label, place in zip(example.labels, places, strict=True):
                 if place is not None:
-                    row[place] = _class(label)
+                    row[place] = class_index(label)
     return Features(dict(encoding), labels, examples=examples, report=report, first_tokens=first_tokens)
 
 
 def _labels(examples: list) -> list | None:
     labels = [getattr(example, "labels" if isinstance(example, WordsExample) else "label") for example in examples]
-    return None if None in labels else [label if isinstance(label, list) else _class(label) for label in labels]
+    return None if None in labels else [label if isinstance(label, list) else class_index(label) for label in labels]
 
 
-def _class(label: int | float | str) -> int | float:
+def class_index(label: int | float | str) -> int | float:
     """A class that the task lacks, and which stands under its own name, gives no loss."""
     return IGNORED_LABEL if isinstance(label, str) else label
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from arguments import positive
+from experiments.records import read_results
+from experiments.tables import Group, compare, grouped, listed, sections
 from figures.drawing import COLOURS, WIDTH, picture
-from models.objectives import METHODS
-from records import read_results
-from tables import Group, compare, grouped, listed, sections
+from models.methods import METHODS
+from training.arguments import positive
 from utils import InputError, Parser, log, run_script
 
 TABLES = ("main", "comparison", "robustness")

@@ -20,8 +20,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import MaxNLocator
 
 from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
-from models.objectives import METHODS
-from run_folder import RunFolder
+from models.methods import METHODS
+from training.folder import RunFolder
 from utils import InputError, Parser, log, run_script, short
 
 COLUMNS = 2  # panels in a row

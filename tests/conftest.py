@@ -27,6 +27,7 @@ HEADS = {
     "token": AutoModelForTokenClassification,
     "masked_lm": AutoModelForMaskedLM,
 }
+EAGER_ONLY = ("mpnet",)
 VOCABULARY = 60
 BERT_SIZES = {
     "vocab_size": VOCABULARY,
@@ -58,6 +59,7 @@ SIZES = {
         "pad_token_id": 0,
     },
     "electra": BERT_SIZES | {"embedding_size": 16, "summary_last_dropout": 0.0},
+    "mpnet": BERT_SIZES,
     "roberta": BERT_SIZES,
     "xlm-roberta": BERT_SIZES,
 }
@@ -71,14 +73,15 @@ WORDS = (
 def tiny_backbone(
     model_type: str = "bert",
     head: str = "sequence",
-    attention: str = "sdpa",
+    attention: str = "",
     num_labels: int = 3,
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     **changes,
 ) -> transformers.PreTrainedModel:
-    """A random model of three layers without dropout."""
+    """A random model of three layers without dropout; with SDPA where it has that and nothing else is asked for."""
     torch.manual_seed(seed)
+    attention = attention or ("eager" if model_type in EAGER_ONLY else "sdpa")
     config = AutoConfig.for_model(model_type, **SIZES[model_type] | {"num_labels": num_labels} | changes)
     return HEADS[head].from_config(config, attn_implementation=attention).to(dtype)
 

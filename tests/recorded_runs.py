@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 from data.tasks import TASKS
-from records import missing, parsed, read_results
-from tables import report
+from experiments.records import missing, parsed, read_results
+from experiments.tables import report
 
 
 def write_run(folder: Path, method: str, seed: int, scores: list[float], minutes: float = 1.0, **changes) -> Path:

@@ -290,8 +290,8 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
 
 
 def test_runs_of_one_method_are_told_apart_by_its_settings(tmp_path):
-    first = write_run(tmp_path / "a", tau=0.5, protocol="paper")
-    second = write_run(tmp_path / "b", tau=0.1, protocol="paper", asa_layers=[2, 5])
+    first = write_run(tmp_path / "a", tau=0.5, protocol="corrected")
+    second = write_run(tmp_path / "b", tau=0.1, protocol="corrected", asa_layers=[2, 5])
     labels = [run.label for run in training_curves.read_runs([first, second])]
     assert labels == ["SST-2, asa, seed 1, tau 0.5", "SST-2, asa, seed 1, tau 0.1, asa_layers 2 5"]
 

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 from script_runs import message, results_of, run_folder
+from test_baselines import BASELINES, SETTINGS
 from test_data import write
-from test_rivals import RIVALS, SETTINGS
 
-import arguments
 import run_multi_cho
 import run_sent_clas
 import run_tok_clas
 from models.checkpoints import read_state_dict
-from models.objectives import METHODS
+from models.methods import METHODS
+from training import arguments
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 @pytest.mark.parametrize(
     ("script", "task"), [(run_sent_clas, "SST-2"), (run_multi_cho, "DREAM"), (run_tok_clas, "WNUT-2017")]
 )

@@ -139,7 +139,7 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
 
 
 @pytest.mark.parametrize(
-    ("text", "paper", "release"),
+    ("text", "corrected", "release"),
     [
         ("is it good?", r"is it good? a\1", r"is it good? a\1"),
         ("it is _ .", r"it is a\1 .", r"it is a\1 ."),
@@ -147,11 +147,11 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
         ("it ___ so.", r"it a\1 so.", r"it a\1a\1a\1 so."),
     ],
 )
-def test_the_choice_follows_the_question_or_fills_the_blank_of_a_cloze(tokenizer, text, paper, release):
+def test_the_choice_follows_the_question_or_fills_the_blank_of_a_cloze(tokenizer, text, corrected, release):
     plain = choice_features([ChoiceExample("the plot", text, (r"a\1", "b"), None, None)], tokenizer, 40)
     assert plain[0]["input_ids"][0] == tokenizer("the plot", rf"{text} a\1")["input_ids"]
-    for protocol, expected in (("paper", paper), ("release", release)):
-        blank = {"paper": "_+", "release": "_"}[protocol]
+    for protocol, expected in (("corrected", corrected), ("release", release)):
+        blank = {"corrected": "_+", "release": "_"}[protocol]
         assert answered(text, r"a\1", blank) == expected
         example = ChoiceExample("the plot", text, (r"a\1", "b"), None, None, cloze=True)
         features = choice_features([example], tokenizer, 40, protocol=protocol)

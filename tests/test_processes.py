@@ -12,16 +12,24 @@ import torch
 from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
 from test_data import write
 
-import devices
 import run_sent_clas
 from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
-from models import objectives
+from models import methods
 from models.checkpoints import read_state_dict
+from training import devices
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
-FILES = ["0_pytorch_model.bin", "1_pytorch_model.bin", "SST-2.tsv", "best", "eval_results.txt", "metrics.jsonl"]
+FILES = [
+    "0_pytorch_model.bin",
+    "1_pytorch_model.bin",
+    "SST-2.tsv",
+    "best",
+    "eval_results.txt",
+    "metrics.jsonl",
+    "predictions",
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +107,7 @@ def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
     assert run_twofold(command("run_sent_clas", tmp_path, whole, *flags)[2:]).returncode == 0
     argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
     children = str(Path(__file__).parent / "children.py")
-    stopped = run_twofold(["run_sent_clas", *argv], children, "training", "optimize", "3", "15")
+    stopped = run_twofold(["run_sent_clas", *argv], children, "training.loop", "optimize", "3", "15")
     assert stopped.returncode != 0
     assert "the same command with --resume goes on from there" in stopped.stderr
     assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
@@ -166,7 +174,7 @@ def test_each_row_of_a_step_goes_to_one_process(count):
 def test_every_parameter_has_a_gradient(model_type, head, method):
     """Processes wait for the gradient of each parameter."""
     backbone = tiny_backbone(model_type, head)
-    model = objectives.build(method, backbone, argparse.Namespace(tau=0.5, protocol="paper")).train()
+    model = methods.build(method, backbone, argparse.Namespace(tau=0.5, protocol="corrected")).train()
     model(**tiny_batch(head)).loss.backward()
     assert set(gradients(model)) == {name for name, _ in model.named_parameters()}
 

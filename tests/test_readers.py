@@ -18,6 +18,7 @@ import run_tok_clas
 from data import cache, download, metrics
 from data.examples import ChoiceExample, Example, WordsExample, read_tagged
 from data.features import choice_features, sentence_features, word_features
+from data.predictions import read_predictions
 from data.readers import Examples, read_file, read_set, read_splits, with_labels
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 
@@ -426,6 +427,8 @@ def test_evaluation_of_sentences_with_unknown_labels(
     expected = evaluate("SST-2", checkpoint, "--eval_file", str(rest), folder="known")
     assert expected["metrics"] == {"accuracy": 100.0}
     assert record["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
+    stored = read_predictions(next((tmp_path / "all0" / "predictions").iterdir()))
+    assert stored["label"] == [-100 if label == "2" else int(label) for label in gold]
 
 
 @pytest.mark.parametrize("cached_from", [0, 10**9])
@@ -442,6 +445,8 @@ def test_tagging_with_tags_that_training_lacks(cached_from, encoder_folder, tmp_
     assert "rows_with_unknown_label" not in record["unseen"]["train"]
     assert record["best"]["metrics"]["accuracy"] == pytest.approx(100 / 3)  # all of the rest
     assert record["best"]["eval_loss"] > 0
+    stored = read_predictions(next((run / "predictions").iterdir()))
+    assert stored["label"] == [[1, -100, -100]] * 3
     warned = [line for line in said() if "PTB does not have" in line]
     assert warned == [
         f"{folder / 'dev.txt'}, line 2: the first of 6 rows (of 9) with a label that PTB does not have ('UH', 'VB');"

@@ -1,6 +1,5 @@
 """Grids of runs: with a stand-in for the scripts, and once with a script."""
 
-import importlib
 import json
 import shlex
 import signal
@@ -14,12 +13,12 @@ from recorded_runs import column, table
 from script_runs import message, results_of
 from test_data import write
 
-import grid
-import plan
 import reproduce
 from data.tasks import TASKS
-from records import missing, parsed, read_results
-from tables import report
+from experiments import launch, plan
+from experiments.records import missing, parsed, read_results
+from experiments.tables import report
+from training import arguments
 from utils import Interrupted, StopSignals, run_script
 
 PAIRS = ("1\ta film\tthe film\t1", "2\ta plot\tthe story\t0", "3\ta score\tthe score\t1", "4\tdull\tfunny\t0")
@@ -63,7 +62,7 @@ def stand_in(tmp_path, monkeypatch):
     args = parsed(task, ["--do_train", "--do_eval", "--task_name", "CoLA", *recipe])
     (tmp_path / "args.json").write_text(json.dumps(args))
     monkeypatch.setattr(plan, "script_command", lambda name: [sys.executable, str(script)])
-    monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(sys, "argv", ["reproduce.py"])
 
     def run(*flags: str, table: str = "main") -> int:
@@ -164,20 +163,20 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(grid.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(launch.torch, "get_num_threads", lambda: 7)
     assert stand_in("--methods", "naive", "--seeds", "3", "--jobs", "3") == 0
     devices = [results_of(tmp_path / "runs" / "CoLA" / "naive" / f"seed{seed}")["device"] for seed in (42, 43, 44)]
     assert devices == [["2", "2"], ["5", "2"], ["2", "2"]]
 
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert grid.shares(2) == [
+    assert launch.shares(2) == [
         {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "2"},
         {"OMP_NUM_THREADS": "4", "CUDA_VISIBLE_DEVICES": "5"},
     ]
-    assert grid.shares(1) == [{}]
+    assert launch.shares(1) == [{}]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(grid.torch.cuda, "device_count", lambda: 0)
-    assert grid.shares(2) == [{"OMP_NUM_THREADS": "4"}] * 2
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    assert launch.shares(2) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
 def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, capsys):
@@ -208,8 +207,7 @@ def test_the_published_settings_of_each_task(tmp_path):
     assert len(runs) == 2 * (5 * 3 + 2 * 5)
     seen = {}
     for run in runs:
-        module = importlib.import_module(Path(run.command[1]).stem)
-        again = vars(module.parse_arguments(run.command[2:]))
+        again = vars(arguments.of_script(Path(run.command[1]).stem, run.command[2:]))
         assert again == run.args
         names = (
             "learning_rate",
@@ -294,12 +292,12 @@ def interrupted_grid(folder: Path, stop: str, monkeypatch) -> Interrupted:
     """A grid of two runs, of which the first tells it to stop, and does `stop` when it is told so in turn."""
     script = folder / "child.py"
     script.write_text(SIGNALLED.format(stop=stop))
-    monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(plan, "script_command", lambda name: [sys.executable, str(script)])
     variants = [plan.Variant("naive", "naive")]
     runs = plan.plan_runs(folder / "runs", [TASKS["CoLA"]], variants, 2, [])
     with pytest.raises(Interrupted) as stopped:
-        grid.run_grid(runs, folder / "runs", 1, "last", "to go on: the same")
+        launch.run_grid(runs, folder / "runs", 1, "last", "to go on: the same")
     assert not (folder / "runs" / "CoLA" / "naive" / "seed43").exists()
     return stopped.value
 
@@ -316,19 +314,19 @@ def test_a_run_that_ends_while_the_grid_stops_is_tidied_up(tmp_path, monkeypatch
 
 
 def test_a_signal_that_insists_kills_the_runs(monkeypatch):
-    monkeypatch.setattr(grid, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
     child.stdout.readline()  # it is deaf now
     signals = StopSignals()
     signals.insist(signal.SIGINT)
-    grid.stop([child], signals)
+    launch.stop([child], signals)
     assert child.returncode == -signal.SIGKILL
 
 
 def test_one_grid_a_folder(tmp_path):
-    with grid.only_grid(tmp_path):
-        assert message(grid.only_grid(tmp_path).__enter__) == (
+    with launch.only_grid(tmp_path):
+        assert message(launch.only_grid(tmp_path).__enter__) == (
             f"--output_dir {tmp_path}: another grid is at work in it; --jobs runs several at a time"
         )
 

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from children import INTERRUPT, KILL, TERMINATE, run, start
 
 from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
-from run_state import Interruption, damage
+from training.state import Interruption, damage
 from utils import StopSignals
 
 
@@ -53,19 +53,19 @@ def uninterrupted(tmp_path_factory):
 # Where a kill hurts: in a step, while a state is written, between its files, in an evaluation, while a checkpoint, the
 # best folder or the records are written, and when all but the predictions is done.
 BLOWS = [
-    ("training", "optimize", 2),
-    ("run_state", "save_file", 3),
-    ("run_state", "save_file", 2),
-    ("run_folder", "latest_good", 1),
-    ("evaluation", "predict", 1),
-    ("training", "save_checkpoint", 1),
+    ("training.loop", "optimize", 2),
+    ("training.state", "save_file", 3),
+    ("training.state", "save_file", 2),
+    ("training.folder", "latest_good", 1),
+    ("training.evaluation", "predict", 1),
+    ("training.loop", "save_checkpoint", 1),
     ("utils", "_flush", 9),
-    ("training", "export", 1),
-    ("run_folder", "write_text", 2),
-    ("training", "optimize", 3),
-    ("run_folder", "remove_folder", 2),
-    ("evaluation", "predict", 2),
-    ("training", "predict", 1),
+    ("training.loop", "export", 1),
+    ("training.folder", "write_text", 2),
+    ("training.loop", "optimize", 3),
+    ("training.folder", "remove_folder", 2),
+    ("training.evaluation", "predict", 2),
+    ("training.loop", "predict", 1),
 ]
 
 
@@ -104,7 +104,11 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = [*arguments(script, folder), "--save_steps", "100"]
-    blow = ("training", "optimize", 2, number) if place == "optimize" else ("evaluation", "predict", 1, number)
+    blow = (
+        ("training.loop", "optimize", 2, number)
+        if place == "optimize"
+        else ("training.evaluation", "predict", 1, number)
+    )
     workers = ["--num_workers", "1"] if number < 0 else []
     # It comes twice, as from a scheduler that tells every process, and from the one that has started this one.
     assert run(script, [*argv, *workers], log, blow, blow) == 128 + abs(number)
@@ -152,7 +156,7 @@ def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterr
     script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = arguments(script, folder, "--save_total_limit", "3")
-    assert run(script, argv, log, ("training", "optimize", 6, KILL)) == -KILL
+    assert run(script, argv, log, ("training.loop", "optimize", 6, KILL)) == -KILL
     states = sorted((folder / "states").iterdir())
     assert [state.name for state in states] == ["00000003-evaluated", "00000004", "00000005"]
     assert [damage(state) for state in states] == [None, None, None]
@@ -181,7 +185,7 @@ def test_a_state_by_name(arguments, uninterrupted, tmp_path):
     script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = arguments(script, folder, "--save_total_limit", "9")
-    assert run(script, argv, log, ("training", "optimize", 6, KILL)) == -KILL
+    assert run(script, argv, log, ("training.loop", "optimize", 6, KILL)) == -KILL
     assert run(script, [*argv, "--resume", str(folder / "states" / "00000002")], log) == 0, log.read_text()
     assert "00000002" in log.read_text()
     assert differences(folder, uninterrupted(script, arguments)) == []
@@ -202,7 +206,7 @@ def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     script = "run_sent_clas"
     folder = tmp_path / "cut"
     argv = arguments(script, folder)
-    assert run(script, argv, tmp_path / "log", ("training", "optimize", 3, KILL)) == -KILL
+    assert run(script, argv, tmp_path / "log", ("training.loop", "optimize", 3, KILL)) == -KILL
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for name, (flags, expected) in REFUSED.items():
         log = tmp_path / name
@@ -233,7 +237,7 @@ def test_a_run_keeps_others_out_of_its_folder(arguments, uninterrupted, tmp_path
     script = "run_sent_clas"
     folder, log, second = tmp_path / "cut", tmp_path / "log", tmp_path / "second"
     argv = arguments(script, folder)
-    first = start(script, argv, log, ("training", "optimize", 3, 19))  # stopped, not killed
+    first = start(script, argv, log, ("training.loop", "optimize", 3, 19))  # stopped, not killed
     while not (folder / "states" / "00000002").exists():
         assert first.is_alive(), log.read_text()
         first.join(0.05)
@@ -263,7 +267,7 @@ def test_a_full_disk_leaves_the_last_state(arguments, uninterrupted, tmp_path):
     script = "run_sent_clas"
     folder, log = tmp_path / "cut", tmp_path / "log"
     argv = arguments(script, folder)
-    assert run(script, argv, log, ("training", "optimize", 3, KILL)) == -KILL
+    assert run(script, argv, log, ("training.loop", "optimize", 3, KILL)) == -KILL
     states = folder / "states"
     last = sorted(states.iterdir())[-1]
     size = (last / "optimizer.safetensors").stat().st_size

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 import run_sent_clas
 from models.checkpoints import read_state_dict
-from models.objectives import METHODS
+from models.methods import METHODS
+from training import arguments
 
 ROOT = Path(__file__).parent.parent
 LINE = re.compile(
@@ -80,6 +81,7 @@ def test_train_evaluate_and_test(method, command, tmp_path, capsys):
         "best",
         "eval_results.txt",
         "metrics.jsonl",
+        "predictions",
         "results.json",
     ]
     lines = (out / "eval_results.txt").read_text().splitlines()
@@ -130,7 +132,7 @@ def test_a_saved_checkpoint_scores_as_it_did(command, tmp_path, capsys):
         file = str(tmp_path / "out" / source)
         assert command("--do_eval", "--do_test", test_model_file=file, output_dir=str(folder)) == 0
         assert capsys.readouterr().out.strip() == expected
-        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json", "predictions"]
         record = json.loads((folder / "evaluation.json").read_text())
         assert record["eval_score"] == pytest.approx(best["eval_score"])
         assert record["args"]["test_model_file"] == file
@@ -168,9 +170,9 @@ def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
     assert np.allclose(found[2], found[0], rtol=1e-4)
 
 
-def test_attention_follows_from_device_and_method(command, tmp_path, monkeypatch):
+def test_attention_is_the_same_for_every_method(command, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    defaults = [(method, None, "eager" if method == "asa" else "sdpa") for method in METHODS]
+    defaults = [(method, None, "eager") for method in METHODS]
     for method, given, expected in (*defaults, ("asa", "sdpa", "sdpa")):
         changes = {"attn_implementation": given} if given else {}
         assert command("--do_train", "--overwrite_output_dir", method=method, max_train_steps="1", **changes) == 0
@@ -274,7 +276,7 @@ def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
 
 
 def test_defaults_are_those_of_the_release():
-    args = vars(run_sent_clas.parse_arguments(["--do_train", "--task_name", "SST-2"]))
+    args = vars(arguments.of_script("run_sent_clas", ["--do_train", "--task_name", "SST-2"]))
     expected = {
         "load_model_path": "bert-base-uncased",
         "output_dir": "model",
@@ -295,7 +297,9 @@ def test_defaults_are_those_of_the_release():
     }
     assert {name: args[name] for name in expected} == expected
     assert (
-        run_sent_clas.parse_arguments(["--do_train", "--task_name", "x", "--num_train_epochs", "3.0"]).num_train_epochs
+        arguments.of_script(
+            "run_sent_clas", ["--do_train", "--task_name", "x", "--num_train_epochs", "3.0"]
+        ).num_train_epochs
         == 3
     )
 

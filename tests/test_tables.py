@@ -10,8 +10,8 @@ from script_runs import message, results_of
 import reproduce
 from data.published import published
 from data.tasks import TASKS
-from records import different_settings, missing, parsed, read_results, settings
-from tables import compare, grouped, over_seeds, report
+from experiments.records import different_settings, missing, parsed, read_results, settings
+from experiments.tables import compare, grouped, over_seeds, report
 
 
 def test_statistics_by_hand():

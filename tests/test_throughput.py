@@ -9,9 +9,9 @@ import pytest
 from script_runs import REAL_DATA, needs_real_data
 from test_data import write
 
-import training
 from benchmarks import throughput
 from data import cache
+from training import loop
 from utils import keep_freed_memory
 
 
@@ -36,7 +36,7 @@ def test_a_quick_benchmark(flags, tmp_path, capsys):
         assert release["widths"] == [60]
         assert ours["examples_per_second"] > 0
         assert [row["way"] for row in task["evaluation"]] == ["ours", "release"]
-    assert "| asa paper bf16 sdpa |" in capsys.readouterr().out
+    assert "| asa corrected bf16 sdpa |" in capsys.readouterr().out
 
 
 def test_a_process_reports_its_memory_and_step(flags, capsys):
@@ -67,7 +67,7 @@ def test_a_first_step_is_timed(flags, tmp_path, monkeypatch, capsys):
     write(tmp_path / "sst-2" / "train.tsv", "sentence\tlabel", "a warm film\t1", "a dull plot\t0")
     write(tmp_path / "sst-2" / "dev.tsv", "sentence\tlabel", "a film\t1")
     monkeypatch.setattr(os, "_exit", sys.exit)
-    monkeypatch.setattr(training, "optimize", training.optimize)
+    monkeypatch.setattr(loop, "optimize", loop.optimize)
     monkeypatch.setattr(cache, "CACHED_FROM", cache.CACHED_FROM)
     argv = ["--do_train", "--task_name", "SST-2", "--data_dir", str(tmp_path), "--load_model_path", flags[-1]]
     argv += ["--output_dir", str(tmp_path / "out"), "--token_cache_dir", str(tmp_path / "cache"), "--no_cuda"]

@@ -24,10 +24,11 @@ from data.metrics import NO_TAG, compute_words, outside_where_unseen
 from data.readers import read_file, read_splits, with_labels
 from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task
-from models import objectives
+from models import methods
 from models.asa import AsaModel
 from run_tok_clas import main
-from training import optimize, predict
+from training import accumulation
+from training.loop import optimize, predict
 
 CONLL, PTB, WNUT = (TOKEN_TASKS[name] for name in ("CoNLL-2003", "PTB", "WNUT-2017"))
 ACCENT = "\u0301"  # a lone accent: the uncased tokenizer makes nothing of it
@@ -289,7 +290,7 @@ def run_of(model, collate=None) -> SimpleNamespace:
 def step(head: str, method: str, protocol: str, num_labels: int, parts: int, batch: dict) -> tuple[dict, dict]:
     """The parameters after one step of plain gradient descent on the batch in parts, and the step's figures."""
     settings = Namespace(tau=0.5, protocol=protocol)
-    model = objectives.build(method, tiny_backbone("bert", head, num_labels=num_labels), settings)
+    model = methods.build(method, tiny_backbone("bert", head, num_labels=num_labels), settings)
     torch.manual_seed(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     size = len(batch["labels"]) // parts
@@ -298,11 +299,11 @@ def step(head: str, method: str, protocol: str, num_labels: int, parts: int, bat
     return {name: value.detach() for name, value in model.named_parameters()}, figures
 
 
-HEADS = [("sequence", 3, "release"), ("sequence", 1, "paper"), ("choice", 3, "paper"), ("token", 3, "release")]
+HEADS = [("sequence", 3, "release"), ("sequence", 1, "corrected"), ("choice", 3, "corrected"), ("token", 3, "release")]
 
 
 @pytest.mark.parametrize("method", ["asa", "naive"])
-@pytest.mark.parametrize(("head", "num_labels", "protocol"), [*HEADS, ("token", 3, "paper")])
+@pytest.mark.parametrize(("head", "num_labels", "protocol"), [*HEADS, ("token", 3, "corrected")])
 def test_accumulation_is_exact(head, num_labels, protocol, method):
     rows = 16 if head == "choice" else 8
     batch = tiny_batch(head, [9, 4, 6, 2, 8, 3, 3, 7, 5, 4, 9, 2, 6, 3, 8, 4][:rows], num_labels=num_labels)
@@ -315,22 +316,22 @@ def test_accumulation_is_exact(head, num_labels, protocol, method):
     torch.testing.assert_close(sums["train_loss"], figures["train_loss"], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("protocol", ["paper", "release"])
+@pytest.mark.parametrize("protocol", ["corrected", "release"])
 def test_asa_without_labels_is_its_regularizer(protocol):
     batch = tiny_batch("token")
     batch["labels"][:] = -100
     output = AsaModel(tiny_backbone("bert", "token"), protocol=protocol).train()(**batch)
     assert output.task_loss == 0.0
-    assert (output.divergence == 0.0) == (protocol == "paper")
+    assert (output.divergence == 0.0) == (protocol == "corrected")
     torch.testing.assert_close(output.loss, output.divergence + 0.25 * output.penalty)
-    torch.testing.assert_close(objectives.weighted_loss(output, (2, 4), (0, 7)), output.loss * 0.5)
+    torch.testing.assert_close(accumulation.weighted_loss(output, (2, 4), (0, 7)), output.loss * 0.5)
 
 
 @pytest.mark.parametrize("method", ["asa", "naive"])
 def test_a_batch_without_labels_changes_nothing_through_the_task(method):
     batch = tiny_batch("token")
     batch["labels"][:] = -100
-    after, figures = step("token", method, "paper", 3, 2, batch)
+    after, figures = step("token", method, "corrected", 3, 2, batch)
     assert figures["train_loss"] == 0.0
     assert all(value.isfinite().all() for value in after.values())
     before = tiny_backbone("bert", "token", num_labels=3).state_dict()

@@ -16,17 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForSequenceClassification
 
-import devices
-import run_sent_clas
-import training
 from data.batches import StepSampler
 from data.features import Features
-from models import objectives
+from models import methods
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict, release_state_dict
-from run_folder import RunFolder
-from run_state import Interruption, Means
-from training import Head, Run, epoch_line, parameter_groups, predict, train
+from training import accumulation, arguments, devices, loop
+from training.folder import RunFolder
+from training.loop import Head, Run, epoch_line, parameter_groups, predict, train
+from training.state import Interruption, Means
 
 
 class NoTokenizer:
@@ -100,7 +98,7 @@ def test_accumulation_is_exact(method, tmp_path):
     """8 examples at once, 4 x 2, and 3 + 3 + 2, a last batch of 5 among them, end in the same weights."""
     found = {}
     for parts in (1, 4, 3):
-        model = objectives.build(method, tiny_backbone(), argparse.Namespace(tau=0.5, protocol="paper"))
+        model = methods.build(method, tiny_backbone(), argparse.Namespace(tau=0.5, protocol="corrected"))
         run = make_run(tmp_path / str(parts), model, gradient_accumulation_steps=parts, num_train_epochs=2)
         train(run, features(21), {}, {})
         found[parts] = release_state_dict(model), metrics_of(tmp_path / str(parts))
@@ -120,7 +118,7 @@ def test_accumulation_is_exact(method, tmp_path):
 def test_parts_add_up_to_the_whole(head, method):
     """Also where the parts of a batch hold different numbers of labels."""
     batch = tiny_batch(head)
-    model = objectives.build(method, tiny_backbone(head=head), argparse.Namespace(tau=0.5, protocol="paper")).train()
+    model = methods.build(method, tiny_backbone(head=head), argparse.Namespace(tau=0.5, protocol="corrected")).train()
     model(**batch).loss.backward()
     expected, figures = {name: gradient.clone() for name, gradient in gradients(model).items()}, Means()
     model.zero_grad()
@@ -129,8 +127,8 @@ def test_parts_add_up_to_the_whole(head, method):
         part = {name: tensor[rows] for name, tensor in batch.items()}
         shares = (len(part["labels"]), 4), ((part["labels"] != -100).sum(), labels)
         output = model(**part)
-        objectives.weighted_loss(output, *shares).backward()
-        figures.add(objectives.figures(output, *shares))
+        accumulation.weighted_loss(output, *shares).backward()
+        figures.add(accumulation.figures(output, *shares))
     for name, gradient in gradients(model).items():
         assert (gradient - expected[name]).norm() < 1e-12 * expected[name].norm() + 1e-15, name
     output = model(**batch)
@@ -160,11 +158,11 @@ class HostWaits(TorchDispatchMode):
 @pytest.mark.parametrize("method", ["asa", "naive"])
 def test_a_step_does_not_wait_for_the_device(method, head, tmp_path):
     backbone = tiny_backbone(head=head, dtype=torch.float32)
-    model = objectives.build(method, backbone, argparse.Namespace(tau=0.5, protocol="paper")).train()
+    model = methods.build(method, backbone, argparse.Namespace(tau=0.5, protocol="corrected")).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     run = make_run(tmp_path, model, max_grad_norm=1.0)
     with HostWaits() as waits:
-        training.optimize(run, [tiny_batch(head)], optimizer)
+        loop.optimize(run, [tiny_batch(head)], optimizer)
     # transformers looks at the mask once a forward, whether there is any padding.
     assert waits.found == ["aten._local_scalar_dense.default"]
 
@@ -194,7 +192,7 @@ def test_clipping_bounds_the_step(tmp_path):
         step=lambda: seen.append(torch.stack([g.norm() for g in gradients(run.model).values()]).norm().item()),
         zero_grad=lambda: None,
     )
-    training.optimize(run, [tiny_batch()], optimizer)
+    loop.optimize(run, [tiny_batch()], optimizer)
     assert seen == [pytest.approx(0.01, rel=1e-3)]
 
 
@@ -328,12 +326,12 @@ def test_the_optimizer_of_apex(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "apex").mkdir()
     (tmp_path / "apex" / "__init__.py").write_text("")
-    assert "the package that pip calls apex is not it" in message(run_sent_clas.parse_arguments, flags)
+    assert "the package that pip calls apex is not it" in message(arguments.of_script, "run_sent_clas", flags)
     (tmp_path / "apex" / "optimizers.py").write_text("def FusedAdam(*given, **settings): return given, settings")
     (tmp_path / "amp_C.py").write_text("")
     importlib.invalidate_caches()
-    assert "needs a GPU" in message(run_sent_clas.parse_arguments, [*flags, "--no_cuda"])
-    assert training.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
+    assert "needs a GPU" in message(arguments.of_script, "run_sent_clas", [*flags, "--no_cuda"])
+    assert loop.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
     for name in ("apex", "apex.optimizers", "amp_C"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -392,7 +390,7 @@ def test_fp16_counts_the_steps_that_it_skips(tmp_path):
 
 def test_fp16_stops_after_too_many_skipped_steps(tmp_path, monkeypatch, capsys):
     """Not before: the first epoch is one without any other."""
-    monkeypatch.setattr(training, "MAX_SKIPPED_STEPS", 4)
+    monkeypatch.setattr(loop, "MAX_SKIPPED_STEPS", 4)
     model = tiny_backbone(dtype=torch.float32)
     spoil(model, *range(1, 100))
     run = fp16_run(tmp_path / "run", model)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.tasks import Task
-from records import different_settings, is_finished, parsed, read_run
+from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)

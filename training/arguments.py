@@ -1,17 +1,18 @@
-"""The command line of the three scripts: shared argument groups, checked before anything is loaded."""
+"""The command line of the three scripts: shared argument groups, checked before anything is loaded.
+
+Nothing heavy is imported here: `--help` and an argument that is wrong are answered at once.
+"""
 
 import argparse
 import importlib.util
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from models.asa import ATTENTION_IMPLEMENTATIONS, PROTOCOLS
-from models.objectives import METHODS
-from models.rivals import R3F_NOISES
+from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
+from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -25,6 +26,83 @@ EXECUTION = {
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
+
+TRUNCATIONS = ("longest_first", "only_first")
+
+
+@dataclass(frozen=True)
+class Script:
+    """What differs between the command lines of the scripts.
+
+    tasks: its tasks by name.
+    defaults: those of the release.
+    """
+
+    about: str
+    tasks: Mapping[str, Task]
+    defaults: Mapping[str, object]
+
+
+SCRIPTS = {
+    "run_sent_clas": Script(
+        "Fine-tune, evaluate and test an encoder on a sentence or sentence-pair task.",
+        SENTENCE_TASKS,
+        {
+            "train_batch_size": 32,
+            "eval_batch_size": 128,
+            "learning_rate": 1e-5,
+            "warmup_proportion": 0.06,
+            "weight_decay": 0.01,
+        },
+    ),
+    "run_multi_cho": Script(
+        "Fine-tune, evaluate and test an encoder on a multiple-choice task.",
+        CHOICE_TASKS,
+        {
+            "train_batch_size": 16,
+            "eval_batch_size": 64,
+            "learning_rate": 1e-5,
+            "warmup_proportion": 0.06,
+            "weight_decay": 0.0,
+        },
+    ),
+    "run_tok_clas": Script(
+        "Fine-tune, evaluate and test an encoder on a task with a tag for each word.",
+        TOKEN_TASKS,
+        {
+            "train_batch_size": 32,
+            "eval_batch_size": 64,
+            "learning_rate": 5e-5,
+            "warmup_proportion": 0.1,
+            "weight_decay": 0.0,
+        },
+    ),
+}
+
+
+def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of one of `SCRIPTS`, checked as far as they can be without reading a file.
+
+    Raises:
+        InputError: the arguments contradict each other.
+    """
+    script = SCRIPTS[name]
+    parser = build_parser(script.about, script.tasks, **script.defaults)
+    if name == "run_multi_cho":
+        group = parser.add_argument_group("multiple choice")
+        group.add_argument(
+            "--dream_questions",
+            choices=DREAM_QUESTIONS,
+            default="first",
+            help="of each dialogue (default: %(default)s)",
+        )
+        group.add_argument(
+            "--truncation",
+            choices=TRUNCATIONS,
+            default="longest_first",
+            help="cut the longer of context and question, or the context alone (default: %(default)s)",
+        )
+    return parse(parser, argv)
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
@@ -60,7 +138,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--load_model_path",
         default="bert-base-uncased",
-        help="folder, installed encoder package, or name on the Hub (default: %(default)s)",
+        help="folder, installed or fetched encoder, or name on the Hub (default: %(default)s)",
     )
     group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
     group.add_argument("--test_model_file", help="a .bin of ours or of the release, or a Hugging Face folder")
@@ -72,12 +150,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--attn_implementation",
         choices=ATTENTION_IMPLEMENTATIONS,
-        help="(default: eager where ASA trains on a processor, else sdpa)",
+        help="(default: eager in training on CPU and for encoders that have nothing else, else sdpa)",
     )
 
     group = parser.add_argument_group("method")
     group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
-    group.add_argument("--protocol", choices=PROTOCOLS, default="paper", help="release repeats the authors' code")
+    group.add_argument("--protocol", choices=PROTOCOLS, default="corrected", help="release repeats the authors' code")
     group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
     group.add_argument(
         "--asa_layers",
@@ -91,7 +169,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         default=1.0,
         help="weight of ASA's divergence; 1 is as published (default: %(default)s)",
     )
-    _add_rivals(parser)
+    _add_baselines(parser)
 
     group = parser.add_argument_group("training")
     group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
@@ -122,8 +200,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--seed", type=natural, default=42)
 
     group = parser.add_argument_group("device")
-    group.add_argument("--no_cuda", action="store_true", help="stay on the processor")
-    group.add_argument("--fp16", action="store_true", help="float16; on a processor bf16 where it has it, else fp32")
+    group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
+    group.add_argument("--fp16", action="store_true", help="float16; on CPU bf16 where it has it, else fp32")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
 
     group = parser.add_argument_group("output")
@@ -149,8 +227,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     return parser
 
 
-def _add_rivals(parser: argparse.ArgumentParser) -> None:
-    """The settings of the methods that ASA is compared with; models/rivals.py says what they are."""
+def _add_baselines(parser: argparse.ArgumentParser) -> None:
+    """The settings of the methods that ASA is compared with; models/baselines.py says what they are."""
     group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
     settings = (
         ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that is kept"),
@@ -216,10 +294,6 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
-    if args.attn_implementation is None:
-        # On a processor the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager.
-        on_processor = args.no_cuda or not torch.cuda.is_available()
-        args.attn_implementation = "eager" if args.method == "asa" and args.do_train and on_processor else "sdpa"
     # The release pads everything to the full length, in random batches.
     args.pad_to_max_length = args.pad_to_max_length or args.protocol == "release"
     if args.group_by_length is None:
@@ -265,6 +339,8 @@ def _check_apex(args: argparse.Namespace) -> None:
             "--optimizer apex_fused_adam: NVIDIA apex with its CUDA extensions is not installed, and the package that"
             " pip calls apex is not it: build it from github.com/NVIDIA/apex, or leave the flag out"
         )
+    import torch
+
     if args.no_cuda or not torch.cuda.is_available():
         raise InputError("--optimizer apex_fused_adam needs a GPU: leave the flag out")
 

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
 from data.features import Features
-from devices import wait_for_all
+from training.devices import wait_for_all
 from utils import InputError, StopSignals, atomic_folder, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"

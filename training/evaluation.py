@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
-from models import objectives
 from models.asa import IGNORED_LABEL
-from run_folder import RunFolder
-from run_state import Interruption, Means
+from training import accumulation
+from training.folder import RunFolder
+from training.state import Interruption, Means
 from utils import Interrupted, log
 
 INTERRUPTED = "interrupted, and its state saved: the same command with --resume goes on from there"
@@ -66,17 +66,22 @@ def on_device(run: Run, loader: DataLoader) -> DataLoader:
     return prepare_data_loader(loader, run.accelerator.device, **place, non_blocking=True)
 
 
-def deaf_to_signals(_: int) -> None:
+def ignore_signals(_: int) -> None:
     """Of a loader's process: a signal to the whole group is for the main process, which ends its loaders itself."""
     for number in Interruption.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def evaluate(run: Run, sets: dict[str, Features]) -> dict:
-    """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
+def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[np.ndarray]]]:
+    """The scores of all sets, and the logits of each set's rows.
+
+    The scores are `eval_loss` and `eval_score` of the first set, and `metrics`, where the others' have a prefix.
+    """
     scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
+    predictions = {}
     for name, features in sets.items():
         logits, loss = predict(run, features)
+        predictions[name] = logits
         metrics = run.head.score(features, logits)
         if run.accelerator.is_main_process:
             log.info(f"{name}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items()))
@@ -84,7 +89,7 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
             scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
         else:
             scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
-    return scores
+    return scores, predictions
 
 
 def epoch_line(record: dict, loss_name: str) -> str:
@@ -121,7 +126,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         num_workers=run.args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # an evaluation draws nothing from the model's
-        worker_init_fn=deaf_to_signals,
+        worker_init_fn=ignore_signals,
     )
     # Without the wrapper that keeps processes in step: one may have more batches than another.
     model = accelerator.unwrap_model(run.model).eval()
@@ -134,7 +139,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         logits.append(output.logits.float())  # fetched at the end: a GPU need not wait for the next batch to be made
         if output.loss is not None:
             count = labelled(batch["labels"])
-            losses.add({"sum": objectives.of_labels(output.loss, (count, 1)), "labels": count})
+            losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
     sums = {name: figure.item() for name, figure in losses.sums.items()}
     fetched = [row for batch in logits for row in batch.cpu().numpy()]
     found = gather_object([(dict(zip(order, fetched, strict=True)), sums)])  # one of each process

@@ -1,7 +1,6 @@
 """What runs have left behind: which are finished, which are of one setting, and what they scored."""
 
 import functools
-import importlib
 import json
 import os
 import re
@@ -9,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from arguments import EXECUTION
 from data.tasks import TASKS, Task
-from models.objectives import METHODS, unused_flags
+from models.methods import METHODS, unused_flags
+from training import arguments
+from training.arguments import EXECUTION
 from utils import InputError
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
@@ -27,7 +27,7 @@ IDENTITY = {"seed", "method", "fp16", "bf16"}
 
 def parsed(task: Task, argv: Sequence[str]) -> dict:
     """What the task's script makes of arguments."""
-    return vars(importlib.import_module(task.script).parse_arguments(argv))
+    return vars(arguments.of_script(task.script, argv))
 
 
 @functools.cache
@@ -35,12 +35,18 @@ def defaults(task: str, protocol: str) -> dict:
     return parsed(TASKS[task], ["--do_train", "--task_name", task, "--protocol", protocol])
 
 
+def protocol_of(args: dict) -> str:
+    """The protocol of a recorded run: the default one was called "paper" at first."""
+    return {"paper": "corrected"}.get(args.get("protocol"), args.get("protocol", "corrected"))
+
+
 def settings(args: dict) -> tuple[dict, dict]:
     """What decides the result of a run but its seed: the arguments of the training, and those of its method.
 
     An argument that the run's script did not have yet counts as its default; those of other methods do not count.
     """
-    args = defaults(args["task_name"], args.get("protocol", "paper")) | args
+    args = args | {"protocol": protocol_of(args)}
+    args = defaults(args["task_name"], args["protocol"]) | args
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= HOW | IDENTITY | unused_flags(args["method"])
     own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
@@ -51,8 +57,8 @@ def settings(args: dict) -> tuple[dict, dict]:
 def changes(args: dict) -> tuple[dict, dict]:
     """As `settings`, without what is as published, or is the default of a method."""
     task = TASKS[args["task_name"]]
-    usual = defaults(task.name, args.get("protocol", "paper")) | (task.recipe.settings() if task.recipe else {})
-    usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "paper"}
+    usual = defaults(task.name, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
+    usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "corrected"}
     return tuple({name: value for name, value in part.items() if value != usual.get(name)} for part in settings(args))
 
 

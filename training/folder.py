@@ -15,8 +15,8 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
-from arguments import EXECUTION, SETTLED
-from run_state import damage, latest_good
+from training.arguments import EXECUTION, SETTLED
+from training.state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
@@ -29,6 +29,7 @@ class RunFolder:
     eval_results.txt   the printed line of each epoch
     metrics.jsonl      a record a logging step
     best/              the best epoch as a stock Hugging Face folder
+    predictions/       label and logits of each evaluated row, a file a set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
     states/            until the run has finished: what it takes to go on from a step
     """
@@ -39,6 +40,7 @@ class RunFolder:
         self.lines = self.path / "eval_results.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best"
+        self.predictions = self.path / "predictions"
         self.evaluation = self.path / "evaluation.json"
         self.states = self.path / "states"
         self._lock = FileLock(self.path / ".lock")
@@ -62,7 +64,7 @@ class RunFolder:
 
     def trained(self) -> list[Path]:
         """What an earlier training run left here."""
-        files = [self.results, self.lines, self.metrics, self.best, self.states]
+        files = [self.results, self.lines, self.metrics, self.best, self.predictions, self.states]
         return [path for path in files if path.exists()] + sorted(self.path.glob("[0-9]*_pytorch_model.bin"))
 
     def check(self, args: argparse.Namespace, task) -> None:

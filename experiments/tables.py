@@ -14,8 +14,8 @@ from scipy import stats
 
 from data.published import published
 from data.tasks import TASKS
-from models.objectives import METHODS
-from records import Result, changes
+from experiments.records import Result, changes
+from models.methods import METHODS
 from utils import InputError, short, write_json, write_text
 
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
@@ -119,18 +119,18 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
             continue
         plain = [group for group in family if not group.own]
         of_the_paper = [group for group in plain if group.method in ("naive", "asa")]
-        rivals = [group for group in family if group.method not in ("naive", "asa")]
+        baselines = [group for group in family if group.method not in ("naive", "asa")]
         tables["main"] += of_the_paper
-        if rivals:
-            tables["comparison"] += of_the_paper + rivals
-        shown = of_the_paper + rivals
+        if baselines:
+            tables["comparison"] += of_the_paper + baselines
+        shown = of_the_paper + baselines
         for table, argument in (("ablation-tau", "tau"), ("ablation-layers", "asa_layers")):
             varied = [group for group in family if group.method == "asa" and group.own.keys() <= {argument}]
             if len(varied) > 1:
                 tables[table] += [group for group in plain if group.method == "naive"] + varied
                 shown = shown + varied
         # ASA with several settings changed at once, or with one that has no table of its own.
-        tables["comparison" if rivals else "main"] += [group for group in family if group not in shown]
+        tables["comparison" if baselines else "main"] += [group for group in family if group not in shown]
     return {name: sorted(groups, key=_order) for name, groups in tables.items() if groups}
 
 

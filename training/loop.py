@@ -21,26 +21,35 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_schedule
 
 from data.batches import StepSampler, collate_parts
 from data.features import Features
+from data.predictions import file_name, write_predictions
 from data.readers import Splits, read_splits
 from data.tasks import Task
-from devices import make_accelerator, wait_for_all
-from evaluation import (
+from models import methods
+from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
+from models.encoders import (
+    attention_implementation,
+    checkpoint_layers,
+    fit_together,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+)
+from training import accumulation
+from training.devices import make_accelerator, wait_for_all
+from training.evaluation import (
     INTERRUPTED,
     Head,
     Run,
-    deaf_to_signals,
     epoch_line,
     evaluate,
+    ignore_signals,
     labelled,
     on_device,
     predict,
     scores_line,
 )
-from models import objectives
-from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
-from models.encoders import checkpoint_layers, fit_together, load_config, load_pretrained, load_tokenizer
-from run_folder import RunFolder, describe
-from run_state import Interruption, Means, Progress, TrainingState, data_identity
+from training.folder import RunFolder, describe
+from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
@@ -55,10 +64,12 @@ def prepare(
     Raises:
         InputError: a data file is missing, or the encoder or the output folder cannot be used.
     """
-    RunFolder(args.output_dir).check(args, task)
     examples = read_splits(task, args)
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
-    objectives.check(args, config)
+    on_cpu = args.no_cuda or not torch.cuda.is_available()
+    args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
+    RunFolder(args.output_dir).check(args, task)
+    methods.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
     )
@@ -96,7 +107,7 @@ def execute(
         )
         if args.gradient_checkpointing:
             checkpoint_layers(backbone)
-        model = objectives.build(args.method, backbone, args)
+        model = methods.build(args.method, backbone, args)
     else:
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
     accelerator = make_accelerator(args)
@@ -132,8 +143,10 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         best = train(run, features.train, features.eval, record)
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
     elif args.do_eval:
-        scores = evaluate(run, features.eval)
+        scores, logits = evaluate(run, features.eval)
         if accelerator.is_main_process:
+            for name, rows in features.eval.items():
+                write_predictions(folder.predictions / file_name(name), rows, logits[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
@@ -172,7 +185,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
         generator=torch.Generator(),  # its own: a state restores the global one, which is the model's
-        worker_init_fn=deaf_to_signals,
+        worker_init_fn=ignore_signals,
     )
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
@@ -296,8 +309,8 @@ def optimize(
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
-            accelerator.backward(objectives.weighted_loss(output, *shares) * accelerator.num_processes)
-        figures.add(objectives.figures(output, *shares))
+            accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
+        figures.add(accumulation.figures(output, *shares))
     accelerator.unscale_gradients(optimizer)
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
@@ -364,7 +377,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     progress, accelerator = state.progress, run.accelerator
     _stop_if_broken(run, state)
     try:
-        scores = evaluate(run, eval_sets)
+        scores, logits = evaluate(run, eval_sets)
     except Interrupted:
         save_state(run, state)
         raise
@@ -378,7 +391,11 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(run.model)
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
-        if progress.best is record:
+        best = progress.best
+        for name, rows in eval_sets.items():
+            path = run.folder.predictions / file_name(name)
+            write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
+        if best is record:
             export(model, run.tokenizer, run.folder.best)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]

@@ -8,12 +8,13 @@ import torch
 from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
 from torch.nn import functional as F
 
-from models import objectives
+from models import methods
+from models.baselines import RandomScores
 from models.checkpoints import release_state_dict
 from models.encoders import checkpoint_layers
-from models.objectives import unused_flags
-from models.rivals import RandomScores
-from training import Means
+from models.methods import unused_flags
+from training import accumulation
+from training.loop import Means
 
 SETTINGS = {
     "random_mask": {"random_mask_keep_rate": 0.8},
@@ -30,7 +31,7 @@ SETTINGS = {
     },
     "r3f": {"r3f_weight": 0.7, "r3f_noise": "uniform", "r3f_eps": 0.05},
 }
-RIVALS = sorted(SETTINGS)
+BASELINES = sorted(SETTINGS)
 OF_ASA = {"tau", "asa_layers", "asa_divergence_weight"}
 KINDS = {  # name -> head, number of labels
     "sequence": ("sequence", 3),
@@ -44,8 +45,8 @@ def build(method: str, kind: str = "sequence", model_type: str = "bert", changes
     """A method's module in training mode, and a batch."""
     head, num_labels = KINDS[kind]
     backbone = tiny_backbone(model_type, head, num_labels=num_labels, **changes or {})
-    args = argparse.Namespace(**SETTINGS[method] | {"protocol": "paper"} | settings)
-    return objectives.build(method, backbone, args).train(), tiny_batch(head, num_labels=num_labels)
+    args = argparse.Namespace(**SETTINGS[method] | {"protocol": "corrected"} | settings)
+    return methods.build(method, backbone, args).train(), tiny_batch(head, num_labels=num_labels)
 
 
 def task_loss(kind: str, logits, labels):
@@ -287,7 +288,7 @@ def test_r3f_by_its_formula(kind, noise):
 # --- what holds for all of them ---
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_evaluation_and_checkpoint_are_the_plain_model_s(method):
     model, batch = build(method)
     alone = tiny_backbone().eval()
@@ -299,7 +300,7 @@ def test_evaluation_and_checkpoint_are_the_plain_model_s(method):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_parts_add_up_to_the_whole(method, kind, monkeypatch):
     """Without dropout, and with one noise for every sequence; of words, one of the parts has no label."""
     model, batch = build(method, kind)
@@ -316,15 +317,15 @@ def test_parts_add_up_to_the_whole(method, kind, monkeypatch):
         part = {name: tensor[rows] for name, tensor in batch.items()}
         shares = (len(part["labels"]), size), ((part["labels"] != -100).sum(), labels)
         output = model(**part)
-        objectives.weighted_loss(output, *shares).backward()
-        figures.add(objectives.figures(output, *shares))
+        accumulation.weighted_loss(output, *shares).backward()
+        figures.add(accumulation.figures(output, *shares))
     for name, gradient in gradients(model).items():
         assert (gradient - expected[name]).norm() < 1e-11 * expected[name].norm() + 1e-14, name
     assert figures.sums["train_loss"].item() == pytest.approx(whole.loss.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("head", ["sequence", "choice", "token"])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_every_parameter_has_a_gradient(method, head):
     """Processes wait for the gradient of each parameter that is trained."""
     model, batch = build(method, head)
@@ -334,7 +335,7 @@ def test_every_parameter_has_a_gradient(method, head):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_lower_precision(method, dtype):
     model, batch = build(method, changes={"dtype": torch.float32, "initializer_range": 0.1})
     with torch.autocast("cpu", dtype):
@@ -372,7 +373,7 @@ def same_noise(monkeypatch) -> None:
     )
 
 
-@pytest.mark.parametrize("method", RIVALS)
+@pytest.mark.parametrize("method", BASELINES)
 def test_gradient_checkpointing_changes_nothing(method):
     found = []
     for checkpointed in (False, True):

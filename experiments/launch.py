@@ -22,8 +22,8 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from plan import Planned, command_of, state
-from records import PLAN, read_plan, read_results
+from experiments.plan import Planned, command_of, state
+from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, log, reason, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.

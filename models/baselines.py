@@ -25,7 +25,7 @@ GRADIENT_SCALE = 2.0**10
 
 
 @dataclass
-class RivalOutput(ModelOutput):
+class BaselineOutput(ModelOutput):
     """What the methods of this file return in training mode.
 
     loss: task_loss + divergence; scalar, the figure to call `backward` on.
@@ -40,7 +40,7 @@ class RivalOutput(ModelOutput):
     divergence: torch.Tensor | None = None
 
 
-class Rival(nn.Module):
+class Baseline(nn.Module):
     """The frame: `step` in training mode, the backbone in evaluation mode."""
 
     def __init__(self, backbone: nn.Module):
@@ -59,7 +59,7 @@ class Rival(nn.Module):
         raise NotImplementedError
 
 
-class RDrop(Rival):
+class RDrop(Baseline):
     """R-Drop: the predictions under two draws of dropout should agree.
 
     Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang, Liu: R-Drop: Regularized Dropout for Neural Networks, NeurIPS 2021,
@@ -81,12 +81,12 @@ class RDrop(Rival):
         super().__init__(backbone)
         self.alpha = alpha
 
-    def step(self, labels: torch.Tensor, **batch) -> RivalOutput:
+    def step(self, labels: torch.Tensor, **batch) -> BaselineOutput:
         output = self.backbone(**twice(batch, len(labels)), labels=torch.cat((labels, labels)))
         first, second = output.logits.chunk(2)
         task_loss = zero_without_labels(output.loss, labels)
         apart = self.alpha * divergence(self.backbone.config, first, second, labels)
-        return RivalOutput(loss=task_loss + apart, logits=first, task_loss=task_loss, divergence=apart)
+        return BaselineOutput(loss=task_loss + apart, logits=first, task_loss=task_loss, divergence=apart)
 
 
 class RandomMask(AsaModel):
@@ -105,7 +105,7 @@ class RandomMask(AsaModel):
         self,
         backbone: nn.Module,
         keep_rate: float,
-        protocol: str = "paper",
+        protocol: str = "corrected",
         layers: Iterable[int] | None = None,
         one_forward: bool = True,
     ):
@@ -132,7 +132,7 @@ class RandomScores(nn.Module):
         return self.keep_rate - torch.rand(rows, length, length, device=hidden_states.device)
 
 
-class EmbeddingNoise(Rival):
+class EmbeddingNoise(Baseline):
     """What the methods share that add noise to the embeddings of the real tokens."""
 
     def real_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_) -> torch.Tensor:
@@ -186,7 +186,7 @@ class FreeLB(EmbeddingNoise):
         super().__init__(backbone)
         self.steps, self.lr, self.init, self.max_norm = steps, lr, init, max_norm
 
-    def step(self, labels: torch.Tensor, **batch) -> RivalOutput:
+    def step(self, labels: torch.Tensor, **batch) -> BaselineOutput:
         real = self.real_tokens(**batch)
         noise = (2 * torch.rand_like(real) - 1) * real * self.init / real.sum((1, 2), keepdim=True).clamp(min=1).sqrt()
         device = [real.device] if real.is_cuda else []
@@ -202,7 +202,7 @@ class FreeLB(EmbeddingNoise):
                 # Its largest component is 1, or all are 0.
                 ascent = gradient / _norm(gradient).clamp(min=1)
                 noise = self._project(noise.detach() + self.lr * ascent)
-        return RivalOutput(loss=torch.stack(losses).mean(), logits=outputs[0].logits)
+        return BaselineOutput(loss=torch.stack(losses).mean(), logits=outputs[0].logits)
 
     def _project(self, noise: torch.Tensor) -> torch.Tensor:
         return noise * (self.max_norm / _norm(noise)).clamp(max=1) if self.max_norm else noise
@@ -258,7 +258,7 @@ class Smart(EmbeddingNoise):
             self.average.eval()
         return self
 
-    def step(self, labels: torch.Tensor, **batch) -> RivalOutput:
+    def step(self, labels: torch.Tensor, **batch) -> BaselineOutput:
         clean = self.backbone(**batch, labels=labels)
         fixed = clean.logits.detach()
         real = self.real_tokens(**batch)
@@ -278,7 +278,7 @@ class Smart(EmbeddingNoise):
                 before = self.average(**batch).logits
             apart = apart + self.bregman * self.apart(clean.logits, before, labels)
         task_loss = zero_without_labels(clean.loss, labels)
-        return RivalOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
+        return BaselineOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
 
     def _follow(self) -> None:
         """Take the optimizer's last step into the average: once, in however many parts a batch comes."""
@@ -315,7 +315,7 @@ class R3F(EmbeddingNoise):
             raise ValueError(f"noise {noise!r} is unknown: choose one of {', '.join(R3F_NOISES)}")
         self.weight, self.noise, self.eps = weight, noise, eps
 
-    def step(self, labels: torch.Tensor, **batch) -> RivalOutput:
+    def step(self, labels: torch.Tensor, **batch) -> BaselineOutput:
         clean = self.backbone(**batch, labels=labels)
         real = self.real_tokens(**batch)
         drawn = torch.randn_like(real) if self.noise == "normal" else 2 * torch.rand_like(real) - 1
@@ -323,7 +323,7 @@ class R3F(EmbeddingNoise):
             noisy = self.backbone(**batch).logits
         apart = self.weight * self.apart(clean.logits, noisy, labels)
         task_loss = zero_without_labels(clean.loss, labels)
-        return RivalOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
+        return BaselineOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
 
 
 def _gradient(loss: torch.Tensor, noise: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:

@@ -1,0 +1,117 @@
+"""The registry of methods: one row per `--method`, with the flags that it reads.
+
+A method is a module around the backbone. In training mode its `forward(**batch)` returns an object with `.loss` and
+`.logits`, and whatever else the method has to report; in evaluation mode it is the backbone.
+
+The command line needs this table before anything else, so that PyTorch is imported only when a module is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from utils import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# What the modules accept, for the choices of the command line; tests/test_methods.py holds them to it.
+PROTOCOLS = ("corrected", "release")
+ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
+R3F_NOISES = ("uniform", "normal")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method's module is made.
+
+    module, name: where its class stands below models/; both empty for plain fine-tuning.
+    flags: the arguments that the method reads, each with the setting of the class that it is.
+    fixed: other settings of the class.
+    """
+
+    module: str = ""
+    name: str = ""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+
+METHODS = {
+    "naive": Method(),  # plain fine-tuning
+    "asa": Method(
+        "asa",
+        "AsaModel",
+        {
+            "tau": "tau",
+            "protocol": "protocol",
+            "asa_layers": "layers",
+            "asa_divergence_weight": "divergence_weight",
+        },
+        {"one_forward": True},
+    ),
+    "random_mask": Method(
+        "baselines",
+        "RandomMask",
+        {"random_mask_keep_rate": "keep_rate", "protocol": "protocol", "asa_layers": "layers"},
+    ),
+    "rdrop": Method("baselines", "RDrop", {"rdrop_alpha": "alpha"}),
+    "freelb": Method(
+        "baselines",
+        "FreeLB",
+        {"freelb_steps": "steps", "freelb_lr": "lr", "freelb_init": "init", "freelb_max_norm": "max_norm"},
+    ),
+    "smart": Method(
+        "baselines",
+        "Smart",
+        {
+            "smart_weight": "weight",
+            "smart_noise": "noise",
+            "smart_step_size": "step_size",
+            "smart_steps": "steps",
+            "smart_radius": "radius",
+            "smart_bregman": "bregman",
+            "smart_momentum": "momentum",
+        },
+    ),
+    "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),
+}
+
+
+def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
+    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults."""
+    from models.asa import lose_attention_dropout
+
+    if getattr(args, "protocol", "corrected") == "release":
+        lose_attention_dropout(backbone)
+    chosen = METHODS[method]
+    if not chosen.name:
+        return backbone
+    settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
+    module = importlib.import_module(f"models.{chosen.module}")
+    return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
+
+
+def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
+    """Raise `InputError` if the encoder is not one that the arguments of the method are made for."""
+    if "asa_layers" not in METHODS[args.method].flags:
+        return
+    from models.asa import adversarial_layers
+
+    try:
+        adversarial_layers(config, args.asa_layers)
+    except ValueError as error:
+        raise InputError(f"--asa_layers: {error}") from None
+
+
+def unused_flags(method: str) -> set[str]:
+    """The flags that change nothing in a run with this method, as only others read them.
+
+    `protocol` is none of them: it says how data are padded, too.
+    """
+    flags = {flag for each in METHODS.values() for flag in each.flags}
+    return flags - METHODS[method].flags.keys() - {"protocol"}
