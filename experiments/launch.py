@@ -22,9 +22,10 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from data.tasks import TASKS, Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
-from utils import InputError, Interrupted, StopSignals, log, reason, write_json, write_text
+from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
 ROUGH_RATES = {"a processor": 50, "a GPU": 500}
@@ -75,8 +76,15 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+def recipe_line(recipe: Recipe) -> str:
+    """The settings of a task, each with where it is from."""
+    return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
+
+
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
     """Print what would be started; writes nothing."""
+    for task in dict.fromkeys(run.task.name for run in runs):
+        print(f"# {task}: {recipe_line(TASKS[task].recipe)}")
     estimate, left = Estimate(folder), []
     for run in runs:
         now = state(run)

@@ -86,7 +86,7 @@ def plan_runs(
     runs = []
     for task in tasks:
         if task.recipe is None:
-            raise InputError(f"--tasks {task.name}: it has no published settings in data/tasks.py")
+            raise InputError(f"--tasks {task.name}: it has no recipe in data/tasks.py")
         count = seeds or task.recipe.seeds
         for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
             for variant in variants:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from models.asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
+from .asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
 
 R3F_NOISES = ("uniform", "normal")
 

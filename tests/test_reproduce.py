@@ -257,7 +257,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
         return capsys.readouterr().err.partition(": error: ")[2].strip()
 
     assert said("--tasks", "colla") == "--tasks colla: no such task; did you mean CoLA?"
-    assert said("--tasks", "SWAG") == "--tasks SWAG: it has no published settings in data/tasks.py"
+    assert said("--tasks", "SWAG") == "--tasks SWAG: it has no recipe in data/tasks.py"
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
@@ -352,3 +352,15 @@ def test_a_real_grid(tmp_path, encoder_folder):
     (other,) = table(tmp_path / "runs", "Robustness: the last epoch's checkpoint on other sets")
     assert (other["trained on"], other["scored on"], other["metric"]) == ("QQP", "PAWS-QQP test, 4", "accuracy")
     assert other["last epoch"] == f"{evaluation['eval_score']:.2f}"
+
+
+def test_every_setting_of_a_recipe_says_where_it_is_from():
+    for task in filter(lambda task: task.recipe, TASKS.values()):
+        defaults = vars(arguments.of_script(task.script, ["--do_train", "--task_name", task.name]))
+        for name, value in task.recipe.settings().items():
+            assert (value == defaults[name]) or task.recipe.source(name) != "script default", (task.name, name)
+        assert {*task.recipe.command, *task.recipe.ours} <= task.recipe.settings().keys()
+        assert all(task.recipe.settings()[name] != defaults[name] for name in task.recipe.ours)
+    recipe = TASKS["SST-2"].recipe
+    assert [recipe.source(name) for name in ("learning_rate", "weight_decay")] == ["release command", "script default"]
+    assert TASKS["CoLA"].recipe.source("learning_rate") == "ours"

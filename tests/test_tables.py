@@ -175,10 +175,10 @@ def test_another_setting_is_named():
 
 
 @pytest.mark.parametrize("folder", ["minilm", "robustness"])
-def test_the_tables_of_the_readme_are_those_of_the_program(folder, capsys):
+def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     root = Path(reproduce.__file__).parent
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    recorded = (root / "results" / "README.md").read_text(encoding="utf-8")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 2  # more than a heading
-    assert [row for row in rows if row not in readme] == []
+    assert [row for row in rows if row not in recorded] == []
