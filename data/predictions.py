@@ -3,7 +3,8 @@
 A file has a row for each example, in the order of the set, with the columns
 
 index          what the data file calls the row, else its number from 0
-label          class index, score of a regression, or the class index of each word
+label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
+               or the class index of each word
 logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the
                encoder saw, null for the others
 best_logits    likewise of the best epoch; only where a training run writes it
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.features import Features
+from data.features import Features, class_index
 from utils import InputError, atomic_file
 
 BEST, EPOCH = "best_logits", "best_epoch"
@@ -96,8 +97,9 @@ def _indices(features: Features) -> list[str]:
 
 
 def _labels(features: Features) -> Sequence:
-    name = "label" if features.first_tokens is None else "labels"
-    return [getattr(example, name) for example in features.examples]
+    if features.first_tokens is None:
+        return [class_index(example.label) for example in features.examples]
+    return [[class_index(label) for label in example.labels] for example in features.examples]
 
 
 def _per_word(features: Features, logits: list[np.ndarray]) -> list[list[list[float] | None]]:

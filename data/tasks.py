@@ -21,7 +21,39 @@ NLI_LETTERS = {"c": "contradiction", "e": "entailment", "n": "neutral"}
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 
+# The order in which Hugging Face's copies number the labels of inference tasks; -1 is a row without a gold label.
+NUMBERED_NLI = ("entailment", "neutral", "contradiction")
+NO_GOLD_LABEL = ("-", "-1")
+
 Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Which rows of a file are meant: those whose ids are listed, or all others.
+
+    columns: their values together are the id of a row.
+    """
+
+    columns: Names
+    ids: tuple[Names, ...]
+    listed: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set that may share one file with another set; a list of row ids says which rows are whose.
+
+    file: read where the task's folder has none of `split_files`.
+    columns, listed: as in `RowList`.
+    ids: possible names of the list; where the folder has none of them, the one beside this module is taken.
+    """
+
+    file: str
+    split_files: Names
+    columns: Names
+    ids: Names
+    listed: bool
 
 
 @dataclass(frozen=True)
@@ -30,12 +62,16 @@ class DataSet:
 
     files: each entry is one file, given by its possible names; all entries together are the set.
     instead: possible names of a single file that may stand in place of several.
+    gold: possible names of a file with the same rows and their labels, where the official one has none.
+    part: of which file the set may be a part.
     optional: the set is left out, and the log says so, when its files are not there.
     submission: name of the predictions file, without its suffix.
     """
 
     files: tuple[Names, ...]
     instead: Names = ()
+    gold: Names = ()
+    part: Part | None = None
     optional: bool = False
     submission: str = ""
 
@@ -112,6 +148,10 @@ class SentenceTask(Task):
     labels: the label words in class order; empty for a regression.
     header: the columns of a labelled file that has no header line.
     aliases: other spellings of labels in the official files.
+    numbered: the labels in the order of the numbers that may stand for them in JSON.
+    no_gold_label: what a row has in place of a label where its annotators did not agree; it is left out and counted.
+    bytes_literals: texts may stand as b'...', Python's literals of bytes.
+    only: the rows that count, where a file has others too.
     score_range: of a regression; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
     counts_as: where the model is that of another task, which label each of its classes counts as.
@@ -125,6 +165,10 @@ class SentenceTask(Task):
     labels: Names = BINARY
     header: Names | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    numbered: Names = ()
+    no_gold_label: Names = ()
+    bytes_literals: bool = False
+    only: RowList | None = None
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
     counts_as: Mapping[str, str] = field(default_factory=dict)
@@ -157,17 +201,20 @@ class TokenTask(Task):
 
     labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
     iob1: the official files may open a span with I-; such tags are turned into BIO.
+    document_mark: what stands in place of a word where a document begins; it ends a sentence and is not a word.
     """
 
     script: ClassVar[str] = "run_tok_clas"
     labels: Names = ()
     iob1: bool = False
+    document_mark: str | None = None
 
 
-def _sentence_task(name: str, text: tuple[Names, ...], label: str, metrics: Names, **changes) -> SentenceTask:
+def _sentence_task(name: str, text: tuple[Names, ...], label: str | Names, metrics: Names, **changes) -> SentenceTask:
     """A row with the usual GLUE file names, which `changes` may replace."""
     files = _single_files(name, ("train.tsv",), ("dev.tsv",), ("test.tsv",))
-    return SentenceTask(text=text, label=(label,), metrics=metrics, **{**files, **changes})
+    label = (label,) if isinstance(label, str) else label
+    return SentenceTask(text=text, label=label, metrics=metrics, **{**files, **changes})
 
 
 def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
@@ -180,9 +227,24 @@ def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
     }
 
 
+MRPC_TRAIN, MRPC_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
+
+
+def _inference(labels: Names, numbered: Names | None = None) -> dict:
+    """What inference tasks have in common."""
+    return {"labels": labels, "numbered": numbered or labels, "no_gold_label": NO_GOLD_LABEL}
+
+
+def _mrpc_part(listed: bool) -> Part:
+    """The corpus has one file for GLUE's training and dev set, and GLUE a list of the rows of the latter."""
+    ids = ("mrpc_dev_ids.tsv", "dev_ids.tsv")
+    return Part(MRPC_TRAIN, ("train.tsv", "dev.tsv"), ("#1 ID", "#2 ID"), ids, listed)
+
+
 OUR_RATE = ("learning_rate",)  # that of SST-2's command; the script's default is half of it
 ONE = (("sentence",),)
 TWO = (("sentence1",), ("sentence2",))
+TWO_OR_HF = (("sentence1", "premise"), ("sentence2", "hypothesis"))  # or as Hugging Face's copies call them
 ANLI_ROUNDS = ("R1", "R2", "R3")
 # The second is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
 HANS_FILES = ("heuristics_evaluation_set.txt", "hans_perturbed_eval.tsv", "dev.tsv")
@@ -219,6 +281,9 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             (("#1 String",), ("#2 String",)),
             "Quality",
             ("f1", "accuracy"),
+            train=DataSet((("train.tsv",),), part=_mrpc_part(listed=False)),
+            dev={"MRPC": DataSet((("dev.tsv",),), part=_mrpc_part(listed=True))},
+            test={"MRPC": DataSet((("test.tsv", MRPC_TEST),), gold=(MRPC_TEST,), submission="MRPC")},
             recipe=Recipe(train_examples=3668, ours=OUR_RATE),
         ),
         _sentence_task(
@@ -242,10 +307,10 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
         ),
         _sentence_task(
             "MNLI",
-            TWO,
-            "gold_label",
+            TWO_OR_HF,
+            ("gold_label", "label"),
             ("accuracy",),
-            labels=NLI,
+            **_inference(NLI, NUMBERED_NLI),
             dev={
                 "MNLI-m": DataSet((("dev_matched.tsv",),)),
                 "MNLI-mm": DataSet((("dev_mismatched.tsv",),), optional=True),
@@ -275,19 +340,26 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             (("question",), ("sentence",)),
             "label",
             ("accuracy",),
-            labels=ENTAILMENT,
+            **_inference(ENTAILMENT),
             recipe=Recipe(train_examples=104743, ours=OUR_RATE),
         ),
         _sentence_task(
-            "RTE", TWO, "label", ("accuracy",), labels=ENTAILMENT, recipe=Recipe(train_examples=2490, ours=OUR_RATE)
-        ),
-        _sentence_task("WNLI", TWO, "label", ("accuracy",), recipe=Recipe(train_examples=635, ours=OUR_RATE)),
-        _sentence_task(
-            "ANLI",
-            (("context", "sentence1"), ("hypothesis", "sentence2")),
+            "RTE",
+            TWO,
             "label",
             ("accuracy",),
-            labels=NLI,
+            **_inference(ENTAILMENT),
+            recipe=Recipe(train_examples=2490, ours=OUR_RATE),
+        ),
+        _sentence_task(
+            "WNLI", TWO, "label", ("accuracy",), **_inference(BINARY), recipe=Recipe(train_examples=635, ours=OUR_RATE)
+        ),
+        _sentence_task(
+            "ANLI",
+            (("context", "sentence1", "premise"), ("hypothesis", "sentence2")),
+            "label",
+            ("accuracy",),
+            **_inference(NLI, NUMBERED_NLI),
             aliases=NLI_LETTERS,
             train=DataSet(tuple((f"{name}/train.jsonl",) for name in ANLI_ROUNDS), instead=("train.tsv",)),
             dev=_anli("dev"),
@@ -298,6 +370,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             TWO,
             "label",
             ("accuracy", "f1"),
+            bytes_literals=True,  # the official script leaves them around each sentence
             train=DataSet((("train.tsv", "train_+qqp.tsv"),)),
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
@@ -305,10 +378,10 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
         # McCoy, Pavlick, Linzen (ACL 2019): of a model with three classes, two count as non-entailment.
         _sentence_task(
             "HANS",
-            TWO,
-            "gold_label",
+            TWO_OR_HF,
+            ("gold_label", "label"),
             ("accuracy",),
-            labels=HANS_LABELS,
+            **_inference(HANS_LABELS),
             counts_as={"entailment": "entailment"}
             | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment"),
             models=(NLI, ENTAILMENT),
@@ -370,6 +443,7 @@ TOKEN_TASKS: dict[str, TokenTask] = {
             metrics=ENTITY_METRICS,
             labels=CONLL_TAGS,
             iob1=True,
+            document_mark="-DOCSTART-",
             other_names=("CoNLL2003", "CoNLL-03", "CoNLL03"),
         ),
         TokenTask(
