@@ -47,7 +47,7 @@ from training.evaluation import (
     predict,
     scores_line,
 )
-from training.folder import RunFolder, describe
+from training.folder import EVENTS_SUFFIX, RunFolder, describe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
@@ -67,7 +67,8 @@ def prepare(
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
-    RunFolder(args.output_dir).check(args, task)
+    sets = [examples.train, *examples.eval.values(), *examples.test.values()]
+    RunFolder(args.output_dir).check(args, task, [path for rows in sets if rows is not None for path in rows.paths])
     methods.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
@@ -191,10 +192,11 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
-    if args.report_to != "none":
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
+    if args.report_to != "none":
+        settings = {"purge_step": progress.step + 1, "filename_suffix": EVENTS_SUFFIX}
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": settings})
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     often = 0.5 if sys.stderr.isatty() else 30
     bar = tqdm(
