@@ -48,6 +48,7 @@ from training.evaluation import (
     scores_line,
 )
 from training.folder import EVENTS_SUFFIX, RunFolder, describe
+from training.probe import probe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
@@ -85,7 +86,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits,
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before the model stands.
+    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -126,6 +127,8 @@ def execute(
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption)
+    probe(run, features)
+    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
         if accelerator.is_main_process:
             folder.open(args, task)
