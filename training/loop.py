@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_schedule
 
 from data.batches import StepSampler, collate_parts
 from data.features import Features
-from data.predictions import file_name, write_predictions
+from data.predictions import write_predictions
 from data.readers import Splits, read_splits
 from data.tasks import Task
 from models import methods
@@ -48,7 +48,8 @@ from training.evaluation import (
     predict,
     scores_line,
 )
-from training.folder import RunFolder, describe
+from training.folder import EVENTS_SUFFIX, RunFolder, describe
+from training.probe import probe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
@@ -68,7 +69,8 @@ def prepare(
     config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
-    RunFolder(args.output_dir).check(args, task)
+    sets = [examples.train, *examples.eval.values(), *examples.test.values()]
+    RunFolder(args.output_dir).check(args, task, [path for rows in sets if rows is not None for path in rows.paths])
     methods.check(args, config)
     tokenizer = load_tokenizer(
         args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
@@ -85,7 +87,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits,
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before the model stands.
+    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -126,6 +128,8 @@ def execute(
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption)
+    probe(run, features)
+    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
         if accelerator.is_main_process:
             folder.open(args, task)
@@ -146,7 +150,7 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         scores, logits = evaluate(run, features.eval)
         if accelerator.is_main_process:
             for name, rows in features.eval.items():
-                write_predictions(folder.predictions / file_name(name), rows, logits[name])
+                write_predictions(folder.predictions_of(name, training=False), rows, logits[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
@@ -194,10 +198,11 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
-    if args.report_to != "none":
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
-    if accelerator.is_main_process:
+    if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
+    if args.report_to != "none":
+        settings = {"purge_step": progress.step + 1, "filename_suffix": EVENTS_SUFFIX}
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": settings})
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     often = 0.5 if sys.stderr.isatty() else 30
     bar = tqdm(
@@ -393,7 +398,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         for name, rows in eval_sets.items():
-            path = run.folder.predictions / file_name(name)
+            path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
             export(model, run.tokenizer, run.folder.best)

@@ -116,7 +116,7 @@ class TrainingState:
             InputError: it cannot be written.
         """
         progress, accelerator = self.progress, self.accelerator
-        own = {"random": _random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
+        own = {"random": random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
         processes = gather_object([own | {"of_window": progress.of_window.state_dict()}])
         if accelerator.is_main_process:
             figures = {name: getattr(progress, name) for name in Progress.PLAIN}
@@ -165,7 +165,7 @@ class TrainingState:
         mine = figures["processes"][accelerator.process_index]
         progress.of_epoch.load_state_dict(mine["of_epoch"], accelerator.device)
         progress.of_window.load_state_dict(mine["of_window"], accelerator.device)
-        _restore_random_states(mine["random"], accelerator.device)
+        restore_random_states(mine["random"], accelerator.device)
 
     def _load_optimizer(self, tensors: dict[str, torch.Tensor], settings: list[dict]) -> None:
         state = self.optimizer.state_dict()
@@ -257,7 +257,7 @@ def _settings(groups: list[dict]) -> list[dict]:
     return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
 
 
-def _random_states(device: torch.device) -> dict:
+def random_states(device: torch.device) -> dict:
     """Of every generator that a step may draw from."""
     numpy_state = np.random.get_state(legacy=False)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
@@ -267,7 +267,7 @@ def _random_states(device: torch.device) -> dict:
     return states
 
 
-def _restore_random_states(states: dict, device: torch.device) -> None:
+def restore_random_states(states: dict, device: torch.device) -> None:
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     numpy_state = states["numpy"]
