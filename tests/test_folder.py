@@ -97,7 +97,13 @@ def test_the_list_of_what_a_training_replaces(given):
     ours += ["evaluation.json", "predictions/dev.parquet", "states/00000003/progress.json"]
     ours += [".results.json.tmp", ".best.old/config.json", ".3_pytorch_model.bin.tmp", "states/.00000004.tmp/model"]
     ours += ["states/00000003-evaluated/SHA256SUMS", "tensorboard/events.out.tfevents.1.host.2.0.asa"]
-    ours += ["MNLI-m.tsv", "on-x/evaluation.json", "on-x/predictions/x.parquet", "on-x/RTE.tsv", "moved/evaluation.json"]
+    ours += [
+        "MNLI-m.tsv",
+        "on-x/evaluation.json",
+        "on-x/predictions/x.parquet",
+        "on-x/RTE.tsv",
+        "moved/evaluation.json",
+    ]
     theirs = ["notes.txt", "log.txt", "12_pytorch_model.bin.bak", "my_1_pytorch_model.bin", "1st_pytorch_model.bin"]
     theirs += ["config.json", "model.safetensors", "predictions/dev.csv", "states/2020-notes/x", "states/7", "RTE.tsv"]
     theirs += ["tensorboard/events.out.tfevents.1.host.2.0", "tensorboard/hparams.yml", "on-x/log.txt", ".hidden.tmp"]
