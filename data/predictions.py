@@ -92,13 +92,13 @@ def _kept(path: Path, best_epoch: int) -> list | None:
 
 
 def _indices(features: Features) -> list[str]:
-    given = [getattr(example, "index", None) for example in features.examples]
+    given = [getattr(example, "index", None) for example in features.examples] or [None] * len(features)
     return [str(number) if index is None else index for number, index in enumerate(given)]
 
 
 def _labels(features: Features) -> Sequence:
     if features.first_tokens is None:
-        return [class_index(example.label) for example in features.examples]
+        return list(features.columns["labels"][:])
     return [[class_index(label) for label in example.labels] for example in features.examples]
 
 
