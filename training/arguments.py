@@ -22,7 +22,7 @@ POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 # What says where and how a run computes, and not what: it may change when the run is resumed.
 EXECUTION = {
     *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
-    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test"),
+    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -213,6 +213,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         const="latest",
         metavar="STATE",
         help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+    )
+    group.add_argument(
+        "--resume_changed_code",
+        action="store_true",
+        help="go on also where the code or a library is another one than the state was saved with",
     )
     group.add_argument(
         "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"

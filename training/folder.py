@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -46,7 +47,8 @@ INPUTS = ("load_model_path", "test_model_file", "data_dir", "eval_file", "cache_
 class RunFolder:
     """The files of one run.
 
-    results.json       arguments, versions, device, a record an epoch, the best epoch, whether the run has finished
+    results.json       arguments, versions, device, which steps were taken with which versions, a record an epoch, the
+                       best epoch, whether the run has finished
     eval_results.txt   the printed line of each epoch
     metrics.jsonl      a record a logging step
     best/              the best epoch as a stock Hugging Face folder
@@ -363,6 +365,7 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
     }
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Package name -> version, and `code`: the commit of this project; None for what is not known."""
     found = {"python": platform.python_version()}

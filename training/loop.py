@@ -48,7 +48,7 @@ from training.evaluation import (
     predict,
     scores_line,
 )
-from training.folder import EVENTS_SUFFIX, RunFolder, describe
+from training.folder import EVENTS_SUFFIX, RunFolder, describe, versions
 from training.probe import probe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
@@ -198,6 +198,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
+    progress.begin_segment(versions())
     if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
     if args.report_to != "none":
@@ -241,8 +242,7 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
     for parts in itertools.islice(loader, left):
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
-        progress.step += 1
-        progress.step_of_epoch += 1
+        progress.count_step()
         _take_note(run, state, figures, finite)
         if progress.step % args.logging_steps == 0 or progress.step == steps:
             _log_window(run, state)
@@ -260,7 +260,7 @@ def resume(run: Run, state: TrainingState) -> None:
     """Put a run that is to be resumed where it was; any other is left at its beginning.
 
     Raises:
-        InputError: the state that is wanted is damaged, or does not fit this run.
+        InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
     """
     if not run.args.resume:
         return
@@ -271,7 +271,7 @@ def resume(run: Run, state: TrainingState) -> None:
     if path is None:
         log.info(f"{folder.path}: cut off before it saved a state: from the beginning")
     else:
-        state.load(path)
+        state.load(path, None if run.args.resume_changed_code else versions())
         log.info(f"resumed from {path}")
     if run.accelerator.is_main_process:
         # Files may tell of steps after the state, which are now taken again.
@@ -411,7 +411,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 
 
 def _results(head: dict, progress: Progress) -> dict:
-    return head | {"epochs": progress.epochs, "best": progress.best}
+    return head | {"segments": progress.segments, "epochs": progress.epochs, "best": progress.best}
 
 
 def _log_window(run: Run, state: TrainingState) -> None:
