@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.predictions import file_name
 from data.tasks import TASKS, Task
 from models.methods import METHODS, unused_flags
 from training import arguments
@@ -86,6 +87,7 @@ class Result:
     last: the score after the last epoch, in per cent.
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
     step_seconds: of training, one figure an epoch.
+    predictions: the file of them, which may not be there.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Result:
     step_seconds: tuple[float, ...]
     minutes: float
     code: str | None
+    predictions: Path | None
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -156,18 +159,18 @@ def read_results(folder: Path) -> list[Result]:
         try:
             if not is_finished(run) or run["epochs"][-1]["eval_score"] is None:
                 continue
-            results.append(_of_run(name, run))
+            results.append(_of_run(folder, name, run))
             last = f"{run['epochs'][-1]['epoch']}_pytorch_model.bin"
             for path in sorted((folder / name).glob("*/evaluation.json")):
                 evaluation = read_run(path)
                 if Path(evaluation["args"]["test_model_file"]).name == last:
-                    results.append(_of_evaluation(path.parent.relative_to(folder).as_posix(), run, evaluation))
+                    results.append(_of_evaluation(folder, path.parent.relative_to(folder).as_posix(), run, evaluation))
         except (KeyError, TypeError, IndexError, AttributeError):
             raise InputError(f"{folder / name / 'results.json'}: not the results file of a run") from None
     return results
 
 
-def _of_run(name: str, run: dict) -> Result:
+def _of_run(folder: Path, name: str, run: dict) -> Result:
     epochs, args = run["epochs"], run["args"]
     steps = [after - before for before, after in zip([0, *_steps(epochs)], _steps(epochs), strict=False)]
     flags = "fp16" if args.get("fp16") else "bf16" if args.get("bf16") else "fp32"
@@ -186,6 +189,7 @@ def _of_run(name: str, run: dict) -> Result:
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
         code=run.get("versions", {}).get("code"),
+        predictions=_predictions(folder / name, args),
     )
 
 
@@ -193,10 +197,16 @@ def _steps(epochs: list[dict]) -> list[int]:
     return [epoch["global_step"] for epoch in epochs]
 
 
-def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
+def _predictions(folder: Path, args: dict) -> Path:
+    """The file of predictions on the primary set; a run of older code has none."""
+    primary = args.get("eval_file") or next(iter(getattr(TASKS[args["task_name"]], args["eval_on"])))
+    return folder / "predictions" / file_name(primary)
+
+
+def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Result:
     args = evaluation["args"]
     given = Path(args["eval_file"]).name if args.get("eval_file") else args["eval_on"]
-    trained = vars(_of_run(name, run))
+    trained = vars(_of_run(folder, name, run))
     return Result(
         **trained
         | {
@@ -204,6 +214,7 @@ def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
             "scored_on": f"{args['task_name']} {given}",
             "metric": next(iter(evaluation["metrics"])),
             "last": evaluation["eval_score"],
+            "predictions": _predictions(folder / name, args),
             "best": None,
         }
     )

@@ -1,13 +1,17 @@
 """The tables made of recorded runs, by value."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recorded_runs import column, table, write_run
 from script_runs import message, results_of
 
 import reproduce
+from data.features import Features
+from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments.records import different_settings, missing, parsed, read_results, settings
@@ -61,7 +65,7 @@ def test_the_difference_has_an_interval_and_tests(tmp_path):
     for seed, gain in enumerate((1, 2, 3)):
         write_run(tmp_path, "naive", seed, [90.0])
         write_run(tmp_path, "asa", seed, [90.0 + gain])
-    said = column(tmp_path, "Main table", "to naive, last epoch")
+    said = column(tmp_path, "Main table", "difference from fine-tuning, last epoch")
     assert said == ["", "+2.00 [-0.48, +4.48], p 0.074, flips 0.250, 3 pairs"]
 
 
@@ -99,7 +103,7 @@ def test_what_varies_decides_on_the_table(tmp_path):
     write_run(tmp_path, "rdrop", 1, [84.0], task_name="CoLA", minutes=3)
     write_run(tmp_path, "rdrop", 1, [85.0], task_name="CoLA", minutes=3, rdrop_alpha=4.0, name="alpha")
     assert column(tmp_path, "Main table", "method", "last epoch") == [("naive", "80.00"), ("asa", "80.50")]
-    assert column(tmp_path, "Ablation: weight of the penalty", "method", "to naive, last epoch") == [
+    assert column(tmp_path, "Ablation: weight of the penalty", "method", "difference from fine-tuning, last epoch") == [
         ("naive", ""),
         ("asa, tau 0.1", "+0.10, 1 pair"),
         ("asa", "+0.50, 1 pair"),
@@ -182,3 +186,37 @@ def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 2  # more than a heading
     assert [row for row in rows if row not in recorded] == []
+
+
+def test_twice_the_epochs_of_fine_tuning_cost_as_much(tmp_path):
+    for seed in (42, 43):
+        write_run(tmp_path, "naive", seed, [50.0 + seed], task_name="CoLA")
+        write_run(tmp_path, "asa", seed, [53.0 + seed], task_name="CoLA")
+        write_run(tmp_path, "naive", seed, [52.0 + 2 * seed], task_name="CoLA", num_train_epochs=6, name=f"long{seed}")
+    cells = column(tmp_path, "Main table", "method", "settings", "at equal cost, last epoch")
+    assert [cell[:2] for cell in cells] == [
+        ("naive", "bf16"),
+        ("asa", "bf16"),
+        ("naive", "bf16, num_train_epochs 6"),
+    ]
+    # 53 + 42 - (52 + 84) = -41 and -42.
+    assert cells[1][2].startswith("-41.50 [-47.85, -35.15]")
+    assert cells[0][2] == cells[2][2] == ""
+
+
+def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
+    """The row says what experiments.bootstrap makes of the files, and the sampling error is said in words."""
+    rows = Features({"input_ids": [[1]] * 100}, labels=[number % 2 for number in range(100)])
+    for seed in (42, 43, 44):
+        for method, wrong in (("naive", 10 + seed % 3), ("asa", 14 + 2 * (seed % 3))):
+            found = [1 - number % 2 if number < wrong else number % 2 for number in range(100)]
+            folder = write_run(tmp_path, method, seed, [100.0 - wrong])
+            write_predictions(folder / "predictions" / "SST-2.parquet", rows, [np.eye(2)[label] for label in found])
+    [(_, plain), (_, said)] = column(tmp_path, "Main table", "method", "difference from fine-tuning, last epoch")
+    assert plain == ""
+    low, high = map(float, re.search(r"rows too \[(.+), (.+)\]", said).groups())
+    assert low < -5 < high < 0
+    text = report(tmp_path, read_results(tmp_path), {})
+    assert re.search(
+        r"SST-2 dev has 1,872 rows: scored on as many others, one run's accuracy would move by about 3\.\d", text
+    )
