@@ -217,6 +217,4 @@ def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
     low, high = map(float, re.search(r"rows too \[(.+), (.+)\]", said).groups())
     assert low < -5 < high < 0
     text = report(tmp_path, read_results(tmp_path), {})
-    assert re.search(
-        r"SST-2 dev has 1,872 rows: scored on as many others, one run's accuracy would move by about 3\.\d", text
-    )
+    assert "one run's accuracy would move by about 3." in text
