@@ -2,7 +2,8 @@
 
 The release names an adversary `<prefix>.encoder.adversary.<layer>.{query,key}.{weight,bias}`, `<prefix>` being that of
 the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Types the release does not know
-(`distilbert`, ...) are saved by the same rule.
+(`distilbert`, ...) are saved by the same rule. A saved file can be loaded by the release's own code, strictly: it holds
+what its modules have beside the weights of ours, see `unused_by_us`.
 """
 
 import pickle
@@ -19,6 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.asa import AsaModel
 from models.encoders import (
+    HEADS,
     as_loaded,
     check_same_type,
     class_words,
@@ -80,6 +82,10 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         state = {name: tensor for name, tensor in state.items() if not ADVERSARY.fullmatch(name)}
 
     target = release_state_dict(model)
+    # The release's RoBERTa has a pooler under every head, and so had older versions of the library.
+    backbone = backbone_of(model)
+    of_pooler = f"{backbone.base_model_prefix}.pooler."
+    pooler = {name: state.pop(name) for name in list(state) if name.startswith(of_pooler) and name not in target}
     # Of weights that are tied, a safetensors file holds one name only.
     given = {tensor.data_ptr(): state[name] for name, tensor in target.items() if name in state}
     state |= {name: given[tensor.data_ptr()] for name, tensor in target.items() if tensor.data_ptr() in given}
@@ -101,6 +107,8 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])
+    if pooler:
+        backbone.unused_pooler = {name.removeprefix(of_pooler): tensor for name, tensor in pooler.items()}
 
 
 def _check_numbers(tensor: torch.Tensor, what: str) -> None:
@@ -159,9 +167,35 @@ def plain_names(state):
     return {re.sub(r"\.(gamma|beta)$", lambda end: ends[end[0]], name): tensor for name, tensor in state.items()}
 
 
+def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What the release's module of the same kind has beside `release_state_dict(model)`, by its names.
+
+    Its embeddings keep their position numbers. With ASA its RoBERTa has a pooler under every head, which those of
+    sentences and of words do not read; without ASA it has none there, nor has its BERT under a head of words. The
+    pooler is that of the pretrained encoder or of the checkpoint that was loaded, else one that is always the same.
+    """
+    backbone = backbone_of(model)
+    config, base, prefix = backbone.config, backbone.base_model, backbone.base_model_prefix
+    unused = {}
+    if (positions := getattr(getattr(base, "embeddings", None), "position_ids", None)) is not None:
+        unused[f"{prefix}.embeddings.position_ids"] = positions.clone()
+    of_release = isinstance(_unwrapped(model), AsaModel) and type(backbone).__name__.endswith(HEADS)
+    if of_release and prefix == "roberta" and getattr(base, "pooler", None) is None:
+        weight = next(base.parameters())
+        drawn = torch.empty(config.hidden_size, config.hidden_size)
+        drawn.normal_(std=config.initializer_range, generator=torch.Generator().manual_seed(0))
+        pooler = {"dense.weight": drawn, "dense.bias": torch.zeros(config.hidden_size)}
+        pooler |= getattr(backbone, "unused_pooler", {})
+        unused |= {f"{prefix}.pooler.{name}": tensor.to(weight.dtype) for name, tensor in pooler.items()}
+    return unused
+
+
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Write `release_state_dict(model)` with `torch.save`, whole or not at all; to be read on any device."""
-    state = {name: tensor.cpu() for name, tensor in release_state_dict(model).items()}
+    """Write `release_state_dict(model)` and what the release has beside it with `torch.save`, whole or not at all.
+
+    It can be read on any device.
+    """
+    state = {name: tensor.cpu() for name, tensor in (release_state_dict(model) | unused_by_us(model)).items()}
     with atomic_file(path) as temporary:
         try:
             with open(temporary, "wb") as file:

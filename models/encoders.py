@@ -4,6 +4,7 @@ A name is tried as a folder, then as an installed encoder package, then on the H
 """
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import importlib.util
@@ -309,7 +310,21 @@ def load_pretrained(
         new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
+    if type(model).__name__.endswith(HEADS) and getattr(model.base_model, "pooler", None) is None:
+        model.unused_pooler = _pooler(name, model.config, cache_dir)
     return model
+
+
+def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
+    """The pooler that a pretrained encoder has and its model does not use, by its names; empty where it has none."""
+    without_layers = copy.deepcopy(config)
+    without_layers.num_hidden_layers = 0
+    with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
+        base, new = load_folder(AutoModel, name, without_layers, cache_dir, "eager", "--load_model_path")
+    pooler = getattr(base, "pooler", None)
+    if pooler is None or any(weight.startswith("pooler.") for weight in new):
+        return {}
+    return {weight: tensor.clone() for weight, tensor in pooler.state_dict().items()}
 
 
 def _settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order_of: Callable) -> list[str]:
