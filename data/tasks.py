@@ -5,7 +5,7 @@ taken: the official name stands first, the release's own after it.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ BINARY = ("0", "1")
 # The order of the labels is the release's, so that its checkpoints mean the same here (all but PTB's tags, which are
 # those of the training file).
 ENTAILMENT = ("entailment", "not_entailment")
+NOT_DUPLICATE = ("not_duplicate", "duplicate")
 NLI = ("contradiction", "entailment", "neutral")
 HANS_LABELS = ("entailment", "non-entailment")
 NLI_LETTERS = {"c": "contradiction", "e": "entailment", "n": "neutral"}
@@ -152,6 +153,8 @@ class SentenceTask(Task):
     no_gold_label: what a row has in place of a label where its annotators did not agree; it is left out and counted.
     bytes_literals: texts may stand as b'...', Python's literals of bytes.
     only: the rows that count, where a file has others too.
+    class_names: what else the labels are called in the configurations of models, each in the order of `labels`: by the
+        example scripts of transformers, and in the sets of `datasets`.
     score_range: of a regression; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
     counts_as: where the model is that of another task, which label each of its classes counts as.
@@ -169,6 +172,7 @@ class SentenceTask(Task):
     no_gold_label: Names = ()
     bytes_literals: bool = False
     only: RowList | None = None
+    class_names: tuple[Names, ...] = ()
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
     counts_as: Mapping[str, str] = field(default_factory=dict)
@@ -267,6 +271,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "label",
             ("matthews",),
             header=("source", "label", "mark", "sentence"),
+            class_names=(("unacceptable", "acceptable"),),
             recipe=Recipe(train_examples=8551, ours=OUR_RATE),
         ),
         _sentence_task(
@@ -274,6 +279,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ONE,
             "label",
             ("accuracy",),
+            class_names=(("negative", "positive"), ("neg", "pos")),
             recipe=Recipe(train_examples=67349, command=("learning_rate", "train_batch_size")),
         ),
         _sentence_task(
@@ -281,6 +287,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             (("#1 String",), ("#2 String",)),
             "Quality",
             ("f1", "accuracy"),
+            class_names=(("not_equivalent", "equivalent"),),
             train=DataSet((("train.tsv",),), part=_mrpc_part(listed=False)),
             dev={"MRPC": DataSet((("dev.tsv",),), part=_mrpc_part(listed=True))},
             test={"MRPC": DataSet((("test.tsv", MRPC_TEST),), gold=(MRPC_TEST,), submission="MRPC")},
@@ -303,6 +310,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("f1", "accuracy"),
             dev={"QQP": DataSet((("dev.tsv", "dev_and_test.tsv"),))},
             broken_rows=10,
+            class_names=(NOT_DUPLICATE,),
             recipe=Recipe(train_examples=363846, ours=OUR_RATE),
         ),
         _sentence_task(
@@ -341,6 +349,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "label",
             ("accuracy",),
             **_inference(ENTAILMENT),
+            class_names=(BINARY,),
             recipe=Recipe(train_examples=104743, ours=OUR_RATE),
         ),
         _sentence_task(
@@ -349,10 +358,17 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "label",
             ("accuracy",),
             **_inference(ENTAILMENT),
+            class_names=(BINARY,),
             recipe=Recipe(train_examples=2490, ours=OUR_RATE),
         ),
         _sentence_task(
-            "WNLI", TWO, "label", ("accuracy",), **_inference(BINARY), recipe=Recipe(train_examples=635, ours=OUR_RATE)
+            "WNLI",
+            TWO,
+            "label",
+            ("accuracy",),
+            **_inference(BINARY),
+            class_names=(("not_entailment", "entailment"),),
+            recipe=Recipe(train_examples=635, ours=OUR_RATE),
         ),
         _sentence_task(
             "ANLI",
@@ -371,6 +387,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "label",
             ("accuracy", "f1"),
             bytes_literals=True,  # the official script leaves them around each sentence
+            class_names=(NOT_DUPLICATE,),
             train=DataSet((("train.tsv", "train_+qqp.tsv"),)),
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
@@ -477,7 +494,64 @@ TOKEN_TASKS: dict[str, TokenTask] = {
 TASKS: dict[str, Task] = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
 
 
-def model_classes(task: SentenceTask, words: list[str], given: str) -> Names:
+def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
+    """Which of a model's classes each label of the task is, in the order of the labels; None where no name says so.
+
+    Args:
+        words: the names of the model's classes, in its own order; case does not count. The one output of a regression,
+            and that for each choice, needs no name.
+    """
+    labels = getattr(task, "labels", ())
+    if not labels:
+        return [0] if isinstance(task, ChoiceTask) or len(words) == 1 else None
+    if getattr(task, "counts_as", None):  # each class counts as a label, in any order
+        return list(range(len(words))) if _named(words) else None
+    known = [
+        (label, index) for names in (labels, *getattr(task, "class_names", ())) for index, label in enumerate(names)
+    ]
+    known += [(name, labels.index(label)) for name, label in getattr(task, "aliases", {}).items()]
+    for spelling in (str, _plain):  # as they stand first: the labels of a file may differ by case alone
+        indices = {spelling(name): index for name, index in known}
+        found = [indices.get(spelling(str(word))) for word in words]  # in JSON, a name can be a number
+        if None not in found and sorted(found) == list(range(len(labels))):
+            return [found.index(index) for index in range(len(labels))]
+    return None
+
+
+def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | None:
+    """`class_order` of a model that is to be scored; None where its classes have no names.
+
+    Args:
+        words: `LABEL_<i>` where the model has no names.
+        given: how an error quotes the checkpoint.
+
+    Raises:
+        InputError: its classes are not those of the task.
+    """
+    order, labels = class_order(task, words), getattr(task, "labels", ())
+    if order is None and not getattr(task, "counts_as", None):
+        count = len(labels) or 1
+        if len(words) != count:
+            raise InputError(f"{given}: it has {len(words)} labels, the task {count}")
+        if _named(words):
+            theirs, ours = (", ".join(map(str, names)) for names in (words, labels))
+            raise InputError(
+                f"{given}: its classes are {theirs}, the task's {ours}: give a model of the task's classes"
+            )
+    return order
+
+
+def _named(words: Sequence[str]) -> bool:
+    """Whether a model's classes have names of their own, which transformers otherwise makes from their numbers."""
+    return list(words) != [f"LABEL_{index}" for index in range(len(words))]
+
+
+def _plain(word: str) -> str:
+    """A class name without what differs from one source to another."""
+    return word.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def model_classes(task: SentenceTask, words: Sequence[str], given: str) -> Names:
     """The classes of another task's model, in its order, all of which the task counts as one of its labels.
 
     Args:
@@ -487,13 +561,14 @@ def model_classes(task: SentenceTask, words: list[str], given: str) -> Names:
     Raises:
         InputError: it is not a model that the task takes.
     """
-    if all(word.lower() in task.counts_as for word in words):
-        return tuple(words)
+    known = {_plain(word): word for word in task.counts_as}
+    if all(_plain(str(word)) in known for word in words):
+        return tuple(known[_plain(str(word))] for word in words)
     for classes in task.models:
-        if len(classes) == len(words) and all(word.startswith("LABEL_") for word in words):
+        if len(classes) == len(words) and not _named(words):
             return classes
     taken = " or ".join(", ".join(classes) for classes in task.models)
-    raise InputError(f"{given}: its classes are {', '.join(words)}; {task.name} takes a model of {taken}")
+    raise InputError(f"{given}: its classes are {', '.join(map(str, words))}; {task.name} takes a model of {taken}")
 
 
 def find_task(name: str, tasks: Mapping[str, Task]) -> Task:

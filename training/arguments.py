@@ -141,7 +141,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         help="folder, installed or fetched encoder, or name on the Hub (default: %(default)s)",
     )
     group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
-    group.add_argument("--test_model_file", help="a .bin of ours or of the release, or a Hugging Face folder")
+    group.add_argument(
+        "--test_model_file", help="a .bin of ours or of the release, or the folder of a run or of a model"
+    )
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
     group.add_argument("--do_lower_case", action="store_true", help="lower-case the text (default: as the checkpoint)")
     group.add_argument(
@@ -293,6 +295,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         )
     if args.test_model_file is not None and not Path(args.test_model_file).exists():
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
+    if args.test_model_file is not None:
+        args.test_model_file = _best_of_run(args.test_model_file)
     if args.eval_file is not None:
         _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
@@ -304,6 +308,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.group_by_length is None:
         args.group_by_length = not args.pad_to_max_length
     return args
+
+
+def _best_of_run(path: str) -> str:
+    """A checkpoint as given; where it is a whole run's folder, its best epoch."""
+    best = Path(path) / "best"
+    return str(best) if best.is_dir() and (Path(path) / "results.json").is_file() else path
 
 
 def layers(text: str) -> list[int] | None:

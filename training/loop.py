@@ -11,6 +11,7 @@ import functools
 import itertools
 import sys
 import time
+from pathlib import Path
 
 import torch
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
@@ -23,16 +24,25 @@ from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Splits, read_splits
-from data.tasks import Task
+from data.tasks import Task, class_order, match_classes
 from models import methods
-from models.checkpoints import export, load_release_checkpoint, load_saved, release_state_dict, save_checkpoint
+from models.checkpoints import (
+    export,
+    load_release_checkpoint,
+    load_saved,
+    release_state_dict,
+    save_checkpoint,
+    saved_classes,
+)
 from models.encoders import (
     attention_implementation,
+    check_same_type,
     checkpoint_layers,
     fit_together,
     load_config,
     load_pretrained,
     load_tokenizer,
+    sources,
 )
 from training import accumulation
 from training.devices import make_accelerator, wait_for_all
@@ -66,17 +76,41 @@ def prepare(
         InputError: a data file is missing, or the encoder or the output folder cannot be used.
     """
     examples = read_splits(task, args)
-    config = load_config(args.load_model_path, args.model_type, args.cache_dir, **config_changes)
+    model, tokens = sources(args.load_model_path, args.test_model_file)
+    config = load_config(model.name, args.model_type, args.cache_dir, model.flag, **config_changes)
+    if tokens != model:
+        check_same_type(str(model), config, load_config(tokens.name, None, args.cache_dir))
+    classes_to_score(args, task)  # an error is better found now
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
     RunFolder(args.output_dir).check(args, task, [path for rows in sets if rows is not None for path in rows.paths])
     methods.check(args, config)
-    tokenizer = load_tokenizer(
-        args.load_model_path, args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, **tokenizer_settings
-    )
-    fit_together(args.load_model_path, config, tokenizer)
+    wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
+    tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
+    encoder = "its encoder" if tokens == model else f"the encoder of {model}"
+    fit_together(tokens.name, config, tokenizer, tokens.flag, encoder)
     return examples, config, tokenizer
+
+
+def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | None, dict]:
+    """Which class of the model that is to be scored each of the task's labels is, and what the record says of it.
+
+    Returns:
+        None where the checkpoint has no names for its classes, which are then taken in the task's order.
+
+    Raises:
+        InputError: its classes are not those of the task.
+    """
+    source, order, names = args.test_model_file, None, None
+    if source is not None and Path(source).is_dir():
+        names = saved_classes(source)
+        order = match_classes(task, names, f"--test_model_file {source}")
+    if source is None or not getattr(task, "labels", ()):
+        return order, {}
+    if order is None:
+        return None, {"classes": {"matched": "assumed in the task's order", "names": None}}
+    return order, {"classes": {"matched": "by name", "names": names}}
 
 
 def execute(
@@ -103,15 +137,20 @@ def execute(
             f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {round(value, 4)}" for name, value in report.items())
         )
     set_seed(args.seed)
+    classes = {}
     if args.do_train:
+        order_of = functools.partial(class_order, task)
         backbone = load_pretrained(
-            head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation
+            head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
         )
         if args.gradient_checkpointing:
             checkpoint_layers(backbone)
         model = methods.build(args.method, backbone, args)
     else:
-        model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation)
+        order, classes = classes_to_score(args, task)
+        model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
+        for found in classes.values():
+            log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(found['names'] or task.labels)})")
     accelerator = make_accelerator(args)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
@@ -123,7 +162,7 @@ def execute(
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
-    record = describe(args, accelerator, features.counts()) | {"unseen": unseen}
+    record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
     if args.resume:
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
