@@ -28,7 +28,7 @@ from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
-ROUGH_RATES = {"a processor": 50, "a GPU": 500}
+ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
 BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
 KEPT = ("all", "last", "none")
@@ -66,7 +66,7 @@ class Estimate:
         if known:
             basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
             return statistics.median(known), basis
-        device = "a processor" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
+        device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
         return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
@@ -209,7 +209,7 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
 def shares(jobs: int) -> list[dict[str, str]]:
     """What each of several runs side by side gets of the machine, as environment variables; a single one gets all.
 
-    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the processor's
+    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the CPU's
     threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
     """
     if jobs == 1:

@@ -33,13 +33,13 @@ SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows 
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. *Last epoch*
 is the score after the last epoch. *Best epoch* is each run's best by the score that is shown, and therefore too high;
-for a run that is scored on test, it is chosen on test. *Difference from fine-tuning* compares with plain fine-tuning of
-the same encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t over seeds], p of
-the paired t-test, p of the exact sign-flip test (with n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs),
+for a run that is scored on test, it is chosen on test. *Difference from fine-tuning* compares with plain fine-tuning
+of the same encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t over seeds], p
+of the paired t-test, p of the exact sign-flip test (with n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs),
 the number of pairs, and, where the runs keep their predictions, *rows too*: the {CONFIDENCE:.0%} interval of a
-bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning for twice the epochs. A seed that one side
-lacks does not count. No correction is made for the number of comparisons. A published figure from the GLUE server is a
-score on other data."""
+bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning for twice the epochs. A seed
+that one side lacks does not count. No correction is made for the number of comparisons. A published figure from the
+GLUE server is a score on other data."""
 
 
 class Group:

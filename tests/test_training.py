@@ -364,7 +364,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_where_it_is(tmp_path):
 
 
 def fp16_run(folder, model) -> Run:
-    """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on a processor."""
+    """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on CPU."""
     run = make_run(folder, model)
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     run.accelerator.native_amp = True

@@ -251,7 +251,7 @@ class Interruption(StopSignals):
     def __init__(self, accelerator: Accelerator):
         super().__init__(*self.SIGNALS)
         self.alone = accelerator.num_processes == 1
-        # The processes agree over a group of their own on the processor, for which no device has to wait.
+        # The processes agree over a group of their own on the CPU, for which no device has to wait.
         self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
 
     def insist(self, number: int) -> None:
