@@ -10,15 +10,20 @@ logits         of the last epoch evaluated: one figure a class (or choice), or a
 best_logits    likewise of the best epoch; only where a training run writes it
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.features import Features, class_index
 from utils import InputError, atomic_file
+
+if TYPE_CHECKING:
+    from data.features import Features
 
 BEST, EPOCH = "best_logits", "best_epoch"
 
@@ -99,6 +104,8 @@ def _indices(features: Features) -> list[str]:
 def _labels(features: Features) -> Sequence:
     if features.first_tokens is None:
         return list(features.columns["labels"][:])
+    from data.features import class_index  # not above: the names of the files are asked for without PyTorch
+
     return [[class_index(label) for label in example.labels] for example in features.examples]
 
 

@@ -31,7 +31,6 @@ from utils import InputError, Interrupted, StopSignals, log, reason, short, writ
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
 BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
-KEPT = ("all", "last", "none")
 
 
 class Estimate:
@@ -132,7 +131,7 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
     """Run what is not finished, `jobs` at a time.
 
     Args:
-        keep: which weights of a finished run stay, one of `KEPT`.
+        keep: which weights of a finished run stay, one of `experiments.plan.KEPT`.
         again: said to who interrupts the grid.
 
     Returns:

@@ -14,6 +14,7 @@ from data.tasks import Task
 from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError
 
+KEPT = ("all", "last", "none")  # the weights of a finished run that a grid leaves
 ROOT = Path(__file__).parent.parent
 
 
