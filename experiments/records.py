@@ -86,6 +86,7 @@ class Result:
     last: the score after the last epoch, in per cent.
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
     step_seconds: of training, one figure an epoch.
+    code: the versions of this project that the training was done with, one after the other, as far as they are known.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Result:
     best: float | None
     step_seconds: tuple[float, ...]
     minutes: float
-    code: str | None
+    code: tuple[str, ...]
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -185,8 +186,16 @@ def _of_run(name: str, run: dict) -> Result:
         best=run["best"]["eval_score"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
-        code=run.get("versions", {}).get("code"),
+        code=_code(run),
     )
+
+
+def _code(run: dict) -> tuple[str, ...]:
+    """The code versions of its segments; before these were recorded, that of the process which ended the run."""
+    # A segment without versions was resumed with code that it is not known to share.
+    versions = [segment["versions"] or {"code": "unknown"} for segment in run.get("segments", [])]
+    versions = versions or [run.get("versions", {})]
+    return tuple(dict.fromkeys(known["code"] for known in versions if known.get("code")))
 
 
 def _steps(epochs: list[dict]) -> list[int]:
