@@ -191,8 +191,8 @@ class RunFolder:
         for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
             if not EXPORTED.fullmatch(file.name):
                 raise InputError(
-                    f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with best/:"
-                    " move it away"
+                    f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
+                    " best/: move it away"
                 )
 
     def _check_resumed(self, args: argparse.Namespace) -> None:
