@@ -88,6 +88,7 @@ class Result:
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
     step_seconds: of training, one figure an epoch.
     predictions: the file of them, which may not be there.
+    code: the versions of this project that the training was done with, one after the other, as far as they are known.
     """
 
     name: str
@@ -102,8 +103,8 @@ class Result:
     best: float | None
     step_seconds: tuple[float, ...]
     minutes: float
-    code: str | None
-    predictions: Path | None
+    code: tuple[str, ...]
+    predictions: Path
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -188,9 +189,17 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         best=run["best"]["eval_score"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
-        code=run.get("versions", {}).get("code"),
+        code=_code(run),
         predictions=_predictions(folder / name, args),
     )
+
+
+def _code(run: dict) -> tuple[str, ...]:
+    """The code versions of its segments; before these were recorded, that of the process which ended the run."""
+    # A segment without versions was resumed with code that it is not known to share.
+    versions = [segment["versions"] or {"code": "unknown"} for segment in run.get("segments", [])]
+    versions = versions or [run.get("versions", {})]
+    return tuple(dict.fromkeys(known["code"] for known in versions if known.get("code")))
 
 
 def _steps(epochs: list[dict]) -> list[int]:

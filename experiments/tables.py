@@ -29,6 +29,10 @@ TITLES = {
     "ablation-layers": "Ablation: layers with an adversary",
     "robustness": "Robustness: the last epoch's checkpoint on other sets",
 }
+MIXED = " \N{DAGGER}"  # after the number of runs
+MIXED_NOTE = (
+    f"{MIXED.strip()} The runs of this row, or the parts of one, are of different versions of this project's code."
+)
 SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. *Last epoch*
@@ -190,7 +194,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     usual = first.best is not None and not group.own
     row["published"] = published(encoder, group.method, group.task) if usual else ""
     row["runs"] = [result.name for result in results]
-    row["code"] = sorted({result.code for result in results if result.code})
+    row["code"] = sorted({code for result in results for code in result.code})
     return row
 
 
@@ -264,7 +268,7 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "metric": lambda row: row["metric"].replace("_", " "),
         "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
         "settings": lambda row: row["settings"],
-        "n": lambda row: row["n"],
+        "n": lambda row: f"{row['n']}{MIXED * (len(row['code']) > 1)}",
         "last epoch": lambda row: _score(row, "last"),
         "difference from fine-tuning, last epoch": lambda row: _difference(row, "last"),
     }
@@ -283,6 +287,8 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
     lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if any(len(row["code"]) > 1 for row in members):
+        text += f"\n\n{MIXED_NOTE}"
     return f"All rows: {'; '.join(alike)}.\n\n{text}" if alike else text
 
 

@@ -172,15 +172,34 @@ def test_an_evaluation_stands_beside_the_training_that_it_is_of(command, given, 
 
 
 def test_a_file_of_one_s_own_in_best_is_not_removed(command, given, capsys):
+    """Nor is it where a run goes on, which may write best/ again."""
     assert command("--do_train") == 0
     notes = write(given / "out" / "best" / "notes.txt", "mine")
     before = snapshot(given / "out")
-    assert command("--do_train", OVERWRITE) == 2
-    assert said(capsys) == (
-        f"--overwrite_output_dir: {notes} is not a file that a run writes, and would be removed with best/:"
-        " move it away"
-    )
+    for flag in (OVERWRITE, "--resume"):
+        assert command("--do_train", flag) == 2
+        assert said(capsys) == (
+            f"--output_dir {given}/out: {notes} is not a file that a run writes, and would be removed with best/:"
+            " move it away"
+        )
     assert snapshot(given / "out") == before
+    assert command("--do_eval", OVERWRITE, test_model_file=given / "out" / "best") == 0  # which leaves best/ as it is
+
+
+@pytest.mark.parametrize("name", ["states", "predictions", "tensorboard"])
+def test_a_file_in_the_place_of_a_folder(name, command, given, capsys):
+    write(given / "out" / name, "mine")
+    assert command("--do_train") == 2
+    assert said(capsys) == f"--output_dir {given}/out: the file {name} is in the way"
+
+
+def test_an_encoder_at_the_top_of_the_folder_stays_there(command, given):
+    """A run removes nothing of it: it has another name for each of its own files."""
+    shutil.copytree(given / "encoder", given / "out")
+    before = snapshot(given / "out")
+    for flags in ((), (OVERWRITE,)):
+        assert command("--do_train", *flags, load_model_path=given / "out") == 0
+        assert snapshot(given / "out").items() >= before.items()
 
 
 def test_states_of_other_names_are_left_alone(command, given):

@@ -15,7 +15,7 @@ from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments.records import different_settings, missing, parsed, read_results, settings
-from experiments.tables import compare, grouped, over_seeds, report
+from experiments.tables import MIXED, MIXED_NOTE, compare, grouped, over_seeds, report
 
 
 def test_statistics_by_hand():
@@ -157,6 +157,42 @@ def test_older_results_count_by_their_last_epoch(tmp_path):
     assert column(tmp_path, "Main table", "last epoch") == ["94.00"]
 
 
+def of_code(folder: Path, code: str | None, *segments: str | None) -> None:
+    """Let a recorded run tell of the code that made it; a segment may not tell of any."""
+    run = results_of(folder) | {"versions": {"code": code}}
+    if segments:
+        run["segments"] = [
+            {"from_step": place, "to_step": place + 1, "versions": each and {"code": each}}
+            for place, each in enumerate(segments)
+        ]
+    (folder / "results.json").write_text(json.dumps(run))
+
+
+@pytest.mark.parametrize(
+    ("runs", "codes", "marked"),
+    [
+        ([("a", "a"), ("a", "a", "a")], ["a"], False),
+        ([("a",), ("a",)], ["a"], False),  # older records, without segments
+        ([("a",), ("a", "a")], ["a"], False),
+        ([("a",), (None,)], ["a"], False),  # not known
+        ([("a",), ("b",)], ["a", "b"], True),
+        ([("a", "a"), ("b", "b")], ["a", "b"], True),
+        ([("b", "a", "b"), ("b", "b")], ["a", "b"], True),  # resumed with other code
+        ([("b", None, "b"), ("b", "b")], ["b", "unknown"], True),
+    ],
+)
+def test_a_row_of_more_than_one_code_version_is_marked(runs, codes, marked, tmp_path):
+    """By the segments of a run, or between its seeds; rows of one version have no mark, and a table of them no note."""
+    for seed, run in enumerate(runs):
+        of_code(write_run(tmp_path, "asa", seed, [90.0]), *run)
+        of_code(write_run(tmp_path, "naive", seed, [90.0]), "c")
+    assert column(tmp_path, "Main table", "method", "n") == [("naive", "2"), ("asa", f"2{MIXED * marked}")]
+    text = report(tmp_path, read_results(tmp_path), {}, tmp_path / "report")
+    assert text.count(MIXED_NOTE) == marked
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert [row["code"] for row in rows] == [["c"], codes]
+
+
 def test_what_is_no_results_file(tmp_path):
     assert message(report, tmp_path, [], {}).startswith(f"{tmp_path}: no results.json of an evaluated run")
     (tmp_path / "grid.json").write_text("{}")
@@ -185,6 +221,7 @@ def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     recorded = (root / "results" / "README.md").read_text(encoding="utf-8")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 2  # more than a heading
+    rows, recorded = [row.replace(MIXED, "") for row in rows], recorded.replace(MIXED, "")
     assert [row for row in rows if row not in recorded] == []
 
 

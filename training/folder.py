@@ -67,6 +67,7 @@ class RunFolder:
         self.predictions = self.path / "predictions"
         self.evaluation = self.path / "evaluation.json"
         self.states = self.path / "states"
+        self.tensorboard = self.path / "tensorboard"
         self._lock = FileLock(self.path / ".lock")
 
     def checkpoint(self, epoch: int) -> Path:
@@ -111,7 +112,7 @@ class RunFolder:
         if args.do_train:
             found += _named(self.path.glob("*"), RECORDS.fullmatch)
             found += _named(self.states.glob("*"), STATE.fullmatch)
-            found += _named((self.path / "tensorboard").glob("*"), EVENTS.fullmatch)
+            found += _named(self.tensorboard.glob("*"), EVENTS.fullmatch)
             found += self._scores_below()
         return found
 
@@ -153,6 +154,9 @@ class RunFolder:
             raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
         if not os.access(there, os.W_OK | os.X_OK):
             raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
+        for folder in (self.states, self.predictions, self.tensorboard) if args.do_train else ():
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"--output_dir {self.path}: the file {folder.name} is in the way")
         if args.resume:
             self._check_resumed(args)
             return
@@ -176,8 +180,8 @@ class RunFolder:
         values = {name: getattr(args, name, None) for name in INPUTS}
         inputs = [(f"--{name} {value}", Path(value)) for name, value in values.items() if value]
         for name in ("load_model_path", "test_model_file"):
-            if values[name] and (folder := Path(values[name])).is_dir():  # its files may be links
-                inputs += [(f"--{name} {folder}", path) for path in sorted(folder.iterdir())]
+            if values[name] and (folder := Path(values[name])).is_dir():
+                inputs += [(f"--{name} {folder}", path) for path in sorted(folder.iterdir()) if path.is_symlink()]
         inputs += [(f"--data_dir {args.data_dir}: {path}", path) for path in data_files]
         places = {path.resolve(): path for path in removed}
         for said, path in inputs:
@@ -187,16 +191,20 @@ class RunFolder:
                         f"{said}: this run needs it, and --overwrite_output_dir would remove {places[place]}:"
                         " give another --output_dir"
                     )
-        for path in removed:
-            if path == self.best and path.is_dir() and not path.is_symlink():
-                for file in sorted(path.iterdir()):
-                    if not EXPORTED.fullmatch(file.name):
-                        raise InputError(
-                            f"--overwrite_output_dir: {file} is not a file that a run writes, and would be removed with"
-                            f" {path.name}/: move it away"
-                        )
+        if args.do_train:
+            self._check_best()
+
+    def _check_best(self) -> None:
+        """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
+        for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
+            if not EXPORTED.fullmatch(file.name):
+                raise InputError(
+                    f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
+                    " best/: move it away"
+                )
 
     def _check_resumed(self, args: argparse.Namespace) -> None:
+        self._check_best()
         begun = self.read_results()
         if begun is None:
             raise InputError(f"--resume: there is no run in --output_dir {self.path}: to begin one, leave --resume out")

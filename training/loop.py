@@ -84,7 +84,8 @@ def prepare(
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
-    RunFolder(args.output_dir).check(args, task, [path for rows in sets if rows is not None for path in rows.paths])
+    files = [path for rows in sets for path in getattr(rows, "paths", ())]
+    RunFolder(args.output_dir).check(args, task, files)
     methods.check(args, config)
     wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
     tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
