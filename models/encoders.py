@@ -229,8 +229,12 @@ def load_tokenizer(
 @contextlib.contextmanager
 def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
     """Within this block, a tokenizer of `load_tokenizer` has the lengths of its own files again, to be saved."""
-    limit, own = tokenizer.model_max_length, getattr(tokenizer, "own_limits", {})
-    tokenizer.model_max_length = own.get("model_max_length", limit)
+    own = getattr(tokenizer, "own_limits", None)
+    if own is None:  # it is of another origin
+        yield
+        return
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = own["model_max_length"]
     if "truncation" in own:
         backend = tokenizer.backend_tokenizer  # each call of the tokenizer sets both anew
         backend.enable_truncation(**own["truncation"]) if own["truncation"] else backend.no_truncation()

@@ -44,7 +44,8 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
     assert (record["epochs"][0]["keep_rate"] is not None) == (method == "random_mask")
     state = read_state_dict(out / "0_pytorch_model.bin")
     exported = read_state_dict(out / "best" / "model.safetensors")
-    assert state.keys() == exported.keys()
+    assert state.keys() - exported.keys() == {"bert.embeddings.position_ids"}  # which the release keeps
+    assert exported.keys() <= state.keys()
     assert not [name for name in state if not name.startswith(("bert.", "classifier."))]
 
 
