@@ -108,6 +108,19 @@ def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
         raise InputError(f"--asa_layers: {error}") from None
 
 
+def adversaries_apart(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that have a gradient: those of everything but the adversaries, and those of the adversaries.
+
+    Args:
+        model: a method's module, out of what distributes it. Its adversaries, if it has any, are its `adversaries`.
+    """
+    apart: tuple[list, list] = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            apart[name.startswith("adversaries.")].append(parameter)
+    return apart
+
+
 def unused_flags(method: str) -> set[str]:
     """The flags that change nothing in a run with this method, as only others read them.
 

@@ -194,7 +194,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
     group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
-    group.add_argument("--max_grad_norm", type=non_negative, default=0.0, help="clip the gradient; 0 is off")
+    group.add_argument(
+        "--max_grad_norm",
+        type=non_negative,
+        default=0.0,
+        help="clip the gradient, the adversaries' apart from the rest, each to this norm; 0 is off (default: 0)",
+    )
     group.add_argument("--group_by_length", action="store_true", default=None, help="batch sequences of like length")
     group.add_argument("--no_group_by_length", action="store_false", dest="group_by_length")
     group.add_argument("--seed", type=natural, default=42)
