@@ -63,7 +63,13 @@ METHODS = {
     "freelb": Method(
         "baselines",
         "FreeLB",
-        {"freelb_steps": "steps", "freelb_lr": "lr", "freelb_init": "init", "freelb_max_norm": "max_norm"},
+        {
+            "freelb_steps": "steps",
+            "freelb_lr": "lr",
+            "freelb_init": "init",
+            "freelb_max_norm": "max_norm",
+            "freelb_embedding_norm": "embedding_norm",
+        },
     ),
     "smart": Method(
         "baselines",
@@ -76,6 +82,7 @@ METHODS = {
             "smart_radius": "radius",
             "smart_bregman": "bregman",
             "smart_momentum": "momentum",
+            "smart_early_momentum": "early_momentum",
         },
     ),
     "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),

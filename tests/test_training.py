@@ -20,6 +20,7 @@ from data.batches import StepSampler
 from data.features import Features
 from models import methods
 from models.asa import AsaModel
+from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
 from training import accumulation, arguments, devices, loop
 from training.folder import RunFolder
@@ -246,6 +247,28 @@ def test_both_norms_are_logged_where_there_are_two(method, logged, tmp_path):
         found = [event.value for event in events.Scalars(name)]
         assert found == pytest.approx([row[name] for row in rows])
     assert ("adversary_grad_norm" in events.Tags()["scalars"]) == logged
+
+
+def test_smart_knows_how_far_training_is(tmp_path, monkeypatch):
+    """After the first tenth of the steps, here two of 20, its average follows more slowly."""
+    settings = {"weight": 1.0, "noise": 0.01, "step_size": 0.01, "steps": 1, "radius": 0.0, "bregman": 1.0}
+    model = Smart(tiny_backbone(), momentum=0.9, early_momentum=0.5, **settings)
+    weights, averages = [], []
+
+    def optimize(*arguments, original=loop.optimize):
+        done = original(*arguments)
+        weights.append(model.backbone.classifier.weight.detach().clone())
+        averages.append(model.average.classifier.weight.clone())
+        return done
+
+    monkeypatch.setattr(loop, "optimize", optimize)
+    expected = model.backbone.classifier.weight.detach().clone()
+    run = make_run(tmp_path / "run", model, max_train_steps=20, lr_scheduler_type="constant")
+    train(run, features(24), {}, {})
+    for step in range(20):  # an average is taken at the start of the next step
+        assert torch.allclose(averages[step], expected, rtol=1e-12), step
+        momentum = 0.5 if step + 1 <= 2 else 0.9
+        expected = momentum * expected + (1 - momentum) * weights[step]
 
 
 def test_biases_and_norms_are_not_decayed():

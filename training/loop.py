@@ -231,6 +231,8 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
     run.model.train()
     clock = time.perf_counter()
     for parts in itertools.islice(loader, left):
+        if hasattr(state.model, "share_done"):  # a method with a schedule of its own
+            state.model.share_done = progress.step / steps
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
         progress.step += 1
