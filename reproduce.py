@@ -28,7 +28,9 @@ TASKS_OF = {
     "robustness": ("MNLI", "QQP", "SST-2"),
 }
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
-METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
+# Rows that --methods may name beside the methods themselves.
+NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
+METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": (*METHODS, *NAMED)}
 MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
 # The grid gives these to every run; they are not for the user to give after --.
@@ -169,7 +171,7 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [Variant(method, method) for method in args.methods]
+    return [NAMED.get(name, Variant(name, name)) for name in args.methods]
 
 
 def thirds(count: int) -> list[str]:

@@ -41,12 +41,21 @@ def protocol_of(args: dict) -> str:
     return {"paper": "corrected"}.get(args.get("protocol"), args.get("protocol", "corrected"))
 
 
+def with_later_flags(args: dict) -> dict:
+    """A recorded run's arguments with those that came later, where what it did is not their default.
+
+    FreeLB's noise was not scaled at first, and SMART's average had one momentum.
+    """
+    later = {"freelb_embedding_norm": 0.0, "smart_early_momentum": args.get("smart_momentum")}
+    return {name: value for name, value in later.items() if value is not None} | args
+
+
 def settings(args: dict) -> tuple[dict, dict]:
     """What decides the result of a run but its seed: the arguments of the training, and those of its method.
 
     An argument that the run's script did not have yet counts as its default; those of other methods do not count.
     """
-    args = args | {"protocol": protocol_of(args)}
+    args = with_later_flags(args) | {"protocol": protocol_of(args)}
     args = defaults(args["task_name"], args["protocol"]) | args
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= HOW | IDENTITY | unused_flags(args["method"])
@@ -86,6 +95,7 @@ class Result:
     scored_on: "dev" or "test", or the name of another set.
     last: the score after the last epoch, in per cent.
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
+    metrics: all scores after the last epoch.
     step_seconds: of training, one figure an epoch.
     predictions: the file of them, which may not be there.
     code: the versions of this project that the training was done with, one after the other, as far as they are known.
@@ -101,6 +111,7 @@ class Result:
     metric: str
     last: float
     best: float | None
+    metrics: dict[str, float]
     step_seconds: tuple[float, ...]
     minutes: float
     code: tuple[str, ...]
@@ -187,6 +198,7 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         metric=next(iter(epochs[-1]["metrics"])),
         last=epochs[-1]["eval_score"],
         best=run["best"]["eval_score"],
+        metrics=epochs[-1]["metrics"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
         code=_code(run),
@@ -225,6 +237,7 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
             "last": evaluation["eval_score"],
             "predictions": _predictions(folder / name, args),
             "best": None,
+            "metrics": evaluation["metrics"],
         }
     )
 

@@ -18,6 +18,7 @@ from data.tasks import TASKS
 from experiments import launch, plan
 from experiments.records import missing, parsed, read_results
 from experiments.tables import report
+from models.methods import METHODS
 from training import arguments
 from utils import Interrupted, StopSignals, run_script
 
@@ -225,6 +226,20 @@ def test_the_published_settings_of_each_task(tmp_path):
         "WNUT-2017": (5e-5, 32, 5, 0.1, 0.0, "dev"),
         "DREAM": (2e-5, 16, 6, 0.06, 0.0, "test"),
     }
+
+
+def test_smart_is_compared_as_in_its_paper_and_as_in_its_code(tmp_path):
+    args, _ = reproduce.parse_arguments(["comparison", "--output_dir", "out"])
+    variants = {variant.label: variant for variant in reproduce.variants_of(args)}
+    assert list(variants) == [*METHODS, "smart-code"]
+    args, _ = reproduce.parse_arguments(["comparison", "--output_dir", "out", "--methods", "smart-code,naive"])
+    runs = plan.plan_runs(tmp_path, [TASKS["CoLA"]], reproduce.variants_of(args), 1, [])
+    assert [(run.name, run.args["method"], run.args["smart_bregman"]) for run in runs] == [
+        ("CoLA/smart-code/seed42", "smart", 0.0),
+        ("CoLA/naive/seed42", "naive", 1.0),
+    ]
+    [paper] = plan.plan_runs(tmp_path, [TASKS["CoLA"]], [variants["smart"]], 1, [])
+    assert [paper.args[f"smart_{name}"] for name in ("bregman", "momentum", "early_momentum")] == [1.0, 0.999, 0.99]
 
 
 def test_the_variants_of_the_ablations():

@@ -127,6 +127,20 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     assert differences(folder, uninterrupted(script, arguments)) == []
 
 
+def test_smart_resumed_goes_on_with_its_average_and_schedule(arguments, tmp_path):
+    """Killed in the first tenth of 20 steps, just after it, and later."""
+    script, flags = "run_sent_clas", ["--train_batch_size", "1", "--gradient_accumulation_steps", "1"]
+    flags += ["--max_train_steps", "20", "--method", "smart", "--smart_early_momentum", "0.2"]
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert run(script, arguments(script, whole, *flags), log) == 0, log.read_text()
+    for call in (2, 3, 9):
+        resume = ["--resume"] if cut.exists() else []
+        blow = ("training.loop", "optimize", call, KILL)
+        assert run(script, arguments(script, cut, *flags, *resume), log, blow) == -KILL
+    assert run(script, arguments(script, cut, *flags, "--resume"), log) == 0, log.read_text()
+    assert differences(cut, whole) == []
+
+
 def test_a_signal_that_insists_is_obeyed(monkeypatch, foreground):
     """What comes at once after the first is the same request; a terminal that closes is no request to hurry."""
     for number in (signal.SIGHUP, signal.SIGINT):

@@ -15,7 +15,7 @@ from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments.records import different_settings, missing, parsed, read_results, settings
-from experiments.tables import MIXED, MIXED_NOTE, compare, grouped, over_seeds, report
+from experiments.tables import MIXED, MIXED_NOTE, NOTES, compare, grouped, over_seeds, report
 
 
 def test_statistics_by_hand():
@@ -117,6 +117,42 @@ def test_what_varies_decides_on_the_table(tmp_path):
         ("asa", "1.00"),
         ("rdrop", "3.00"),
         ("rdrop, rdrop_alpha 4", "3.00"),
+    ]
+
+
+def test_what_has_to_be_known_of_a_baseline_is_said_below_it(tmp_path):
+    write_run(tmp_path, "naive", 1, [80.0], task_name="CoLA")
+    write_run(tmp_path, "rdrop", 1, [81.0], task_name="CoLA")
+    write_run(tmp_path, "smart", 1, [82.0], task_name="CoLA")
+    write_run(tmp_path, "smart", 1, [83.0], task_name="CoLA", smart_bregman=0.0, name="code")
+    assert column(tmp_path, "Comparison of methods", "method", "last epoch")[2:] == [
+        ("smart, smart_bregman 0", "83.00"),
+        ("smart", "82.00"),
+    ]
+    text = report(tmp_path, read_results(tmp_path), {}, times=False)
+    assert text.endswith(f"\n\n*smart*: {NOTES['smart']}.")
+    assert "with `smart_bregman` 0 as in the authors' code" in text
+    assert "*r3f*" not in text
+    write_run(tmp_path, "r3f", 1, [84.0], task_name="CoLA")
+    assert report(tmp_path, read_results(tmp_path), {}, times=False).endswith(f"*r3f*: {NOTES['r3f']}.")
+
+
+def test_what_older_runs_did_is_not_today_s_default(tmp_path):
+    """FreeLB's noise was not scaled, and SMART's average had one momentum."""
+    write_run(tmp_path, "naive", 1, [80.0], task_name="CoLA")
+    for method, later in (("freelb", "freelb_embedding_norm"), ("smart", "smart_early_momentum")):
+        write_run(tmp_path, method, 1, [81.0], task_name="CoLA")
+        folder = write_run(tmp_path, method, 1, [82.0], task_name="CoLA", name=f"older {method}")
+        run = results_of(folder)
+        del run["args"][later]
+        (folder / "results.json").write_text(json.dumps(run))
+        args = parsed(TASKS["CoLA"], ["--do_train", "--task_name", "CoLA", "--method", method])
+        assert f"{later} 0" in different_settings(run, args)
+    assert column(tmp_path, "Comparison of methods", "method", "last epoch")[1:] == [
+        ("freelb, freelb_embedding_norm 0", "82.00"),
+        ("freelb", "81.00"),
+        ("smart", "81.00"),
+        ("smart, smart_early_momentum 0.999", "82.00"),
     ]
 
 

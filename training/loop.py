@@ -280,6 +280,8 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
     run.model.train()
     clock = time.perf_counter()
     for parts in itertools.islice(loader, left):
+        if hasattr(state.model, "share_done"):  # a method with a schedule of its own
+            state.model.share_done = progress.step / steps
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
         progress.count_step()
@@ -357,14 +359,33 @@ def optimize(
             accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
         figures.add(accumulation.figures(output, *shares))
     accelerator.unscale_gradients(optimizer)
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if run.args.max_grad_norm:
-        nn.utils.clip_grads_with_norm_(parameters, run.args.max_grad_norm, norm)
+    norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    figures.add({"grad_norm": norm / accelerator.num_processes})
-    return figures.sums, norm.isfinite() & figures.sums["train_loss"].isfinite()
+    figures.add({name: norm / accelerator.num_processes for name, norm in norms.items()})
+    return figures.sums, torch.stack([*norms.values(), figures.sums["train_loss"]]).isfinite().all()
+
+
+def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
+    """Clip the gradient of the adversaries and that of everything else, each by its own norm.
+
+    Together the one would decide on the other: an adversary's gradient has the gain of the masked score, and is often a
+    hundred times as long as the encoder's.
+
+    Args:
+        model: out of what distributes it.
+        max_norm: of each of the two; 0 leaves them as they are.
+
+    Returns:
+        Their norms before that, on the device: `grad_norm`, and `adversary_grad_norm` where there are adversaries.
+    """
+    norms = {}
+    for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
+        if parameters:
+            norms[name] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            if max_norm:
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[name])
+    return norms
 
 
 def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
@@ -410,10 +431,11 @@ def _stop_if_broken(run: Run, state: TrainingState) -> None:
         )
     if broken := int(progress.broken):
         rows = state.sampler.steps()[progress.step_of_epoch - 1 - (progress.step - broken)]
+        clipped = f"lower --max_grad_norm {args.max_grad_norm:g}" if args.max_grad_norm else "clip with --max_grad_norm"
         raise InputError(
             f"step {broken}, epoch {progress.epoch}: the loss or its gradient is not finite on the training rows"
             f" {', '.join(map(str, sorted(rows)))} (counted from 0): lower --learning_rate {args.learning_rate:g},"
-            " or clip with --max_grad_norm"
+            f" or {clipped}"
         )
 
 
