@@ -20,7 +20,6 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,12 +27,23 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from models.asa import ENCODER_LAYERS
+from models.encoder_types import ENCODER_TYPES, unsupported
 from models.fetch import FETCHED
 from utils import InputError, file_sha256, log
 
 # RoBERTa and its kin count positions from the one after the pad token's id.
-COUNT_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
+COUNT_FROM_PAD = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
 # One of them is in every folder with a tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 # The kinds of heads that call their weights by the same names.
@@ -152,10 +162,8 @@ def load_config(
             f" package or a fetched encoder ({', '.join(PACKAGES)}), and not to be had from the Hub"
             f" ({type(error).__name__}): check the name and the connection{_nearest(name)}"
         ) from None
-    if config.model_type not in ENCODER_LAYERS:
-        raise InputError(
-            f"{flag} {name}: model type {config.model_type!r} is not supported; use one of {', '.join(ENCODER_LAYERS)}"
-        )
+    if why := unsupported(config.model_type):
+        raise InputError(f"{flag} {name}: model type {config.model_type!r} {why}")
     if model_type is not None and model_type.lower() != config.model_type:
         raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
     return config
@@ -254,7 +262,7 @@ def attention_implementation(config: PreTrainedConfig, given: str | None, traini
     Raises:
         InputError: the encoder does not have the one that is given.
     """
-    has_sdpa = AutoModel._model_mapping[type(config)]._supports_sdpa
+    has_sdpa = "sdpa" in ENCODER_TYPES[config.model_type].attention
     if given == "sdpa" and not has_sdpa:
         raise InputError(
             f"--attn_implementation sdpa: transformers has only eager attention for {config.model_type} models:"

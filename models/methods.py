@@ -90,7 +90,11 @@ METHODS = {
 
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
-    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults."""
+    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults.
+
+    Raises:
+        InputError: the method does not work with this model.
+    """
     from models.asa import lose_attention_dropout
 
     if getattr(args, "protocol", "corrected") == "release":
@@ -100,7 +104,10 @@ def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> n
         return backbone
     settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
     module = importlib.import_module(f"models.{chosen.module}")
-    return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
+    try:
+        return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
+    except ValueError as error:
+        raise InputError(f"--method {method}: {error}") from None
 
 
 def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:

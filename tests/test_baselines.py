@@ -440,7 +440,7 @@ def test_evaluation_is_in_the_precision_of_the_run(method):
         assert model(**batch).logits.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("model_type", sorted(SIZES))
+@pytest.mark.parametrize("model_type", sorted(SIZES.keys() - {"ibert"}))  # whose embeddings are not one tensor
 @pytest.mark.parametrize("method", ["freelb", "r3f", "smart"])
 def test_noise_is_on_real_tokens_of_every_encoder(method, model_type, monkeypatch):
     """It reaches the encoder, and padding changes nothing."""
