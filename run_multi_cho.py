@@ -32,10 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.cache import cached
     from data.features import choice_features
     from data.submission import write_choices
+    from models.encoders import NO_CLASSES
     from training.evaluation import Head
     from training.loop import execute, prepare
 
-    examples, config, tokenizer = prepare(args, task, {})
+    examples, config, tokenizer = prepare(args, task, NO_CLASSES)
     settings = {name: getattr(args, name) for name in ("max_seq_length", "truncation", "protocol")}
     features = examples.map(cached(args.token_cache_dir, choice_features, tokenizer, **settings))
 

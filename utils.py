@@ -292,7 +292,7 @@ def short(value) -> str:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees; whether the C library can is returned.
 
-    By default glibc takes each tensor above 32 MB from the system and gives it back: a training step on a processor
+    By default glibc takes each tensor above 32 MB from the system and gives it back: a training step on CPU
     then spends a seventh of its time on the zeroing of fresh pages, most of all for the gradient of the embeddings.
     """
     if platform.libc_ver()[0] != "glibc":

@@ -6,6 +6,7 @@ python -m data.download --list
 
 import argparse
 import contextlib
+import hashlib
 import http.client
 import os
 import shutil
@@ -13,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -112,11 +113,12 @@ def download(source: Source, data_dir: str | Path) -> None:
     except InputError:
         folder = Path(data_dir) / source.name
     try:
-        for remote in source.remotes:
+        built = _buildable(source, folder)
+        for remote in () if built else source.remotes:
             if not _in_place(folder, remote.files):
                 _fetch_remote(remote, folder)
         if source.build and not _in_place(folder, source.built):
-            for name, text in source.build(folder).items():
+            for name, text in (built or source.build(folder)).items():
                 with _verified(folder / name, source.built[name], f"{folder / name}, as built") as temporary:
                     temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -126,6 +128,21 @@ def download(source: Source, data_dir: str | Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     log.info(f"{source.name}: complete in {folder}")
+
+
+def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:
+    """The files to build, if those already in the folder give exactly the expected ones: then nothing is fetched.
+
+    The files they are built from may be other copies than those that would be fetched.
+    """
+    if not source.build:
+        return None
+    try:
+        built = source.build(folder)
+    except (OSError, ValueError):  # a file is missing, or another one has its name
+        return None
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in built.items()}
+    return built if all(known in ("", sums[name]) for name, known in source.built.items()) else None
 
 
 def fetch(url: str, part: Path) -> None:

@@ -3,21 +3,27 @@
 A file has a row for each example, in the order of the set, with the columns
 
 index          what the data file calls the row, else its number from 0
-label          class index, score of a regression, or the class index of each word
+label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
+               or the class index of each word
 logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the
                encoder saw, null for the others
 best_logits    likewise of the best epoch; only where a training run writes it
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.features import Features
 from utils import InputError, atomic_file
+
+if TYPE_CHECKING:
+    from data.features import Features
 
 BEST, EPOCH = "best_logits", "best_epoch"
 
@@ -91,13 +97,16 @@ def _kept(path: Path, best_epoch: int) -> list | None:
 
 
 def _indices(features: Features) -> list[str]:
-    given = [getattr(example, "index", None) for example in features.examples]
+    given = [getattr(example, "index", None) for example in features.examples] or [None] * len(features)
     return [str(number) if index is None else index for number, index in enumerate(given)]
 
 
 def _labels(features: Features) -> Sequence:
-    name = "label" if features.first_tokens is None else "labels"
-    return [getattr(example, name) for example in features.examples]
+    if features.first_tokens is None:
+        return list(features.columns["labels"][:])
+    from data.features import class_index  # not above: the names of the files are asked for without PyTorch
+
+    return [[class_index(label) for label in example.labels] for example in features.examples]
 
 
 def _per_word(features: Features, logits: list[np.ndarray]) -> list[list[list[float] | None]]:

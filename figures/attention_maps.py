@@ -21,10 +21,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from data.examples import Example
 from data.features import sentence_features
-from data.tasks import SENTENCE_TASKS, SentenceTask, find_task
+from data.tasks import SENTENCE_TASKS, SentenceTask, find_task, match_classes
 from figures.drawing import QUANTITIES, WIDTH, picture
 from models.asa import MASKED_SCORE, AsaModel, encoder_layers
-from models.checkpoints import ADVERSARY, load_release_checkpoint, load_saved, read_state_dict
+from models.checkpoints import ADVERSARY, load_release_checkpoint, load_saved, read_state_dict, saved_classes
 from models.encoders import fit_together, load_config, load_tokenizer, named_labels
 from utils import InputError, Parser, run_script
 
@@ -75,7 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     plain_model = model.backbone
     if args.plain_model_file:
         auto_class = AutoModelForSequenceClassification
-        plain_model = load_saved(auto_class, args.plain_model_file, config, "eager", "--plain_model_file").eval()
+        order = None
+        if Path(args.plain_model_file).is_dir():
+            words = saved_classes(args.plain_model_file, "--plain_model_file")
+            order = match_classes(task, words, f"--plain_model_file {args.plain_model_file}")
+        given = (args.plain_model_file, config, "eager", order, "--plain_model_file")
+        plain_model = load_saved(auto_class, *given).eval()
 
     left, clean, right = attend(plain_model, encoding), attend(model.backbone, encoding), attend(model, encoding)
     layer, head = choose(args, right)

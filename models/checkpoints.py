@@ -2,13 +2,14 @@
 
 The release names an adversary `<prefix>.encoder.adversary.<layer>.{query,key}.{weight,bias}`, `<prefix>` being that of
 the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Types the release does not know
-(`distilbert`, ...) are saved by the same rule.
+(`distilbert`, ...) are saved by the same rule. A saved file can be loaded by the release's own code, strictly: it holds
+what its modules have beside the weights of ours, see `unused_by_us`.
 """
 
 import pickle
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,12 +19,24 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.asa import AsaModel
-from models.encoders import load_config, load_folder
+from models.encoders import (
+    HEADS,
+    as_loaded,
+    check_same_type,
+    class_words,
+    load_config,
+    load_folder,
+    reorder_classes,
+    same_head,
+)
 from utils import InputError, atomic_file, atomic_folder
 
 ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+)\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
+# What trainers put around a state dict, and before its names.
+NESTED = ("state_dict", "model_state_dict", "model", "module")
+WRAPPED = ("module.", "_orig_mod.", "model.")
 LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
@@ -62,13 +75,17 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
     Raises:
         InputError: the file is not a state dict, or it is that of another model. The model is then unchanged.
     """
-    state = source if isinstance(source, Mapping) else read_state_dict(source)
+    state = plain_names(source) if isinstance(source, Mapping) else read_state_dict(source)
     where = "checkpoint" if isinstance(source, Mapping) else str(source)
     state = {name: tensor for name, tensor in state.items() if not OBSOLETE.fullmatch(name)}
     if not isinstance(_unwrapped(model), AsaModel):
         state = {name: tensor for name, tensor in state.items() if not ADVERSARY.fullmatch(name)}
 
     target = release_state_dict(model)
+    # The release's RoBERTa has a pooler under every head, and so had older versions of the library.
+    backbone = backbone_of(model)
+    of_pooler = f"{backbone.base_model_prefix}.pooler."
+    pooler = {name: state.pop(name) for name in list(state) if name.startswith(of_pooler) and name not in target}
     # Of weights that are tied, a safetensors file holds one name only.
     given = {tensor.data_ptr(): state[name] for name, tensor in target.items() if name in state}
     state |= {name: given[tensor.data_ptr()] for name, tensor in target.items() if tensor.data_ptr() in given}
@@ -90,6 +107,8 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])
+    if pooler:
+        backbone.unused_pooler = {name.removeprefix(of_pooler): tensor for name, tensor in pooler.items()}
 
 
 def _check_numbers(tensor: torch.Tensor, what: str) -> None:
@@ -123,7 +142,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
     except Exception as error:  # of any kind: the bytes may be anything
         raise InputError(f"{path}: not a readable checkpoint, it may be cut short ({type(error).__name__})") from None
-    named = isinstance(state, dict) and all(
+    state = plain_names(state)
+    named = isinstance(state, Mapping) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
     )
     if not named:
@@ -131,9 +151,51 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def plain_names(state):
+    """The state dict in what a trainer saved, with names as Hugging Face has them; what is none is left as it is.
+
+    Wrappers put a prefix before each name (`module.`), trainers put the whole below a key beside their own figures, and
+    the first checkpoints, those from TensorFlow, call a norm's weight and bias gamma and beta.
+    """
+    while isinstance(state, Mapping) and (inside := [key for key in NESTED if isinstance(state.get(key), Mapping)]):
+        state = state[inside[0]]
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+        return state
+    while state and (before := [prefix for prefix in WRAPPED if all(name.startswith(prefix) for name in state)]):
+        state = {name.removeprefix(before[0]): tensor for name, tensor in state.items()}
+    ends = {".gamma": ".weight", ".beta": ".bias"}
+    return {re.sub(r"\.(gamma|beta)$", lambda end: ends[end[0]], name): tensor for name, tensor in state.items()}
+
+
+def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What the release's module of the same kind has beside `release_state_dict(model)`, by its names.
+
+    Its embeddings keep their position numbers. With ASA its RoBERTa has a pooler under every head, which those of
+    sentences and of words do not read; without ASA it has none there, nor has its BERT under a head of words. The
+    pooler is that of the pretrained encoder or of the checkpoint that was loaded, else one that is always the same.
+    """
+    backbone = backbone_of(model)
+    config, base, prefix = backbone.config, backbone.base_model, backbone.base_model_prefix
+    unused = {}
+    if (positions := getattr(getattr(base, "embeddings", None), "position_ids", None)) is not None:
+        unused[f"{prefix}.embeddings.position_ids"] = positions.clone()
+    of_release = isinstance(_unwrapped(model), AsaModel) and type(backbone).__name__.endswith(HEADS)
+    if of_release and prefix == "roberta" and getattr(base, "pooler", None) is None:
+        weight = next(base.parameters())
+        drawn = torch.empty(config.hidden_size, config.hidden_size)
+        drawn.normal_(std=config.initializer_range, generator=torch.Generator().manual_seed(0))
+        pooler = {"dense.weight": drawn, "dense.bias": torch.zeros(config.hidden_size)}
+        pooler |= getattr(backbone, "unused_pooler", {})
+        unused |= {f"{prefix}.pooler.{name}": tensor.to(weight.dtype) for name, tensor in pooler.items()}
+    return unused
+
+
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Write `release_state_dict(model)` with `torch.save`, whole or not at all; to be read on any device."""
-    state = {name: tensor.cpu() for name, tensor in release_state_dict(model).items()}
+    """Write `release_state_dict(model)` and what the release has beside it with `torch.save`, whole or not at all.
+
+    It can be read on any device.
+    """
+    state = {name: tensor.cpu() for name, tensor in (release_state_dict(model) | unused_by_us(model)).items()}
     with atomic_file(path) as temporary:
         try:
             with open(temporary, "wb") as file:
@@ -145,23 +207,25 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
 def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
     """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out."""
     with atomic_folder(folder) as temporary:
-        backbone_of(model).save_pretrained(temporary)
+        # By the names of today's library, also where the encoder's file has those of TensorFlow.
+        backbone_of(model).save_pretrained(temporary, save_original_format=False)
         try:
-            tokenizer.save_pretrained(temporary)
+            with as_loaded(tokenizer):
+                tokenizer.save_pretrained(temporary)
         except Exception as error:
             if type(error) is not Exception:  # which is what tokenizers raises where a file cannot be written
                 raise
             raise OSError(str(error)) from error
 
 
-def saved_classes(source: str | Path) -> list[str]:
-    """The classes of a saved sequence classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
+def saved_classes(source: str | Path, flag: str = "--test_model_file") -> list[str]:
+    """The classes of a saved classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is not a classifier.
     """
     if Path(source).is_dir():
-        return _class_words(load_config(str(source), None, None, flag="--test_model_file"))
+        return class_words(load_config(str(source), None, None, flag=flag))
     state = read_state_dict(source)
     weights = [state[name] for name in ("classifier.weight", "classifier.out_proj.weight") if name in state]
     if not weights:
@@ -169,22 +233,20 @@ def saved_classes(source: str | Path) -> list[str]:
     return [f"LABEL_{index}" for index in range(len(weights[0]))]
 
 
-def _class_words(config: PreTrainedConfig) -> list[str]:
-    return list(dict(sorted(config.id2label.items())).values())
-
-
 def load_saved(
     auto_class: type,
     source: str | Path,
     config: PreTrainedConfig,
     attn_implementation: str,
+    order: Sequence[int] | None = None,
     flag: str = "--test_model_file",
 ) -> PreTrainedModel:
     """The plain model that a run, the release or Hugging Face saved.
 
     Args:
-        source: a file for `load_release_checkpoint`, or a Hugging Face folder.
-        config: what the model has to be; it says the number of labels.
+        source: a file for `load_release_checkpoint`, or a Hugging Face folder, which has a configuration of its own.
+        config: what the model has to be: its type, what kind of problem it solves, and its classes.
+        order: which of the folder's classes each of the model's classes is; None leaves them as they stand.
         flag: where the source comes from, for messages.
 
     Raises:
@@ -198,17 +260,13 @@ def load_saved(
         load_release_checkpoint(model, source)
         return model
     saved = load_config(str(source), None, None, flag=flag)
-    if saved.model_type != config.model_type:
-        raise InputError(f"{flag} {source}: a {saved.model_type} model, but --load_model_path is {config.model_type}")
-    if saved.num_labels != config.num_labels:
-        raise InputError(f"{flag} {source}: it has {saved.num_labels} labels, the task {config.num_labels}")
-    words, expected = _class_words(saved), _class_words(config)
-    if words != expected and not any(word.startswith("LABEL_") for word in (*words, *expected)):
-        raise InputError(
-            f"{flag} {source}: its classes are {', '.join(words)}, the task's {', '.join(expected)}:"
-            " the order must be the same"
-        )
+    check_same_type(f"{flag} {source}", saved, config)
+    if not same_head(saved, auto_class):
+        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it is a {saved.architectures[0]}")
+    saved.problem_type, saved.id2label, saved.label2id = config.problem_type, config.id2label, config.label2id
     model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, flag)
     if missing:
         raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it has no {missing[0]}")
+    if order is not None:
+        reorder_classes(model, order)
     return model

@@ -4,9 +4,12 @@ A name is tried as a folder, then as an installed encoder package, then as a fet
 on the Hugging Face Hub.
 """
 
+import contextlib
+import copy
 import difflib
 import importlib.util
 import pickle
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,6 +17,7 @@ from pathlib import Path
 import huggingface_hub
 import torch
 import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -40,6 +44,42 @@ COUNT_FROM_PAD = (
     "xlm-roberta-xl",
     "xmod",
 )
+# One of them is in every folder with a tokenizer.
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+# The kinds of heads that call their weights by the same names.
+HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification")
+# A multiple-choice model has one output for each choice and no classes, whatever its encoder was trained for.
+NO_CLASSES = {
+    "problem_type": None,
+    "id2label": {0: "LABEL_0", 1: "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model or a tokenizer comes from: a folder, package or name on the Hub, and the flag that gave it."""
+
+    flag: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.flag} {self.name}"
+
+
+def sources(load_model_path: str, test_model_file: str | None) -> tuple[Source, Source]:
+    """Where the configuration of a run's model comes from, and where its tokenizer.
+
+    A folder that is to be scored speaks for itself, as far as it has the files.
+    """
+    encoder = Source("--load_model_path", load_model_path)
+    if test_model_file is None or not Path(test_model_file).is_dir():
+        return encoder, encoder
+    scored = Source("--test_model_file", test_model_file)
+    if any((Path(scored.name) / name).is_file() for name in VOCABULARIES):
+        return scored, scored
+    log.info(f"{scored}: it has no tokenizer: that of {encoder} is used")
+    return scored, encoder
 
 
 @dataclass(frozen=True)
@@ -129,6 +169,12 @@ def load_config(
     return config
 
 
+def check_same_type(given: str, saved: PreTrainedConfig, encoder: PreTrainedConfig) -> None:
+    """Raise `InputError` if a folder, as `given`, holds a model of another type than that of --load_model_path."""
+    if saved.model_type != encoder.model_type:
+        raise InputError(f"{given}: a {saved.model_type} model, but --load_model_path is {encoder.model_type}")
+
+
 def _reason(error: Exception) -> str:
     """What the library says, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -152,13 +198,14 @@ def named_labels(labels: tuple[str, ...]) -> dict:
 
 
 def load_tokenizer(
-    name: str, cache_dir: str | None, lower_case: bool, slow: bool, **settings
+    name: str, cache_dir: str | None, lower_case: bool, slow: bool, flag: str = "--load_model_path", **settings
 ) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer.
+    """The encoder's tokenizer. It cuts and pads on the right, whatever its files say.
 
     Args:
         lower_case: force lower case; otherwise the checkpoint's own setting holds.
         slow: ask for the pure Python tokenizer, which few models have in transformers 5.
+        flag: where the name comes from, for messages.
         settings: others of the tokenizer; one that it does not know has no effect.
 
     Raises:
@@ -170,15 +217,40 @@ def load_tokenizer(
             resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
         )
     except Exception as error:
-        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded ({_reason(error)})") from None
+        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded ({_reason(error)})") from None
     # Without its files transformers 5 makes one that knows no word, and says nothing.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"--load_model_path {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
+        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
     if slow and tokenizer.is_fast:
         log.info("--use_slow_tokenizer: transformers 5 has only a fast tokenizer for this model, which is used")
     if lower_case and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
         log.info("--do_lower_case: this model's tokenizer knows no such setting; the text keeps its case")
+    # Encoders count positions from the left.
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.own_limits = {"model_max_length": tokenizer.model_max_length}
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        tokenizer.own_limits |= {"truncation": backend.truncation, "padding": backend.padding}
     return tokenizer
+
+
+@contextlib.contextmanager
+def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Within this block, a tokenizer of `load_tokenizer` has the lengths of its own files again, to be saved."""
+    own = getattr(tokenizer, "own_limits", None)
+    if own is None:  # it is of another origin
+        yield
+        return
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = own["model_max_length"]
+    if "truncation" in own:
+        backend = tokenizer.backend_tokenizer  # each call of the tokenizer sets both anew
+        backend.enable_truncation(**own["truncation"]) if own["truncation"] else backend.no_truncation()
+        backend.enable_padding(**own["padding"]) if own["padding"] else backend.no_padding()
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = limit
 
 
 def attention_implementation(config: PreTrainedConfig, given: str | None, training: bool, on_cpu: bool) -> str:
@@ -201,28 +273,50 @@ def attention_implementation(config: PreTrainedConfig, given: str | None, traini
     return "eager" if (training and on_cpu) or not has_sdpa else "sdpa"
 
 
-def fit_together(name: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the tokenizer the length that the encoder has positions for.
+def fit_together(
+    name: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    flag: str = "--load_model_path",
+    encoder: str = "its encoder",
+) -> None:
+    """Give the tokenizer the length that the encoder has positions for, and segment ids only where it has segments.
+
+    Args:
+        name, flag: where the tokenizer comes from, for messages.
+        encoder: what a message calls the encoder.
 
     Raises:
         InputError: the tokenizer knows more tokens than the encoder.
     """
     if len(tokenizer) > config.vocab_size:
-        raise InputError(
-            f"--load_model_path {name}: its tokenizer has {len(tokenizer)} tokens, its encoder {config.vocab_size}"
-        )
+        raise InputError(f"{flag} {name}: its tokenizer has {len(tokenizer)} tokens, {encoder} {config.vocab_size}")
     first = 0
     if config.model_type in COUNT_FROM_PAD:
         if config.pad_token_id is None:
-            raise InputError(f"--load_model_path {name}: its config.json has no pad_token_id")
+            raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
         first = config.pad_token_id + 1
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings - first)
+    # As the tokenizers of RoBERTa and its kin do.
+    if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
 
 
 def load_pretrained(
-    auto_class: type, name: str, config: PreTrainedConfig, cache_dir: str | None, attn_implementation: str
+    auto_class: type,
+    name: str,
+    config: PreTrainedConfig,
+    cache_dir: str | None,
+    attn_implementation: str,
+    order_of: Callable[[list[str]], Sequence[int] | None] | None = None,
 ) -> PreTrainedModel:
-    """The pretrained encoder with a new head, in float32. A head of the checkpoint's own is kept where it fits.
+    """The pretrained encoder with a head, in float32.
+
+    Args:
+        order_of: class names of a checkpoint -> which of them each class of the model is; None where they do not say.
+            A head of the checkpoint's own is kept, with its rows in that order, where it is of the same kind and the
+            names say so, and else made anew. Without this function it is kept wherever it fits.
 
     Raises:
         InputError: the weights are missing or damaged, or the encoder's own weights do not cover the model.
@@ -233,9 +327,78 @@ def load_pretrained(
     lost = [weight for weight in new if weight.startswith(prefix) and ".pooler." not in weight]
     if lost:
         raise InputError(f"--load_model_path {name}: not the weights of the whole encoder: {lost[0]} is missing")
+    if order_of:
+        new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
+    if type(model).__name__.endswith(HEADS) and getattr(model.base_model, "pooler", None) is None:
+        model.unused_pooler = _pooler(name, model.config, cache_dir)
     return model
+
+
+def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
+    """The pooler that a pretrained encoder has and its model does not use, by its names; empty where it has none."""
+    without_layers = copy.deepcopy(config)
+    without_layers.num_hidden_layers = 0
+    with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
+        base, new = load_folder(AutoModel, name, without_layers, cache_dir, "eager", "--load_model_path")
+    pooler = getattr(base, "pooler", None)
+    if pooler is None or any(weight.startswith("pooler.") for weight in new):
+        return {}
+    return {weight: tensor.clone() for weight, tensor in pooler.state_dict().items()}
+
+
+def _settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order_of: Callable) -> list[str]:
+    """Keep the head that a checkpoint has, or make it anew; gives the names of all new weights of the model."""
+    head = {weight for weight in model.state_dict() if not weight.startswith(f"{model.base_model_prefix}.")}
+    loaded = head.difference(new)
+    words = class_words(own)
+    order = order_of(words) if loaded == head and same_head(own, type(model)) else None
+    if order is not None:
+        reorder_classes(model, order)
+        log.info(f"{given}: its head is kept (classes {', '.join(words)})")
+        return new
+    if loaded:
+        remake_head(model)
+    if loaded or _kind(own):
+        log.info(f"{given}: its head is not known to be one for this task (classes {', '.join(words)}): made anew")
+    return sorted({*new, *head})
+
+
+def class_words(config: PreTrainedConfig) -> list[str]:
+    """The names of a model's classes, in order; `LABEL_<i>` where it has none."""
+    return [str(word) for _, word in sorted(config.id2label.items())]
+
+
+def same_head(config: PreTrainedConfig, model_class: type) -> bool:
+    """Whether a folder's head may be one of that kind: it does not say that it is another, under the same names."""
+    return not _kind(config) or model_class.__name__.endswith(_kind(config))
+
+
+def _kind(config: PreTrainedConfig) -> str:
+    """Which of `HEADS` a folder says that it has; empty for none of them."""
+    name = (config.architectures or [""])[0]
+    return next((kind for kind in HEADS if name.endswith(kind)), "")
+
+
+def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
+    """Give the outputs of a classifier another order: the i-th is then what was the `order[i]`-th."""
+    linear = [module for child in _head(model) for module in child.modules() if isinstance(module, nn.Linear)][-1]
+    with torch.no_grad():
+        for weight in (linear.weight, linear.bias):
+            weight.copy_(weight[list(order)])
+
+
+def remake_head(model: PreTrainedModel) -> None:
+    """Draw the weights of a head as if the checkpoint had none."""
+    for child in _head(model):
+        for weight in child.parameters():
+            weight._is_hf_initialized = False
+        child.apply(model._init_weights)
+
+
+def _head(model: PreTrainedModel) -> list[nn.Module]:
+    return [child for name, child in model.named_children() if name != model.base_model_prefix]
 
 
 def load_folder(

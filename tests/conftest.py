@@ -1,4 +1,4 @@
-"""Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on a processor."""
+"""Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on CPU."""
 
 import os
 import signal

@@ -44,7 +44,8 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
     assert (record["epochs"][0]["keep_rate"] is not None) == (method == "random_mask")
     state = read_state_dict(out / "0_pytorch_model.bin")
     exported = read_state_dict(out / "best" / "model.safetensors")
-    assert state.keys() == exported.keys()
+    assert state.keys() - exported.keys() == {"bert.embeddings.position_ids"}  # which the release keeps
+    assert exported.keys() <= state.keys()
     assert not [name for name in state if not name.startswith(("bert.", "classifier."))]
 
 
@@ -55,7 +56,9 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
         ("--rdrop_alpha", "-1", "'-1' is not a number from 0"),
         ("--freelb_steps", "0", "'0' is not a whole number from 1 to 10^12"),
         ("--freelb_lr", "nan", "'nan' is not a number above 0"),
+        ("--freelb_embedding_norm", "-1", "'-1' is not a number from 0"),
         ("--smart_momentum", "2", "'2' is not a number from 0 to 1"),
+        ("--smart_early_momentum", "-0.1", "'-0.1' is not a number from 0 to 1"),
         ("--r3f_noise", "cauchy", "invalid choice: 'cauchy' (choose from"),
         ("--asa_layers", "3-1", "'3-1' names no layers: give numbers as in 0-3 or 0,2,5, or all"),
         ("--asa_layers", "1,", "'1,' names no layers"),

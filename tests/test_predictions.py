@@ -101,3 +101,16 @@ def test_names_and_files_of_another_kind(tmp_path):
     assert file_name("some/where/odd name.tsv") == "odd_name.parquet"
     write(tmp_path / "x.parquet", "text")
     assert message(read_predictions, tmp_path / "x.parquet").startswith(f"{tmp_path / 'x.parquet'}: not a file of")
+
+
+def test_an_evaluation_beside_a_training_leaves_its_predictions_alone(data_dir, encoder_folder, tmp_path):
+    flags = ("--do_train", "--do_eval")
+    out = run_folder(run_sent_clas.main, data_dir, encoder_folder, tmp_path / "out", "SST-2", *flags)
+    before = (out / "predictions" / "SST-2.parquet").read_bytes()
+    flags = ("--do_eval", "--test_model_file", str(out / "0_pytorch_model.bin"))
+    run_folder(run_sent_clas.main, data_dir, encoder_folder, out, "SST-2", *flags)
+    assert (out / "predictions" / "SST-2.parquet").read_bytes() == before
+    again = read_predictions(out / "predictions" / "evaluation-SST-2.parquet")
+    np.testing.assert_allclose(again["logits"], read_predictions(out / "predictions" / "SST-2.parquet")["logits"], 1e-5)
+    args = (run_sent_clas.main, data_dir, encoder_folder, out, "SST-2", *flags)
+    assert "it has results already (evaluation.json)" in message(run_folder, *args)

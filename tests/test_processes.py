@@ -1,4 +1,4 @@
-"""Two processes on a processor, as torchrun starts them, give what one process gives."""
+"""Two processes on CPU, as torchrun starts them, give what one process gives."""
 
 import argparse
 import json

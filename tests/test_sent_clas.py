@@ -268,9 +268,12 @@ def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
         assert command(*flags, **changes) == 2
         assert "it has results already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
-    scores = write(tmp_path / "out" / "on-others" / "evaluation.json", "{}")  # of the weights that now go
+    # Of the weights that now go, and of others.
+    of = {"task_name": "SST-2", "test_model_file": str(tmp_path / "out" / "0_pytorch_model.bin")}
+    scores = write(tmp_path / "out" / "on-others" / "evaluation.json", json.dumps({"args": of}))
+    others = write(tmp_path / "out" / "of-others" / "evaluation.json", "{}")
     assert command("--do_train", "--do_eval", "--overwrite_output_dir", num_train_epochs="2", seed="7") == 0
-    assert not scores.exists()
+    assert (scores.exists(), others.exists()) == (False, True)
     assert results(tmp_path / "out")["args"]["seed"] == 7
     assert len((tmp_path / "out" / "eval_results.txt").read_text().splitlines()) == 2
 
