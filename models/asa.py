@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .encoder_types import encoder_layers, encoder_type, layer_calls, plain, second_door
+from .encoder_types import close, encoder_layers, encoder_type, layer_calls, plain, second_door
 
 PROTOCOLS = ("corrected", "release")
 
@@ -117,7 +117,6 @@ class AsaModel(nn.Module):
             for number in range(layer_calls(config))
         )
         self._pass: _AdversarialPass | None = None
-        self._handles: list = []
         self._attach()
         if protocol == "release":
             lose_attention_dropout(backbone)
@@ -143,7 +142,7 @@ class AsaModel(nn.Module):
             return self.backbone(**batch)
         if labels is None:
             raise ValueError("training with ASA needs labels in the batch")
-        if not self._handles:
+        if self._detached:
             raise ValueError("this AsaModel was detached from its backbone: make another one to train with ASA")
         check_attention_mask(**batch)
 
@@ -171,7 +170,8 @@ class AsaModel(nn.Module):
         """Take the hooks off the backbone and return it: the model as it was given, with its weights as trained."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._close_doors()
+        self._detached = True
         return self.backbone
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **settings) -> None:
@@ -218,15 +218,24 @@ class AsaModel(nn.Module):
             yield self._pass
             if self._pass.calls != len(self.adversaries):
                 raise RuntimeError(f"{len(self.adversaries)} layers, of which {self._pass.calls} were called")
-        finally:
-            self._pass = None  # a failed step leaves the plain model behind
+        finally:  # a failed step leaves the plain model behind
+            self._pass = None
+            self._close_doors()
 
     def _attach(self) -> None:
+        self._detached = False  # and not read from the handles, which torch.compile does not know
+        self._handles: list = []
+        self._doors: list[tuple[nn.Module, str]] = []
         for layer in encoder_layers(self.backbone):
             self._handles.append(layer.register_forward_pre_hook(_Hook(self), with_kwargs=True))
             if path := self.encoder_type.scores:
                 attention, _, method = path.rpartition(".")
-                self._handles += second_door(layer.get_submodule(attention), method)
+                self._doors.append((layer.get_submodule(attention), method))
+                self._handles += second_door(*self._doors[-1])
+
+    def _close_doors(self) -> None:
+        for attention, method in self._doors:
+            close(attention, method)
 
     def __setstate__(self, state: dict) -> None:
         """A copy: the hooks that came with its backbone know no model."""

@@ -129,6 +129,8 @@ def encoder_type(backbone: nn.Module) -> EncoderType:
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"{name} is not a model of transformers: ASA does not know where its layers are")
     _check_head(model, row)
+    if getattr(getattr(backbone, "active_peft_config", None), "is_prompt_learning", False):
+        raise ValueError("prompt learning adds tokens that ASA does not know of: use another method of PEFT, as LoRA")
     implementation = model.config._attn_implementation
     if implementation not in row.attention:
         raise ValueError(
@@ -204,14 +206,14 @@ def second_door(attention: nn.Module, method: str) -> list:
         The handles of the hooks.
     """
     return [
-        attention.register_forward_pre_hook(functools.partial(_open, method), with_kwargs=True),
+        attention.register_forward_pre_hook(functools.partial(_open, method=method), with_kwargs=True),
         # Also after an error, of which the end of a recomputed part of a checkpointed layer is one.
-        attention.register_forward_hook(functools.partial(_close, method), always_call=True),
+        attention.register_forward_hook(functools.partial(_shut, method=method), always_call=True),
     ]
 
 
-def _open(method: str, attention: nn.Module, args: tuple, kwargs: dict):
-    _close(method, attention)
+def _open(attention: nn.Module, args: tuple, kwargs: dict, method: str):
+    close(attention, method)
     mask = args[1] if len(args) > 1 else kwargs["attention_mask"]
     if not isinstance(mask, tuple):
         return None
@@ -229,5 +231,10 @@ def _open(method: str, attention: nn.Module, args: tuple, kwargs: dict):
     return args, {**kwargs, "attention_mask": mask}
 
 
-def _close(method: str, attention: nn.Module, *_) -> None:
-    vars(attention).pop(method, None)  # what is left is the class's own
+def _shut(attention: nn.Module, args: tuple, output, method: str) -> None:
+    close(attention, method)
+
+
+def close(attention: nn.Module, method: str) -> None:
+    """Give an attention its class's own method back; hooks do so themselves, but not where Ctrl-C ends a call."""
+    vars(attention).pop(method, None)

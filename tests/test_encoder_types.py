@@ -279,6 +279,7 @@ def test_the_second_door_leaves_nothing_behind(model_type, one_forward, monkeypa
         patched.setattr(attention.dropout, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             model.train()(**batch)
+        assert left_behind(model) == []
     assert torch.equal(model.eval()(**batch).logits, before)
     assert left_behind(model) == []
 

@@ -1,0 +1,164 @@
+"""ASA with the Hugging Face Trainer: two lines of a script change.
+
+    model = AsaModel(model)
+    trainer = AsaTrainer(model, args, train_dataset=..., ...)  # in place of Trainer(model, args, ...)
+
+Everything else stays: evaluation, prediction and what is saved are the plain model's. A checkpoint is a stock folder,
+which `AutoModelFor*.from_pretrained` loads, with the adversaries in a file of their own beside it.
+"""
+
+import contextlib
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer
+
+from .asa import IGNORED_LABEL, AsaModel
+
+ADVERSARIES = "adversaries.safetensors"
+LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")
+# What is overridden below and calls nothing up if a version of the library does not have it.
+STEPS_OF_THE_TRAINER = ("get_batch_samples", "_get_num_items_in_batch", "_clip_grad_norm", "_get_grad_norm")
+
+
+class AsaTrainer(Trainer):
+    """A `transformers.Trainer` whose model is an `AsaModel`; it takes what the Trainer takes.
+
+    What differs from the Trainer:
+
+    - The loss of an optimizer step is that of its whole batch, in however many parts and processes it comes, also where
+      the parts hold unequal numbers of labels. Label smoothing and `compute_loss_func` replace the task's loss alone.
+    - `max_grad_norm` clips the encoder and the adversaries apart. The adversaries' gradient is often a hundred times as
+      long as the encoder's: clipped together, the encoder would hardly move.
+    - The logs have the parts of the loss, the mean keep rate of the adversaries and the norm of their gradient.
+    - Checkpoints hold the adversaries, and `resume_from_checkpoint` needs them.
+
+    Raises:
+        ValueError: the model is no `AsaModel`, or the training is to be shared out in a way that does not work.
+        RuntimeError: this version of transformers has another Trainer.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args, **settings):
+        if missing := [name for name in STEPS_OF_THE_TRAINER if not hasattr(Trainer, name)]:
+            raise RuntimeError(
+                f"AsaTrainer does not work with transformers {transformers.__version__}, whose Trainer has no"
+                f" {missing[0]}: use 5.23"
+            )
+        super().__init__(*args, **settings)
+        if not isinstance(self.model, AsaModel):
+            raise ValueError(f"AsaTrainer trains an AsaModel, not {type(self.model).__name__}: give it AsaModel(model)")
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"{self.args.n_gpu} GPUs in one process do not work with ASA: start a process for each with torchrun,"
+                " or set CUDA_VISIBLE_DEVICES to one"
+            )
+        if self.args.fsdp or self.is_deepspeed_enabled:
+            raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
+        self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
+        self._steps = 0
+
+    def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
+        """The parts of the next batch, and (2,): how many examples and labels it has, over all processes."""
+        parts, sizes = super().get_batch_samples(*args)
+        self._steps += 1
+        return parts, None if sizes is None else self.accelerator.reduce(sizes)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """The same of this process; evaluation asks for it, too."""
+        if not batch_samples or "labels" not in batch_samples[0]:
+            return None
+        return torch.stack([_sizes(batch["labels"]) for batch in batch_samples]).sum(0).to(device)
+
+    def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
+        """What this part of a batch adds to the loss of the optimizer step; in evaluation, the Trainer's own.
+
+        Args:
+            num_items_in_batch: (2,), how many examples and labels the batch has.
+        """
+        if not model.training:
+            labelled = None if num_items_in_batch is None else num_items_in_batch[1]
+            return super().compute_loss(model, inputs, return_outputs, labelled)
+        outputs = model(**inputs)
+        labels, task_loss = inputs["labels"], outputs.task_loss
+        of_adversary = outputs.loss - task_loss
+        # The gradient is averaged over the processes, and what they add to the loss is to be summed.
+        processes = self.accelerator.num_processes
+        examples, labelled = processes * _sizes(labels) / num_items_in_batch.clamp(min=1)
+        task_loss = labelled * task_loss
+        if other := self.compute_loss_func or self.label_smoother:
+            task_loss = processes * other(outputs, labels, num_items_in_batch=num_items_in_batch[1].clamp(min=1))
+        figures = {name: examples * outputs[name].mean() for name in LOGGED if outputs.get(name) is not None}
+        self._note(task_loss=task_loss, **figures)
+        loss = task_loss + examples * of_adversary
+        return (loss, outputs) if return_outputs else loss
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        return self._clip(self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        return self._clip(float("inf")) if grad_norm is None else grad_norm
+
+    def _clip(self, most: float) -> torch.Tensor:
+        """Clip encoder and adversaries, each by its own norm; returns the encoder's before that."""
+        norm = self.accelerator.clip_grad_norm_(self.model.backbone.parameters(), most)  # unscales both
+        self._note(adversary_grad_norm=nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most))
+        return norm
+
+    def _note(self, **figures: torch.Tensor) -> None:
+        for name, figure in figures.items():
+            self._sums[name] = self._sums.get(name, 0.0) + figure.detach()  # on the device until it is logged
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The Trainer's, with the means of this process over the optimizer steps since the last time."""
+        if "loss" in logs:
+            logs |= {name: total.item() / self._steps for name, total in self._sums.items()}
+            self._sums, self._steps = {}, 0
+        super().log(logs, start_time)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        with self._backbone_alone():
+            super()._set_signature_columns_if_needed()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with self._backbone_alone():
+            super()._save(output_dir)
+        if self.args.should_save:
+            save_file(self.model.adversaries.state_dict(), Path(output_dir or self.args.output_dir) / ADVERSARIES)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        adversaries = self._saved_adversaries(resume_from_checkpoint)
+        with self._backbone_alone():
+            super()._load_from_checkpoint(resume_from_checkpoint)
+        self.model.adversaries.load_state_dict(adversaries)
+
+    def _load_best_model(self) -> None:
+        adversaries = self._saved_adversaries(self.state.best_model_checkpoint)
+        with self._backbone_alone():
+            super()._load_best_model()
+        self.model.adversaries.load_state_dict(adversaries)
+
+    def _saved_adversaries(self, folder: str) -> dict[str, torch.Tensor]:
+        path = Path(folder) / ADVERSARIES
+        if not path.is_file():
+            raise ValueError(f"{folder} has no {ADVERSARIES}: it is not a checkpoint of an AsaTrainer")
+        return load_file(path)
+
+    @contextlib.contextmanager
+    def _backbone_alone(self):
+        """Within this context the Trainer's model is the backbone: what is saved and loaded is stock."""
+        whole, self.model = self.model, self.model.backbone
+        try:
+            yield
+        finally:
+            self.model = whole
+
+
+def _sizes(labels: torch.Tensor) -> torch.Tensor:
+    """(2,): how many examples and labels a part of a batch has, on its device."""
+    count = (labels != IGNORED_LABEL).sum()
+    return torch.stack([torch.full_like(count, len(labels)), count])
