@@ -314,13 +314,17 @@ def load_pretrained(
         new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
-    if type(model).__name__.endswith(HEADS) and getattr(model.base_model, "pooler", None) is None:
+    headed = type(model).__name__.endswith(HEADS)
+    if headed and model.base_model_prefix == "roberta" and getattr(model.base_model, "pooler", None) is None:
         model.unused_pooler = _pooler(name, model.config, cache_dir)
     return model
 
 
 def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
-    """The pooler that a pretrained encoder has and its model does not use, by its names; empty where it has none."""
+    """The pooler that a pretrained RoBERTa has and its model does not use, by its names; empty where it has none.
+
+    The release saves it, see `models.checkpoints.unused_by_us`.
+    """
     without_layers = copy.deepcopy(config)
     without_layers.num_hidden_layers = 0
     with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
