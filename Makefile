@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
+PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint package encoder-base clean
 
 demo: $(READY)
 	$(VENV)/bin/python demo.py
@@ -14,8 +15,17 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# The installed package in an environment of its own, with PyTorch and transformers alone.
+package:
+	$(PYTHON) -m venv --clear $(VENV)-package
+	$(VENV)-package/bin/pip install --disable-pip-version-check -q $(PINNED) .
+	cd / && "$(CURDIR)/$(VENV)-package/bin/python" -I "$(CURDIR)/tests/installed_package.py"
+
+encoder-base: $(READY)
+	$(VENV)/bin/python -m models.fetch all-mpnet-base-v2
+
 clean:
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) $(VENV)-package runs/demo
 
 $(READY): requirements.lock requirements.txt requirements-dev.txt requirements-encoder.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=...")'

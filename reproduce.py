@@ -13,12 +13,9 @@ from pathlib import Path
 
 from data.readers import task_folder
 from data.tasks import TASKS, find_name
-from experiments import launch, plan
+from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
-from experiments.tables import report
-from models.asa import layer_calls
-from models.encoders import load_config
 from models.methods import METHODS
 from utils import InputError, Parser, log, run_script
 
@@ -31,7 +28,9 @@ TASKS_OF = {
     "robustness": ("MNLI", "QQP", "SST-2"),
 }
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
-METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": tuple(METHODS)}
+# Rows that --methods may name beside the methods themselves.
+NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
+METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": (*METHODS, *NAMED)}
 MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
 # The grid gives these to every run; they are not for the user to give after --.
@@ -43,6 +42,10 @@ PASSED = ("data_dir", "cache_dir", "max_train_steps", "bf16", "fp16", "no_cuda")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a grid, or print the tables, as the arguments say."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
+    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    from experiments import launch
+    from experiments.tables import report
+
     if args.command == "report":
         folder = Path(args.folder)
         output = args.output and Path(args.output)
@@ -145,7 +148,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(
         "--keep_checkpoints",
-        choices=launch.KEPT,
+        choices=plan.KEPT,
         default="last",
         help="of a finished run: every epoch's, the last epoch's and best/, or none (default: %(default)s)",
     )
@@ -163,9 +166,12 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
     if args.command == "ablation-tau":
         return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
+        from models.asa import layer_calls
+        from models.encoders import load_config
+
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [Variant(method, method) for method in args.methods]
+    return [NAMED.get(name, Variant(name, name)) for name in args.methods]
 
 
 def thirds(count: int) -> list[str]:

@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
 
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
-        tags = [[task.labels[label] for label in example.labels] for example in rows.examples]
+        tags = [
+            [label if isinstance(label, str) else task.labels[label] for label in example.labels]
+            for example in rows.examples
+        ]
         return metrics.compute_words(task.metrics, tags, predictions(rows, logits))
 
     def write(path, rows: Features, logits: list[np.ndarray]) -> None:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import difflib
+import hashlib
 import json
 import logging
 import math
@@ -12,10 +13,13 @@ import platform
 import re
 import shutil
 import signal
+import stat
 import sys
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -188,6 +192,59 @@ def writing(path: str | Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be written ({error})") from error
 
 
+@contextlib.contextmanager
+def open_zip(path: str | Path, origin: str | Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive to read its members within this block.
+
+    Args:
+        origin: what messages call it.
+
+    Raises:
+        InputError: it is damaged, or one of its members leads out of the folder or is no file. Nothing is taken out
+            of an archive that means harm, not even its harmless members.
+    """
+    try:
+        with zipfile.ZipFile(path) as members:
+            for member in members.infolist():
+                if _climbs(member):
+                    raise InputError(
+                        f"{origin}: refused, its member {member.filename!r} leads out of the folder, or is no file"
+                    )
+            yield members
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # encrypted, ...
+        raise InputError(f"{origin}: not a readable zip archive ({error}); it is not kept") from None
+
+
+def _climbs(member: zipfile.ZipInfo) -> bool:
+    # Windows' rules know both slashes and drive letters: what is safe by them is safe everywhere.
+    path = PureWindowsPath(member.filename)
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was not made on Unix
+    return bool(path.anchor) or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+
+
+def file_sha256(path: str | Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_cache() -> Path:
+    """The folder for what is fetched once for all runs: `$ASA_CACHE_DIR`, or one in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    Raises:
+        InputError: the user has no home folder.
+    """
+    try:
+        if given := os.environ.get("ASA_CACHE_DIR"):
+            return Path(given).expanduser().absolute()
+        cache = os.environ.get("XDG_CACHE_HOME", "")
+        # A relative path there does not count, says the XDG specification.
+        root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+    except RuntimeError:
+        raise InputError("there is no home folder to keep a cache in: set ASA_CACHE_DIR to a folder") from None
+    return root / "adversarial_self_attention"
+
+
 def remove_folder(path: Path) -> None:
     """Remove a folder; what is half removed no longer bears its name."""
     hidden = path.with_name(f".{path.name}.old")
@@ -235,7 +292,7 @@ def short(value) -> str:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees; whether the C library can is returned.
 
-    By default glibc takes each tensor above 32 MB from the system and gives it back: a training step on a processor
+    By default glibc takes each tensor above 32 MB from the system and gives it back: a training step on CPU
     then spends a seventh of its time on the zeroing of fresh pages, most of all for the gradient of the embeddings.
     """
     if platform.libc_ver()[0] != "glibc":

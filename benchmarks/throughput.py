@@ -69,7 +69,7 @@ class Variant:
         return f"{name} two forwards" if self.two_forwards else name
 
 
-BASELINE = Variant("asa", "fp32", "eager", "release")  # what the release runs on a processor
+BASELINE = Variant("asa", "fp32", "eager", "release")  # what the release runs on CPU
 CHILDREN = (Variant("asa", "bf16"), Variant("asa", "fp32"), Variant("naive", "bf16"), BASELINE)
 
 

@@ -9,11 +9,10 @@ time, also while a process has its rows memory-mapped (but on Windows, which the
 import contextlib
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
-from data.readers import Examples
+from data.readers import Examples, withheld
 from utils import atomic_folder, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
@@ -115,7 +114,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
     parts = {
         "files": [_sha256(path) for path in examples.paths],
         "task": repr(examples.task),
-        "labelled": examples.labelled,
+        "labelled": [examples.labelled, examples.evaluated],
         # The last call's truncation and padding stand in the backend too.
         "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
         "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],
@@ -137,6 +136,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
         found = StoredFeatures(datasets.Dataset.from_file(str(path / "rows.arrow")), about["report"], examples)
         for level, message in about["messages"]:
             log.log(level, message)
+        examples.told = True
         with contextlib.suppress(OSError):  # of a cache that only others may write
             os.utime(path / "about.json")  # for `make_room`
     except FileNotFoundError:
@@ -152,8 +152,9 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
     """Tokenise chunk by chunk, so that the whole is never in memory."""
     from datasets.arrow_writer import ArrowWriter
 
-    with _heard() as messages:
+    with withheld() as messages:  # they are said at each start, whoever has tokenised the set
         rows = examples.read()
+    examples.told = False
     reports = []
     with atomic_folder(path) as folder, ArrowWriter(path=str(folder / "rows.arrow")) as writer:
         for start in range(0, len(rows), CHUNK):
@@ -164,21 +165,9 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
             writer.write_batch(columns)
             reports.append((len(features), features.report))
         writer.finalize()
-        about = {"sha256": _sha256(folder / "rows.arrow"), "report": _whole(reports), "messages": messages}
+        report = _whole(reports) | examples.report
+        about = {"sha256": _sha256(folder / "rows.arrow"), "report": report, "messages": messages}
         write_json(folder / "about.json", about | {"checksum": _checksum(about)})
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[list]:
-    """Collect what the readers log, such as rows that are left out, to be said again at each start."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append((record.levelno, record.getMessage()))
-    log.addHandler(handler)
-    try:
-        yield messages
-    finally:
-        log.removeHandler(handler)
 
 
 def _whole(reports: list[tuple[int, dict]]) -> dict[str, float]:

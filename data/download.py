@@ -10,22 +10,19 @@ import hashlib
 import http.client
 import os
 import shutil
-import stat
 import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path, PureWindowsPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
 from data.readers import task_folder
 from data.sources import GLUE, SOURCES, Remote, Source, Sums
 from data.tasks import find_name
-from utils import InputError, Parser, atomic_file, log, run_script
+from utils import InputError, Parser, atomic_file, file_sha256, log, open_zip, run_script
 
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60  # seconds without a byte
@@ -116,11 +113,12 @@ def download(source: Source, data_dir: str | Path) -> None:
     except InputError:
         folder = Path(data_dir) / source.name
     try:
-        for remote in source.remotes:
+        built = _buildable(source, folder)
+        for remote in () if built else source.remotes:
             if not _in_place(folder, remote.files):
                 _fetch_remote(remote, folder)
         if source.build and not _in_place(folder, source.built):
-            for name, text in source.build(folder).items():
+            for name, text in (built or source.build(folder)).items():
                 with _verified(folder / name, source.built[name], f"{folder / name}, as built") as temporary:
                     temporary.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -130,6 +128,21 @@ def download(source: Source, data_dir: str | Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     log.info(f"{source.name}: complete in {folder}")
+
+
+def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:
+    """The files to build, if those already in the folder give exactly the expected ones: then nothing is fetched.
+
+    The files they are built from may be other copies than those that would be fetched.
+    """
+    if not source.build:
+        return None
+    try:
+        built = source.build(folder)
+    except (OSError, ValueError):  # a file is missing, or another one has its name
+        return None
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in built.items()}
+    return built if all(known in ("", sums[name]) for name, known in source.built.items()) else None
 
 
 def fetch(url: str, part: Path) -> None:
@@ -208,35 +221,19 @@ def _fetch_remote(remote: Remote, folder: Path) -> None:
 
 
 def _unpack(archive: Path, remote: Remote, folder: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as members:
-            # Nothing is taken out of an archive that means harm, not even its harmless members.
-            for member in members.infolist():
-                if _climbs(member):
-                    raise InputError(
-                        f"{remote.url}: refused, its member {member.filename!r} leads out of the folder, or is no file"
-                    )
-            missing = [name for name in remote.files if f"{remote.inside}/{name}" not in members.namelist()]
-            if missing:
-                raise InputError(f"{remote.url}: the archive has no {remote.inside}/{missing[0]}; it is not kept")
-            for name, sha256 in remote.files.items():
-                if _in_place(folder, {name: sha256}):
-                    continue
-                with (
-                    _verified(folder / name, sha256, f"{remote.url}, {name}") as temporary,
-                    members.open(f"{remote.inside}/{name}") as packed,
-                    open(temporary, "wb") as file,
-                ):
-                    shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:  # encrypted, ...
-        raise InputError(f"{remote.url}: not a readable zip archive ({error}); it is not kept") from None
-
-
-def _climbs(member: zipfile.ZipInfo) -> bool:
-    # Windows' rules know both slashes and drive letters: what is safe by them is safe everywhere.
-    path = PureWindowsPath(member.filename)
-    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was not made on Unix
-    return bool(path.anchor) or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+    with open_zip(archive, remote.url) as members:
+        missing = [name for name in remote.files if f"{remote.inside}/{name}" not in members.namelist()]
+        if missing:
+            raise InputError(f"{remote.url}: the archive has no {remote.inside}/{missing[0]}; it is not kept")
+        for name, sha256 in remote.files.items():
+            if _in_place(folder, {name: sha256}):
+                continue
+            with (
+                _verified(folder / name, sha256, f"{remote.url}, {name}") as temporary,
+                members.open(f"{remote.inside}/{name}") as packed,
+                open(temporary, "wb") as file,
+            ):
+                shutil.copyfileobj(packed, file)
 
 
 @contextlib.contextmanager
@@ -250,13 +247,14 @@ def _verified(path: Path, sha256: str, origin: str) -> Iterator[Path]:
 
 
 def _check(path: Path, sha256: str, origin: str) -> None:
-    if sha256 and (found := _sha256(path)) != sha256:
+    if sha256 and (found := file_sha256(path)) != sha256:
         raise InputError(f"{origin}: wrong checksum (sha256 {found}, should be {sha256}); the file is not kept")
 
 
 def _in_place(folder: Path, files: Sums) -> bool:
     return all(
-        (folder / name).is_file() and (not sha256 or _sha256(folder / name) == sha256) for name, sha256 in files.items()
+        (folder / name).is_file() and (not sha256 or file_sha256(folder / name) == sha256)
+        for name, sha256 in files.items()
     )
 
 
@@ -265,11 +263,6 @@ def _set_aside(path: Path) -> None:
     if path.exists():
         log.warning(f"{path}: not the official file; kept as {path.name}.old")
         os.replace(path, path.with_name(f"{path.name}.old"))
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:

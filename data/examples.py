@@ -1,14 +1,19 @@
-"""Rows of official files -> examples, a reader for each kind of task. A row that cannot be read is never dropped."""
+"""Rows of official files -> examples, a reader for each kind of task. A row that cannot be read is never dropped.
+
+A label that the task lacks is an error, or, in a set that is evaluated, stands in its example under its own name.
+"""
 
 import ast
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.formats import (
     checked_text,
+    column_name,
     csv_rows,
     json_document,
     json_rows,
@@ -17,24 +22,30 @@ from data.formats import (
     text_column,
     word_lines,
 )
-from data.tasks import ChoiceTask, SentenceTask, TokenTask
+from data.tasks import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
 from utils import InputError, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID")
-TREEBANK_WIDTH = 10  # columns of the CoNLL-X form
+# CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
+# words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
+TREEBANK_WIDTH = 10
+TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
+TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
+NO_TAG = "_"  # in a treebank
+LISTED = 10  # labels in a message
 
 
 @dataclass(slots=True)
 class Example:
     """One row of a sentence task.
 
-    label: class index, or score of a regression; None in a test file.
+    label: class index, the name of a class that the task lacks, or score of a regression; None in a test file.
     index: what the file calls the row; None where it does not say.
     groups: what the row has in the columns that are `groups` of the task.
     """
 
     texts: tuple[str, ...]
-    label: int | float | None
+    label: int | float | str | None
     index: str | None
     groups: tuple[str, ...] = ()
 
@@ -43,7 +54,7 @@ class Example:
 class ChoiceExample:
     """A question about a context, with its possible answers.
 
-    question: a choice goes in place of its `_`, or after it where it has none.
+    question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
     label: index of the right choice; None in a test file.
     index: as for `Example`.
     """
@@ -53,33 +64,128 @@ class ChoiceExample:
     choices: tuple[str, ...]
     label: int | None
     index: str | None
+    cloze: bool = False
 
 
 @dataclass(slots=True)
 class WordsExample:
     """A sentence of a token task.
 
-    labels: class index of each word; None in a test file.
+    labels: class index of each word, or the name of a tag that the task lacks; None in a test file.
     """
 
     words: list[str]
-    labels: list[int] | None
+    labels: list[int | str] | None
 
 
-def read_sentences(task: SentenceTask, path: Path, labelled: bool) -> list[Example]:
+@dataclass
+class Tally:
+    """What the readers find of the labels of a set, in one file after another.
+
+    evaluated: a label that the task lacks is noted; else it is an error.
+    labels: how many there are, a token task having one a word.
+    unknown: (file and line, label) of those that the task lacks.
+    numbers: how many numbers stand for the name of a class.
+    no_gold_label: how many rows are left out, as they have none.
+    """
+
+    evaluated: bool = False
+    labels: int = 0
+    numbers: int = 0
+    unknown: list[tuple[str, str]] = field(default_factory=list)
+    no_gold_label: int = 0
+
+    def classes(self, task: SentenceTask | TokenTask, labels: list[str], where: Callable[[int], str]) -> list:
+        """The class of each label, its own name where the task lacks it; `where` tells file and line of one of them.
+
+        Raises:
+            InputError: the task lacks it, or it is empty, and so none at all.
+        """
+        self.labels += len(labels)
+        classes = []
+        for place, label in enumerate(labels):
+            known = label in task.labels
+            if not known:
+                if not self.evaluated or not label.strip():
+                    raise InputError(_lacks(task, label, where(place)))
+                self.unknown.append((where(place), label))
+            classes.append(task.labels.index(label) if known else label)
+        return classes
+
+    def check(self, task: Task) -> None:
+        """Say, once for the whole set, how its labels were read and which of them count as wrong.
+
+        Raises:
+            InputError: the task lacks all of them.
+        """
+        if self.numbers:
+            order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
+            log.info(f"{task.name}: {self.numbers} labels are numbers, read in Hugging Face's order: {order}")
+        if not self.unknown:
+            return
+        where, label = self.unknown[0]
+        if len(self.unknown) == self.labels:
+            raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
+        names = sorted({label for _, label in self.unknown})
+        shown = ", ".join(map(quoted, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
+        log.warning(
+            f"{where}: the first of {len(self.unknown)} rows (of {self.labels}) with a label that {task.name} does not"
+            f" have ({shown}); they count as wrong and give no loss"
+        )
+
+    def report(self) -> dict[str, int]:
+        """The figures that are not zero, for the results."""
+        figures = {"rows_with_unknown_label": len(self.unknown), "rows_without_gold_label": self.no_gold_label}
+        return {name: number for name, number in figures.items() if number}
+
+
+def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:
+    kind = "tag" if isinstance(task, TokenTask) else "label"
+    return f"{where}: unknown {kind} {quoted(label)}; {task.name} has {', '.join(task.labels)}"
+
+
+def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[Example]:
     """A file of a sentence task: tab-separated with a header line, or one JSON object a line."""
+    tally = tally or Tally()
     if path.suffix == ".jsonl":
         rows = json_rows(path)
     else:
         rows = tab_separated_rows(path, task.header if labelled else None, task.broken_rows if labelled else 0)
-    examples = []
-    for line, row in rows:
+    examples, left_out = [], []
+    for line, row in _part(path, rows, task.only) if task.only else rows:
         where = f"{path}, line {line}"
-        texts = tuple(_decoded(text_column(row, names, where), where) for names in task.text)
-        label = _label(task, text_column(row, task.label, where), where) if labelled else None
+        texts = tuple(text_column(row, names, where) for names in task.text)
+        if task.bytes_literals:
+            texts = tuple(_decoded(text, where) for text in texts)
+        label = _label(task, row, where, tally) if labelled else None
+        if labelled and label is None:
+            left_out.append(line)
+            continue
         groups = tuple(str(row[name]) for name in task.groups if name in row)
         examples.append(Example(texts, label, _index(row, where), groups))
+    if left_out:
+        tally.no_gold_label += len(left_out)
+        shown = ", ".join(map(str, left_out[:LISTED])) + (", ..." if len(left_out) > LISTED else "")
+        log.warning(f"{path}: {len(left_out)} rows without a gold label are left out (lines {shown})")
+        if not examples:
+            raise InputError(f"{path}: none of the rows has a gold label")
     return examples
+
+
+def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterator[tuple[int, dict]]:
+    """The rows of one of the two sets in a file; the log says how many they are."""
+    ids, found, kept, total = set(only.ids), set(), 0, 0
+    for line, row in rows:
+        row_id = tuple(text_column(row, (name,), f"{path}, line {line}") for name in only.columns)
+        total += 1
+        if row_id in ids:
+            found.add(row_id)
+        if (row_id in ids) == only.listed:
+            kept += 1
+            yield line, row
+    log.info(f"{path}: {kept} of {total} rows, those that are {'' if only.listed else 'not '}listed as dev rows")
+    if only.listed and len(found) < len(ids):
+        log.warning(f"{path}: it has {len(found)} of the {len(ids)} rows that are listed as dev rows")
 
 
 def _index(row: dict, where: str) -> str | None:
@@ -104,7 +210,16 @@ def _decoded(text: str, where: str) -> str:
         raise InputError(f"{where}: {quoted(text)} is neither text nor a Python bytes literal in UTF-8") from None
 
 
-def _label(task: SentenceTask, word: str, where: str) -> int | float:
+def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | float | str | None:
+    """The label in a row; None where the row says that it has none."""
+    name = column_name(row, task.label, where)
+    value = row[name]
+    if value is None and task.no_gold_label:
+        return None
+    is_number = type(value) in (int, float)
+    if isinstance(value, bool) and {*task.labels} == {*BINARY}:
+        value = int(value)
+    word = checked_text(value, f"column {name!r}", where)
     if task.regression:
         low, high = task.score_range
         try:
@@ -114,13 +229,22 @@ def _label(task: SentenceTask, word: str, where: str) -> int | float:
         if not low <= score <= high:
             raise InputError(f"{where}: the score {quoted(word)} is outside {low:g} to {high:g}")
         return score
-    word = task.aliases.get(word, word)
     if word not in task.labels:
-        raise InputError(f"{where}: unknown label {quoted(word)}; {task.name} has {', '.join(task.labels)}")
-    return task.labels.index(word)
+        word = _whole(word)
+    if word in task.no_gold_label:
+        return None
+    if is_number and word not in task.labels and word in map(str, range(len(task.numbered))):
+        word = task.numbered[int(word)]
+        tally.numbers += 1
+    return tally.classes(task, [task.aliases.get(word, word)], lambda _: where)[0]
 
 
-def read_choices(task: ChoiceTask, path: Path, labelled: bool) -> list[ChoiceExample]:
+def _whole(word: str) -> str:
+    """A number of a class or choice without the decimals that tables of numbers give it: 1 for 1.0."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", word)
+
+
+def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None = None) -> list[ChoiceExample]:
     """A file of a multiple-choice task; every row has as many choices as the first."""
     examples = []
     for where, example in _choice_rows(path)(task, path, labelled):
@@ -140,7 +264,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
     for number, dialogue in enumerate(dialogues, 1):
         place = f"{path}, dialogue {number}"
         match dialogue:
-            case [list(turns), list(questions), str(name)]:
+            case [list(turns), list(questions), str() | int() | float() as name]:
                 context = " ".join(checked_text(turn, "a turn", place) for turn in turns)
                 name = _in_a_table(checked_text(name, "the id", place))
             case _:
@@ -155,7 +279,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
                 raise InputError(f"{where}: the answer {quoted(answer)} is not among the choices")
             label = choices.index(answer) if labelled else None
             question = text_column(row, ("question",), where)
-            yield where, ChoiceExample(context, question, choices, label, f"{name}/{ordinal}")
+            yield where, ChoiceExample(context, question, choices, label, f"{name}/{ordinal}", cloze="_" in question)
             kept += 1
         questions_in_all += len(questions)
     which = "the first of each dialogue" if task.questions == "first" else "all of each dialogue"
@@ -178,8 +302,9 @@ def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tupl
         halves = ("ctx",) if "ctx" in row or "ctx_a" not in row else ("ctx_a", "ctx_b")
         context = " ".join(text_column(row, (name,), where) for name in halves).strip()
         choices = _texts(row, "endings", where)
+        label = _choice(row, choices, where, labelled)
         # As in the release, the question is all blank: the ending alone is the second text.
-        yield where, ChoiceExample(context, "_", choices, _choice(row, choices, where, labelled), _index(row, where))
+        yield where, ChoiceExample(context, "_", choices, label, _index(row, where), cloze=True)
 
 
 CHOICE_FILES: dict[str, Callable] = {".json": _dialogues, ".csv": _csv_endings, ".jsonl": _json_endings}
@@ -206,66 +331,102 @@ def _choice(row: dict, choices: tuple[str, ...], where: str, labelled: bool) -> 
         raise InputError(f"{where}: there is no column 'label'")
     if not choices:
         raise InputError(f"{where}: there are no choices")
-    label = str(row["label"])
+    label = _whole(str(row["label"]))
     if label not in map(str, range(len(choices))):
         raise InputError(f"{where}: the label {quoted(label)} is not among 0 to {len(choices) - 1}")
     return int(label)
 
 
-def read_words(task: TokenTask, path: Path, labelled: bool) -> list[WordsExample]:
+def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[WordsExample]:
     """A file of a token task."""
+    tally = tally or Tally()
     examples, converted = [], 0
-    for words, tags, line in read_tagged(path, labelled):
+    for words, tags, places in read_tagged(path, labelled, task.document_mark):
         labels = None
         if labelled:
             if task.iob1:
                 bio = as_bio(tags)
                 converted += bio != tags
                 tags = bio
-            unknown = next((place for place, tag in enumerate(tags) if tag not in task.labels), None)
-            if unknown is not None:
-                raise InputError(
-                    f"{path}, line {line + unknown}: unknown tag {quoted(tags[unknown])};"
-                    f" {task.name} has {', '.join(task.labels)}"
-                )
-            labels = [task.labels.index(tag) for tag in tags]
+            labels = tally.classes(task, tags, lambda word, places=places: f"{path}, line {places[word]}")
         examples.append(WordsExample(words, labels))
     if converted:
         log.info(f"{path}: {converted} sentences in IOB1, where a span may open with I-, turned into BIO")
     return examples
 
 
-def read_tagged(path: Path, labelled: bool) -> Iterator[tuple[list[str], list[str], int]]:
-    """(words, tags, line of the first word) of each sentence: the first and the last column of a row.
+def read_tagged(
+    path: Path, labelled: bool, document_mark: str | None = None
+) -> Iterator[tuple[list[str], list[str], list[int]]]:
+    """(words, tags, line of each word) of each sentence: the first and the last column of a row.
 
-    In the ten-column form in which treebanks come they are the second and the fourth, as the release reads PTB.
+    In the ten columns of a treebank they are the second and the fourth, as the release reads PTB; where no word has a
+    tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the log.
 
     Args:
         labelled: a tag is required in each row; without it, the tags are empty.
+        document_mark: as of `TokenTask`.
 
     Raises:
         InputError: a row has no word, no tag, or another number of columns than the first.
     """
-    words, tags, width = [], [], None
-    for line, columns in word_lines(path):
+    rows = list(word_lines(path, document_mark))
+    # What begins with # is a comment in a treebank alone: elsewhere it is a word.
+    first = next((columns for _, columns in rows if columns and not columns[0].startswith("#")), [])
+    treebank = len(first) == TREEBANK_WIDTH and bool(TREEBANK_ID.fullmatch(first[0]))
+    word, tag = (TREEBANK_WORD, _tag_column(path, rows) if labelled else 0) if treebank else (0, -1)
+    words, tags, places, width = [], [], [], None
+    left_out = Counter()
+    for line, columns in rows:
         if not columns:
             if words:
-                yield words, tags, line - len(words)
-            words, tags = [], []
+                yield words, tags, places
+            words, tags, places = [], [], []
+            continue
+        if treebank and columns[0].startswith("#"):
+            left_out["comment lines"] += 1
             continue
         width = width or len(columns)
-        word, tag = (1, 3) if width == TREEBANK_WIDTH else (0, -1)
         if labelled and len(columns) == 1:
             raise InputError(f"{path}, line {line}: the row has no tag; a word and its tag are expected")
         if len(columns) != width:
             raise InputError(f"{path}, line {line}: {len(columns)} columns where {width} are expected")
+        if treebank and (other := _no_word(columns)):
+            left_out[other] += 1
+            continue
         if not columns[word]:
             raise InputError(f"{path}, line {line}: the row has no word")
+        if labelled and treebank and columns[tag] in ("", NO_TAG):
+            named = f"column {tag + 1} ({TREEBANK_TAGS[tag]})"
+            raise InputError(f"{path}, line {line}: the row has no tag: {named} is {quoted(columns[tag])}")
         words.append(columns[word])
+        places.append(line)
         if labelled:
             tags.append(columns[tag])
     if words:
-        yield words, tags, line - len(words) + 1
+        yield words, tags, places
+    if left_out:
+        counts = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
+        log.info(f"{path}: CoNLL-U, skipped: {counts}")
+
+
+def _no_word(columns: list[str]) -> str | None:
+    """What a row of a treebank is where it is no word."""
+    number = TREEBANK_ID.fullmatch(columns[0])
+    return {"-": "multi-word ranges", ".": "empty nodes"}.get(number[1]) if number else None
+
+
+def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
+    """Where the tags of a treebank stand: in the first column that has any."""
+    words = [row for _, row in rows if len(row) == TREEBANK_WIDTH and not row[0].startswith("#") and not _no_word(row)]
+    first, *others = TREEBANK_TAGS
+    if words and all(row[first] == NO_TAG for row in words):
+        for other in others:
+            if any(row[other] != NO_TAG for row in words):
+                names = [f"column {column + 1} ({TREEBANK_TAGS[column]})" for column in (first, other)]
+                log.info(f"{path}: {names[0]} is '_' throughout: the tags are read from {names[1]}")
+                return other
+    return first
 
 
 def as_bio(tags: list[str]) -> list[str]:

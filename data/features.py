@@ -54,8 +54,7 @@ def sentence_features(examples: list[Example], tokenizer: PreTrainedTokenizerBas
     """
     texts = zip(*(example.texts for example in examples), strict=True)
     encoding, cut = _encode(tokenizer, [list(column) for column in texts], max_seq_length)
-    report = {"truncated_share": len(cut) / len(examples)}
-    return Features(dict(encoding), _labels(examples), examples=examples, report=report)
+    return Features(dict(encoding), _labels(examples), examples=examples, report=_report(examples, cut))
 
 
 def choice_features(
@@ -76,7 +75,11 @@ def choice_features(
     """
     choices = len(examples[0].choices)
     contexts = [example.context for example in examples for _ in example.choices]
-    answers = [answered(row.question, choice, BLANKS[protocol]) for row in examples for choice in row.choices]
+    answers = [
+        answered(row.question, choice, BLANKS[protocol] if row.cloze else None)
+        for row in examples
+        for choice in row.choices
+    ]
     encoding, cut = _encode(tokenizer, [contexts, answers], max_seq_length, truncation)
     columns = {
         name: [column[start : start + choices] for start in range(0, len(column), choices)]
@@ -87,13 +90,13 @@ def choice_features(
         _labels(examples),
         examples=examples,
         lengths=[max(map(len, ids)) for ids in columns["input_ids"]],
-        report={"truncated_share": len({row // choices for row in cut}) / len(examples)},
+        report=_report(examples, {row // choices for row in cut}),
     )
 
 
-def answered(question: str, choice: str, blank: str) -> str:
+def answered(question: str, choice: str, blank: str | None) -> str:
     """The second text of a pair: the choice in place of the blank (a pattern), or after a question that has none."""
-    return re.sub(blank, lambda _: choice, question) if "_" in question else f"{question} {choice}"
+    return re.sub(blank, lambda _: choice, question) if blank and "_" in question else f"{question} {choice}"
 
 
 def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
@@ -118,12 +121,13 @@ def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBa
         if row in cut:
             beyond_limit += len(example.words) - 1 - max(places, default=-1)
     unseen = sum(places.count(None) for places in first_tokens)
-    report = {
-        "truncated_share": len(cut) / len(examples),
-        "words": sum(len(example.words) for example in examples),
-        "words_beyond_limit": beyond_limit,
-        "words_without_tokens": unseen - beyond_limit,
-    }
+    report = _report(
+        examples,
+        cut,
+        words=sum(len(example.words) for example in examples),
+        words_beyond_limit=beyond_limit,
+        words_without_tokens=unseen - beyond_limit,
+    )
 
     labels = None
     if _labels(examples):
@@ -131,13 +135,23 @@ def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBa
         for row, example, places in zip(labels, examples, first_tokens, strict=True):
             for label, place in zip(example.labels, places, strict=True):
                 if place is not None:
-                    row[place] = label
+                    row[place] = class_index(label)
     return Features(dict(encoding), labels, examples=examples, report=report, first_tokens=first_tokens)
 
 
 def _labels(examples: list) -> list | None:
     labels = [getattr(example, "labels" if isinstance(example, WordsExample) else "label") for example in examples]
-    return None if None in labels else labels
+    return None if None in labels else [label if isinstance(label, list) else class_index(label) for label in labels]
+
+
+def class_index(label: int | float | str) -> int | float:
+    """A class that the task lacks, and which stands under its own name, gives no loss."""
+    return IGNORED_LABEL if isinstance(label, str) else label
+
+
+def _report(examples: Sequence, cut: set[int], **figures: int) -> dict[str, float]:
+    """The report on rows of which those in `cut` were cut, with what their readers have to report."""
+    return {"truncated_share": len(cut) / len(examples), **figures, **getattr(examples, "report", {})}
 
 
 def _encode(

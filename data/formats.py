@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -35,6 +36,16 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def _without_blank_end(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """All lines but the empty ones at the end, which editors leave there; also those of white space alone."""
+    blank = []
+    for line, text in numbered:
+        blank.append((line, text))
+        if text.strip():
+            yield from blank
+            blank.clear()
+
+
 def _bad_byte(path: Path) -> tuple[int, str] | None:
     """Place and reason: the decoder of an open file counts from the start of its buffer, not of the file."""
     content = path.read_bytes()
@@ -56,7 +67,7 @@ def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowe
     Raises:
         InputError: a row has another number of columns than the header.
     """
-    file_lines = lines(path)
+    file_lines = _without_blank_end(lines(path))
     columns = header or tuple(next(file_lines, (0, ""))[1].split("\t"))
     _check_header(path, columns)
     broken = []
@@ -78,7 +89,7 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     Raises:
         InputError: the quotes do not match, or a row has another number of columns than the header.
     """
-    reader = csv.reader((text + "\n" for _, text in lines(path)), strict=True)
+    reader = csv.reader((text + "\n" for _, text in _without_blank_end(lines(path))), strict=True)
     columns = None
     while True:
         try:
@@ -112,7 +123,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
     Raises:
         InputError: a line is something else.
     """
-    for line, text in lines(path):
+    for line, text in _without_blank_end(lines(path)):
         row = _json(text, path, line)
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {line}: a JSON object is expected, not {type(row).__name__}")
@@ -142,16 +153,29 @@ def _json(text: str, path: Path, line: int | None = None):
         raise InputError(f"{where}: JSON with a number too long to be read") from None
 
 
-def word_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+def row_ids(folder: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    """The ids in a list with one a line: the folder's own, under one of these names, or the one beside this module.
+
+    Raises:
+        InputError: the list cannot be read, or it is empty.
+    """
+    path = next((folder / name for name in names if (folder / name).is_file()), Path(__file__).parent / names[0])
+    ids = tuple(dict.fromkeys(tuple(text.split()) for _, text in lines(path) if text.split()))
+    if not ids:
+        raise InputError(f"{path}: the list of row ids is empty")
+    return ids
+
+
+def word_lines(path: Path, document_mark: str | None = None) -> Iterator[tuple[int, list[str]]]:
     """(line number, columns) of a file with a word a line; no columns where a line ends a sentence.
 
     Columns are set apart by tabs, or where a line has none, by spaces: a word may hold a space between tabs. A sentence
-    ends at an empty line and at `-DOCSTART-`, where a document begins in CoNLL-2003.
+    ends at an empty line, and where the first column is the `document_mark`.
     """
     for line, text in lines(path):
         text = text.rstrip(" \t")
         columns = text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))
-        ends = not text or columns[0] == "-DOCSTART-"
+        ends = not text or columns[0] == document_mark
         yield line, [] if ends else [column.strip(" ") for column in columns]
 
 
@@ -161,9 +185,19 @@ def text_column(row: dict, names: tuple[str, ...], where: str) -> str:
     Raises:
         InputError: it has none of them, or not text.
     """
+    name = column_name(row, names, where)
+    return checked_text(row[name], f"column {name!r}", where)
+
+
+def column_name(row: dict, names: tuple[str, ...], where: str) -> str:
+    """The first of the columns that the row has.
+
+    Raises:
+        InputError: it has none of them.
+    """
     for name in names:
         if name in row:
-            return checked_text(row[name], f"column {name!r}", where)
+            return name
     raise InputError(f"{where}: there is no column {' or '.join(map(repr, names))}")
 
 
@@ -173,7 +207,9 @@ def quoted(text: str) -> str:
 
 
 def checked_text(value, name: str, where: str) -> str:
-    """`value`, which must be text that can be encoded: JSON can hold halves of characters."""
+    """`value`, which must be text that can be encoded (JSON can hold halves of characters), or a number as text."""
+    if type(value) is int or (type(value) is float and math.isfinite(value)):  # True is an int, too, but no number
+        return str(value)
     if not isinstance(value, str):
         raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")
     try:

@@ -36,7 +36,9 @@ def _correlation(function):
 # name -> function of (labels, predictions), both (n,); for each of them more is better, and nan is not defined.
 METRICS = {
     "accuracy": sklearn_metrics.accuracy_score,
-    "f1": lambda labels, predictions: sklearn_metrics.f1_score(labels, predictions, zero_division=np.nan),
+    "f1": lambda labels, predictions: sklearn_metrics.f1_score(
+        np.equal(labels, 1), np.equal(predictions, 1), zero_division=np.nan
+    ),
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
@@ -72,7 +74,7 @@ def compute(names: tuple[str, ...], labels: Sequence, predictions: Sequence) -> 
     """Metric name -> per cent; 0 where it is not defined, which is logged.
 
     Args:
-        labels: (n,), class indices, or scores of a regression.
+        labels: (n,), class indices, or scores of a regression. One that is no class of the model counts as wrong.
         predictions: likewise; with one that is not a number, or `NO_CLASS`, no score is defined.
     """
     predictions = np.asarray(predictions)

@@ -1,18 +1,21 @@
 """A task's folder -> its splits. What cannot be read is an error with file and line, never dropped silently."""
 
 import argparse
+import contextlib
 import dataclasses
+import logging
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from data.examples import read_choices, read_sentences, read_tagged, read_words
-from data.tasks import ChoiceTask, DataSet, SentenceTask, Task, TokenTask, names_of
+from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
+from data.formats import row_ids
+from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Task, TokenTask, names_of
 from utils import InputError, log
 
-# kind of task -> function of (task, path, labelled) that gives the examples of a file
+# kind of task -> function of (task, path, labelled, tally) that gives the examples of a file
 READERS: dict[type, Callable] = {SentenceTask: read_sentences, ChoiceTask: read_choices, TokenTask: read_words}
 
 
@@ -20,20 +23,32 @@ class Examples(Sequence):
     """The examples of one set. Its files are read when the first example is asked for.
 
     labelled: a label is required in each row; without it, none is looked for.
+    evaluated: a label that the task lacks counts as wrong; else it is an error.
+    report: once they are read, figures on rows with such a label or with none.
+    told: what there is to say of the files has been said.
     """
 
-    def __init__(self, task: Task, paths: list[Path], labelled: bool):
+    def __init__(self, task: Task, paths: list[Path], labelled: bool, evaluated: bool = False):
         self.task = task
         self.paths = paths
         self.labelled = labelled
+        self.evaluated = evaluated
+        self.report: dict[str, int] = {}
+        self.told = False
 
     def read(self) -> list:
         """All examples, which are not kept.
 
         Raises:
-            InputError: a file is empty or not readable; the message names file and line.
+            InputError: a file is empty or not readable, or the task has none of a set's labels; the message names file
+                and line.
         """
-        return [example for path in self.paths for example in read_file(self.task, path, self.labelled)]
+        tally = Tally(self.evaluated)
+        with withheld() if self.told else contextlib.nullcontext():
+            rows = [row for path in self.paths for row in read_file(self.task, path, self.labelled, tally)]
+            tally.check(self.task)
+        self.report, self.told = tally.report(), True
+        return rows
 
     @cached_property
     def _rows(self) -> list:
@@ -51,6 +66,22 @@ class Examples(Sequence):
     def size(self) -> int:
         """Bytes of the files."""
         return sum(path.stat().st_size for path in self.paths)
+
+
+@contextlib.contextmanager
+def withheld() -> Iterator[list[tuple[int, str]]]:
+    """Nothing is logged within this context; the (level, message) of each record is kept in the list that it yields."""
+    messages = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        messages.append((record.levelno, record.getMessage()))
+        return False
+
+    log.addFilter(keep)
+    try:
+        yield messages
+    finally:
+        log.removeFilter(keep)
 
 
 @dataclass
@@ -97,18 +128,18 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits:
             " --test_model_file CHECKPOINT"
         )
 
-    def read(data_set: DataSet, labelled: bool) -> Examples | None:
-        return read_set(task, data_set, task_folder(args.data_dir, task.name), labelled)
+    def read(data_set: DataSet, **kind: bool) -> Examples | None:
+        return read_set(task, data_set, task_folder(args.data_dir, task.name), **kind)
 
-    def read_sets(sets: Mapping[str, DataSet], labelled: bool) -> dict[str, Examples]:
-        found = {name: read(data_set, labelled) for name, data_set in sets.items()}
+    def read_sets(sets: Mapping[str, DataSet], **kind: bool) -> dict[str, Examples]:
+        found = {name: read(data_set, **kind) for name, data_set in sets.items()}
         return {name: examples for name, examples in found.items() if examples is not None}
 
     evaluated = {}
     if args.eval_file is not None:  # which needs no folder of the task
-        evaluated = {args.eval_file: Examples(task, [Path(args.eval_file)], labelled=True)}
+        evaluated = {args.eval_file: Examples(task, [Path(args.eval_file)], labelled=True, evaluated=True)}
     elif args.do_eval:
-        evaluated = read_sets(getattr(task, args.eval_on), labelled=True)
+        evaluated = read_sets(getattr(task, args.eval_on), labelled=True, evaluated=True)
     return Splits(
         train=read(task.train, labelled=True) if args.do_train else None,
         eval=evaluated,
@@ -127,7 +158,8 @@ def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
     if task.labels:
         return task
     paths = _paths(task.train, task_folder(data_dir, task.name))
-    labels = sorted({tag for path in paths for _, tags, _ in read_tagged(path, labelled=True) for tag in tags})
+    sentences = (row for path in paths for row in read_tagged(path, True, task.document_mark))
+    labels = sorted({tag for _, tags, _ in sentences for tag in tags})
     log.info(f"{task.name}: {len(labels)} tags, those of {', '.join(map(str, paths))}")
     return dataclasses.replace(task, labels=tuple(labels))
 
@@ -152,14 +184,19 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
 
 
-def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool) -> Examples | None:
+def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evaluated: bool = False) -> Examples | None:
     """The examples of one set, or None where the set is optional and not there.
 
     Raises:
         InputError: a file is missing.
     """
-    paths = _paths(data_set, folder)
-    return paths and Examples(task, paths, labelled)
+    part = data_set.part
+    if part and (folder / part.file).is_file() and not any((folder / name).is_file() for name in part.split_files):
+        rows = RowList(part.columns, row_ids(folder, part.ids), part.listed)
+        return Examples(dataclasses.replace(task, only=rows), [folder / part.file], labelled, evaluated)
+    gold = [folder / name for name in data_set.gold if (folder / name).is_file()]
+    paths = gold[:1] if labelled and gold else _paths(data_set, folder)
+    return paths and Examples(task, paths, labelled, evaluated)
 
 
 def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
@@ -171,18 +208,23 @@ def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
             if data_set.optional:
                 log.info(f"{folder / names[0]} is not there: left out")
                 return None
-            raise InputError(f"{folder / names[0]}: no such file (looked for {' and '.join(names)} in {folder})")
+            undivided = ""
+            if part := data_set.part:
+                undivided = f"; {part.file} is split only where there is neither {' nor '.join(part.split_files)}"
+            raise InputError(
+                f"{folder / names[0]}: no such file (looked for {' and '.join(names)} in {folder}{undivided})"
+            )
         paths.append(path)
     return paths
 
 
-def read_file(task: Task, path: Path, labelled: bool) -> list:
-    """The examples of one file in the task's format.
+def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None) -> list:
+    """The examples of one file in the task's format; `tally` takes what is found of their labels.
 
     Raises:
         InputError: the file is empty or not readable; the message names file and line.
     """
-    examples = READERS[type(task)](task, path, labelled)
+    examples = READERS[type(task)](task, path, labelled, tally)
     if not examples:
         raise InputError(f"{path}: the file has no rows")
     return examples

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from data.formats import row_ids
+from data.tasks import SENTENCE_TASKS
 from utils import InputError
 
 Sums = Mapping[str, str]
@@ -52,11 +54,13 @@ class Source:
 def build_mrpc(folder: Path) -> dict[str, str]:
     """MRPC's train, dev and test.tsv out of the corpus's two files, as GLUE's own download_glue_data.py makes them.
 
+    GLUE's list of the ids of the dev rows stands beside this module, so that it need not be fetched.
+
     Raises:
         InputError: a row has not five columns; the message names file and line.
     """
     header, rows = _mrpc_rows(folder / "msr_paraphrase_train.txt")
-    dev_ids = {tuple(line.split()) for line in (folder / "mrpc_dev_ids.tsv").read_text(encoding="utf-8").split("\n")}
+    dev_ids = set(row_ids(folder, SENTENCE_TASKS["MRPC"].train.part.ids))
     sets = {"train.tsv": [header], "dev.tsv": [header], "test.tsv": ["index\t#1 ID\t#2 ID\t#1 String\t#2 String"]}
     for label, *ids_and_texts in rows:
         name = "dev.tsv" if tuple(ids_and_texts[:2]) in dev_ids else "train.tsv"
@@ -69,7 +73,7 @@ def build_mrpc(folder: Path) -> dict[str, str]:
 def _mrpc_rows(path: Path) -> tuple[str, list[list[str]]]:
     # Read as UTF-8 without a thought for the byte-order mark: in the official train.tsv and dev.tsv it is still there.
     # Not splitlines(), which also breaks a row at the rarer line separators of Unicode.
-    header, *lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    header, *lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     rows = [line.strip().split("\t") for line in lines]
     for number, row in enumerate(rows, 2):
         if len(row) != 5:
@@ -148,10 +152,6 @@ SOURCES: dict[str, Source] = {
                     "msr_paraphrase_train.txt": "60a9b09084528f0673eedee2b69cb941920f0b8cd0eeccefc464a98768457f89",
                     "msr_paraphrase_test.txt": "a04e271090879aaba6423d65b94950c089298587d9c084bf9cd7439bd785f784",
                 },
-            )
-            + _files(
-                f"{FACEBOOK}/glue/data",
-                {"mrpc_dev_ids.tsv": "971d7767d81b997fd9060ade0ec23c4fc31cbb226a55d1bd4a1bac474eb81dc7"},
             ),
             f"fetched files: {RECORD.format('glue')}; train.tsv, dev.tsv and test.tsv, built from them: {COPY}",
             build_mrpc,

@@ -22,7 +22,39 @@ NLI_LETTERS = {"c": "contradiction", "e": "entailment", "n": "neutral"}
 CONLL_TAGS = ("O", "B-MISC", "I-MISC", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
 WNUT_TYPES = ("corporation", "creative-work", "group", "location", "person", "product")
 
+# The order in which Hugging Face's copies number the labels of inference tasks; -1 is a row without a gold label.
+NUMBERED_NLI = ("entailment", "neutral", "contradiction")
+NO_GOLD_LABEL = ("-", "-1")
+
 Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RowList:
+    """Which rows of a file are meant: those whose ids are listed, or all others.
+
+    columns: their values together are the id of a row.
+    """
+
+    columns: Names
+    ids: tuple[Names, ...]
+    listed: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set that may share one file with another set; a list of row ids says which rows are whose.
+
+    file: read where the task's folder has none of `split_files`.
+    columns, listed: as in `RowList`.
+    ids: possible names of the list; where the folder has none of them, the one beside this module is taken.
+    """
+
+    file: str
+    split_files: Names
+    columns: Names
+    ids: Names
+    listed: bool
 
 
 @dataclass(frozen=True)
@@ -31,25 +63,33 @@ class DataSet:
 
     files: each entry is one file, given by its possible names; all entries together are the set.
     instead: possible names of a single file that may stand in place of several.
+    gold: possible names of a file with the same rows and their labels, where the official one has none.
+    part: of which file the set may be a part.
     optional: the set is left out, and the log says so, when its files are not there.
     submission: name of the predictions file, without its suffix.
     """
 
     files: tuple[Names, ...]
     instead: Names = ()
+    gold: Names = ()
+    part: Part | None = None
     optional: bool = False
     submission: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The published hyper-parameters of a task's fine-tuning, and how it is scored.
+    """The hyper-parameters of a task's fine-tuning, and how it is scored.
 
+    command: the settings that a command in the release's README gives.
+    ours: those that we chose, as the release does not say. Every other is the default of the release's script.
     train_examples: how many the complete training set has, for an estimate of the time.
-    warmup_proportion, weight_decay: the defaults of the release's script.
     eval_on: the set that is scored; GLUE's test sets have no public labels.
     seeds: how many runs a published figure is the mean of.
     """
+
+    command: Names = ()
+    ours: Names = ()
 
     train_examples: int
     learning_rate: float = 2e-5
@@ -62,8 +102,15 @@ class Recipe:
     seeds: int = 3
 
     def settings(self) -> dict[str, int | float | str]:
-        """Argument of the task's script -> its published value."""
-        return {name: value for name, value in vars(self).items() if name not in ("train_examples", "seeds")}
+        """Argument of the task's script -> its value."""
+        other = ("command", "ours", "train_examples", "seeds")
+        return {name: value for name, value in vars(self).items() if name not in other}
+
+    def source(self, name: str) -> str:
+        """Where a setting's value is from."""
+        if name in self.command:
+            return "release command"
+        return "ours" if name in self.ours else "script default"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +149,10 @@ class SentenceTask(Task):
     labels: the label words in class order; empty for a regression.
     header: the columns of a labelled file that has no header line.
     aliases: other spellings of labels in the official files.
+    numbered: the labels in the order of the numbers that may stand for them in JSON.
+    no_gold_label: what a row has in place of a label where its annotators did not agree; it is left out and counted.
+    bytes_literals: texts may stand as b'...', Python's literals of bytes.
+    only: the rows that count, where a file has others too.
     class_names: what else the labels are called in the configurations of models, each in the order of `labels`: by the
         example scripts of transformers, and in the sets of `datasets`.
     score_range: of a regression; predictions in a submission are clipped to it.
@@ -117,6 +168,10 @@ class SentenceTask(Task):
     labels: Names = BINARY
     header: Names | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
+    numbered: Names = ()
+    no_gold_label: Names = ()
+    bytes_literals: bool = False
+    only: RowList | None = None
     class_names: tuple[Names, ...] = ()
     score_range: tuple[float, float] | None = None
     broken_rows: int = 0
@@ -150,17 +205,20 @@ class TokenTask(Task):
 
     labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
     iob1: the official files may open a span with I-; such tags are turned into BIO.
+    document_mark: what stands in place of a word where a document begins; it ends a sentence and is not a word.
     """
 
     script: ClassVar[str] = "run_tok_clas"
     labels: Names = ()
     iob1: bool = False
+    document_mark: str | None = None
 
 
-def _sentence_task(name: str, text: tuple[Names, ...], label: str, metrics: Names, **changes) -> SentenceTask:
+def _sentence_task(name: str, text: tuple[Names, ...], label: str | Names, metrics: Names, **changes) -> SentenceTask:
     """A row with the usual GLUE file names, which `changes` may replace."""
     files = _single_files(name, ("train.tsv",), ("dev.tsv",), ("test.tsv",))
-    return SentenceTask(text=text, label=(label,), metrics=metrics, **{**files, **changes})
+    label = (label,) if isinstance(label, str) else label
+    return SentenceTask(text=text, label=label, metrics=metrics, **{**files, **changes})
 
 
 def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
@@ -173,8 +231,24 @@ def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
     }
 
 
+MRPC_TRAIN, MRPC_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
+
+
+def _inference(labels: Names, numbered: Names | None = None) -> dict:
+    """What inference tasks have in common."""
+    return {"labels": labels, "numbered": numbered or labels, "no_gold_label": NO_GOLD_LABEL}
+
+
+def _mrpc_part(listed: bool) -> Part:
+    """The corpus has one file for GLUE's training and dev set, and GLUE a list of the rows of the latter."""
+    ids = ("mrpc_dev_ids.tsv", "dev_ids.tsv")
+    return Part(MRPC_TRAIN, ("train.tsv", "dev.tsv"), ("#1 ID", "#2 ID"), ids, listed)
+
+
+OUR_RATE = ("learning_rate",)  # that of SST-2's command; the script's default is half of it
 ONE = (("sentence",),)
 TWO = (("sentence1",), ("sentence2",))
+TWO_OR_HF = (("sentence1", "premise"), ("sentence2", "hypothesis"))  # or as Hugging Face's copies call them
 ANLI_ROUNDS = ("R1", "R2", "R3")
 # The second is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
 HANS_FILES = ("heuristics_evaluation_set.txt", "hans_perturbed_eval.tsv", "dev.tsv")
@@ -198,7 +272,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("matthews",),
             header=("source", "label", "mark", "sentence"),
             class_names=(("unacceptable", "acceptable"),),
-            recipe=Recipe(train_examples=8551),
+            recipe=Recipe(train_examples=8551, ours=OUR_RATE),
         ),
         _sentence_task(
             "SST-2",
@@ -206,7 +280,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "label",
             ("accuracy",),
             class_names=(("negative", "positive"), ("neg", "pos")),
-            recipe=Recipe(train_examples=67349),
+            recipe=Recipe(train_examples=67349, command=("learning_rate", "train_batch_size")),
         ),
         _sentence_task(
             "MRPC",
@@ -214,7 +288,10 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             "Quality",
             ("f1", "accuracy"),
             class_names=(("not_equivalent", "equivalent"),),
-            recipe=Recipe(train_examples=3668),
+            train=DataSet((("train.tsv",),), part=_mrpc_part(listed=False)),
+            dev={"MRPC": DataSet((("dev.tsv",),), part=_mrpc_part(listed=True))},
+            test={"MRPC": DataSet((("test.tsv", MRPC_TEST),), gold=(MRPC_TEST,), submission="MRPC")},
+            recipe=Recipe(train_examples=3668, ours=OUR_RATE),
         ),
         _sentence_task(
             "STS-B",
@@ -223,7 +300,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             ("spearman", "pearson"),
             labels=(),
             score_range=(0.0, 5.0),
-            recipe=Recipe(train_examples=5749),
+            recipe=Recipe(train_examples=5749, ours=OUR_RATE),
         ),
         # Three rows of the official train file lack columns; the release passes over them without a word.
         _sentence_task(
@@ -234,14 +311,14 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             dev={"QQP": DataSet((("dev.tsv", "dev_and_test.tsv"),))},
             broken_rows=10,
             class_names=(NOT_DUPLICATE,),
-            recipe=Recipe(train_examples=363846),
+            recipe=Recipe(train_examples=363846, ours=OUR_RATE),
         ),
         _sentence_task(
             "MNLI",
-            TWO,
-            "gold_label",
+            TWO_OR_HF,
+            ("gold_label", "label"),
             ("accuracy",),
-            labels=NLI,
+            **_inference(NLI, NUMBERED_NLI),
             dev={
                 "MNLI-m": DataSet((("dev_matched.tsv",),)),
                 "MNLI-mm": DataSet((("dev_mismatched.tsv",),), optional=True),
@@ -264,40 +341,41 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
                     submission="AX",
                 ),
             },
-            recipe=Recipe(train_examples=392702),
+            recipe=Recipe(train_examples=392702, ours=OUR_RATE),
         ),
         _sentence_task(
             "QNLI",
             (("question",), ("sentence",)),
             "label",
             ("accuracy",),
-            labels=ENTAILMENT,
+            **_inference(ENTAILMENT),
             class_names=(BINARY,),
-            recipe=Recipe(train_examples=104743),
+            recipe=Recipe(train_examples=104743, ours=OUR_RATE),
         ),
         _sentence_task(
             "RTE",
             TWO,
             "label",
             ("accuracy",),
-            labels=ENTAILMENT,
+            **_inference(ENTAILMENT),
             class_names=(BINARY,),
-            recipe=Recipe(train_examples=2490),
+            recipe=Recipe(train_examples=2490, ours=OUR_RATE),
         ),
         _sentence_task(
             "WNLI",
             TWO,
             "label",
             ("accuracy",),
+            **_inference(BINARY),
             class_names=(("not_entailment", "entailment"),),
-            recipe=Recipe(train_examples=635),
+            recipe=Recipe(train_examples=635, ours=OUR_RATE),
         ),
         _sentence_task(
             "ANLI",
-            (("context", "sentence1"), ("hypothesis", "sentence2")),
+            (("context", "sentence1", "premise"), ("hypothesis", "sentence2")),
             "label",
             ("accuracy",),
-            labels=NLI,
+            **_inference(NLI, NUMBERED_NLI),
             aliases=NLI_LETTERS,
             train=DataSet(tuple((f"{name}/train.jsonl",) for name in ANLI_ROUNDS), instead=("train.tsv",)),
             dev=_anli("dev"),
@@ -308,6 +386,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             TWO,
             "label",
             ("accuracy", "f1"),
+            bytes_literals=True,  # the official script leaves them around each sentence
             class_names=(NOT_DUPLICATE,),
             train=DataSet((("train.tsv", "train_+qqp.tsv"),)),
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
@@ -316,10 +395,10 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
         # McCoy, Pavlick, Linzen (ACL 2019): of a model with three classes, two count as non-entailment.
         _sentence_task(
             "HANS",
-            TWO,
-            "gold_label",
+            TWO_OR_HF,
+            ("gold_label", "label"),
             ("accuracy",),
-            labels=HANS_LABELS,
+            **_inference(HANS_LABELS),
             counts_as={"entailment": "entailment"}
             | dict.fromkeys(("neutral", "contradiction", "not_entailment", "non-entailment"), "non-entailment"),
             models=(NLI, ENTAILMENT),
@@ -348,6 +427,7 @@ CHOICE_TASKS: dict[str, ChoiceTask] = {
             **_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",)),
             recipe=Recipe(
                 train_examples=3869,
+                command=("learning_rate", "train_batch_size", "num_train_epochs", "eval_on"),
                 train_batch_size=16,
                 num_train_epochs=6,
                 weight_decay=0.0,
@@ -380,6 +460,7 @@ TOKEN_TASKS: dict[str, TokenTask] = {
             metrics=ENTITY_METRICS,
             labels=CONLL_TAGS,
             iob1=True,
+            document_mark="-DOCSTART-",
             other_names=("CoNLL2003", "CoNLL-03", "CoNLL03"),
         ),
         TokenTask(
@@ -399,6 +480,7 @@ TOKEN_TASKS: dict[str, TokenTask] = {
             other_names=("WNUT2017", "WNUT-17", "WNUT17"),
             recipe=Recipe(
                 train_examples=3394,
+                ours=("num_train_epochs",),
                 learning_rate=5e-5,
                 num_train_epochs=5,
                 warmup_proportion=0.1,

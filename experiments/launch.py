@@ -22,15 +22,15 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from data.tasks import TASKS, Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
-from utils import InputError, Interrupted, StopSignals, log, reason, write_json, write_text
+from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
-ROUGH_RATES = {"a processor": 50, "a GPU": 500}
+ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
 BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
-KEPT = ("all", "last", "none")
 
 
 class Estimate:
@@ -65,7 +65,7 @@ class Estimate:
         if known:
             basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
             return statistics.median(known), basis
-        device = "a processor" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
+        device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
         return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
@@ -75,8 +75,15 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
+def recipe_line(recipe: Recipe) -> str:
+    """The settings of a task, each with where it is from."""
+    return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
+
+
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
     """Print what would be started; writes nothing."""
+    for task in dict.fromkeys(run.task.name for run in runs):
+        print(f"# {task}: {recipe_line(TASKS[task].recipe)}")
     estimate, left = Estimate(folder), []
     for run in runs:
         now = state(run)
@@ -124,7 +131,7 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
     """Run what is not finished, `jobs` at a time.
 
     Args:
-        keep: which weights of a finished run stay, one of `KEPT`.
+        keep: which weights of a finished run stay, one of `experiments.plan.KEPT`.
         again: said to who interrupts the grid.
 
     Returns:
@@ -201,7 +208,7 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
 def shares(jobs: int) -> list[dict[str, str]]:
     """What each of several runs side by side gets of the machine, as environment variables; a single one gets all.
 
-    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the processor's
+    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the CPU's
     threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
     """
     if jobs == 1:

@@ -14,6 +14,7 @@ from data.tasks import Task
 from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError
 
+KEPT = ("all", "last", "none")  # the weights of a finished run that a grid leaves
 ROOT = Path(__file__).parent.parent
 
 
@@ -86,7 +87,7 @@ def plan_runs(
     runs = []
     for task in tasks:
         if task.recipe is None:
-            raise InputError(f"--tasks {task.name}: it has no published settings in data/tasks.py")
+            raise InputError(f"--tasks {task.name}: it has no recipe in data/tasks.py")
         count = seeds or task.recipe.seeds
         for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
             for variant in variants:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.predictions import file_name
 from data.tasks import TASKS, Task
 from models.methods import METHODS, unused_flags
 from training import arguments
@@ -40,12 +41,21 @@ def protocol_of(args: dict) -> str:
     return {"paper": "corrected"}.get(args.get("protocol"), args.get("protocol", "corrected"))
 
 
+def with_later_flags(args: dict) -> dict:
+    """A recorded run's arguments with those that came later, where what it did is not their default.
+
+    FreeLB's noise was not scaled at first, and SMART's average had one momentum.
+    """
+    later = {"freelb_embedding_norm": 0.0, "smart_early_momentum": args.get("smart_momentum")}
+    return {name: value for name, value in later.items() if value is not None} | args
+
+
 def settings(args: dict) -> tuple[dict, dict]:
     """What decides the result of a run but its seed: the arguments of the training, and those of its method.
 
     An argument that the run's script did not have yet counts as its default; those of other methods do not count.
     """
-    args = args | {"protocol": protocol_of(args)}
+    args = with_later_flags(args) | {"protocol": protocol_of(args)}
     args = defaults(args["task_name"], args["protocol"]) | args
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= HOW | IDENTITY | unused_flags(args["method"])
@@ -85,7 +95,10 @@ class Result:
     scored_on: "dev" or "test", or the name of another set.
     last: the score after the last epoch, in per cent.
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
+    metrics: all scores after the last epoch.
     step_seconds: of training, one figure an epoch.
+    predictions: the file of them, which may not be there.
+    code: the versions of this project that the training was done with, one after the other, as far as they are known.
     """
 
     name: str
@@ -98,9 +111,11 @@ class Result:
     metric: str
     last: float
     best: float | None
+    metrics: dict[str, float]
     step_seconds: tuple[float, ...]
     minutes: float
-    code: str | None
+    code: tuple[str, ...]
+    predictions: Path
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -156,18 +171,18 @@ def read_results(folder: Path) -> list[Result]:
         try:
             if not is_finished(run) or run["epochs"][-1]["eval_score"] is None:
                 continue
-            results.append(_of_run(name, run))
+            results.append(_of_run(folder, name, run))
             last = f"{run['epochs'][-1]['epoch']}_pytorch_model.bin"
             for path in sorted((folder / name).glob("*/evaluation.json")):
                 evaluation = read_run(path)
                 if Path(evaluation["args"]["test_model_file"]).name == last:
-                    results.append(_of_evaluation(path.parent.relative_to(folder).as_posix(), run, evaluation))
+                    results.append(_of_evaluation(folder, path.parent.relative_to(folder).as_posix(), run, evaluation))
         except (KeyError, TypeError, IndexError, AttributeError):
             raise InputError(f"{folder / name / 'results.json'}: not the results file of a run") from None
     return results
 
 
-def _of_run(name: str, run: dict) -> Result:
+def _of_run(folder: Path, name: str, run: dict) -> Result:
     epochs, args = run["epochs"], run["args"]
     steps = [after - before for before, after in zip([0, *_steps(epochs)], _steps(epochs), strict=False)]
     flags = "fp16" if args.get("fp16") else "bf16" if args.get("bf16") else "fp32"
@@ -183,20 +198,36 @@ def _of_run(name: str, run: dict) -> Result:
         metric=next(iter(epochs[-1]["metrics"])),
         last=epochs[-1]["eval_score"],
         best=run["best"]["eval_score"],
+        metrics=epochs[-1]["metrics"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
-        code=run.get("versions", {}).get("code"),
+        code=_code(run),
+        predictions=_predictions(folder / name, args),
     )
+
+
+def _code(run: dict) -> tuple[str, ...]:
+    """The code versions of its segments; before these were recorded, that of the process which ended the run."""
+    # A segment without versions was resumed with code that it is not known to share.
+    versions = [segment["versions"] or {"code": "unknown"} for segment in run.get("segments", [])]
+    versions = versions or [run.get("versions", {})]
+    return tuple(dict.fromkeys(known["code"] for known in versions if known.get("code")))
 
 
 def _steps(epochs: list[dict]) -> list[int]:
     return [epoch["global_step"] for epoch in epochs]
 
 
-def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
+def _predictions(folder: Path, args: dict) -> Path:
+    """The file of predictions on the primary set; a run of older code has none."""
+    primary = args.get("eval_file") or next(iter(getattr(TASKS[args["task_name"]], args["eval_on"])))
+    return folder / "predictions" / file_name(primary)
+
+
+def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Result:
     args = evaluation["args"]
     given = Path(args["eval_file"]).name if args.get("eval_file") else args["eval_on"]
-    trained = vars(_of_run(name, run))
+    trained = vars(_of_run(folder, name, run))
     return Result(
         **trained
         | {
@@ -204,7 +235,9 @@ def _of_evaluation(name: str, run: dict, evaluation: dict) -> Result:
             "scored_on": f"{args['task_name']} {given}",
             "metric": next(iter(evaluation["metrics"])),
             "last": evaluation["eval_score"],
+            "predictions": _predictions(folder / name, args),
             "best": None,
+            "metrics": evaluation["metrics"],
         }
     )
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
+from data.predictions import read_predictions
 from data.published import published
 from data.tasks import TASKS
+from experiments import bootstrap
 from experiments.records import Result, changes
 from models.methods import METHODS
 from utils import InputError, short, write_json, write_text
@@ -27,15 +29,30 @@ TITLES = {
     "ablation-layers": "Ablation: layers with an adversary",
     "robustness": "Robustness: the last epoch's checkpoint on other sets",
 }
+MIXED = " \N{DAGGER}"  # after the number of runs
+MIXED_NOTE = (
+    f"{MIXED.strip()} The runs of this row, or the parts of one, are of different versions of this project's code."
+)
+# What has to be known of a baseline's rows, said below the comparison that has them.
+NOTES = {
+    "freelb": "the sizes of its noise are stated for word embeddings of the norm `freelb_embedding_norm`"
+    " (RoBERTa-large's by default) and scaled to the encoder's own; 0 takes them unscaled",
+    "smart": "as in the paper; with `smart_bregman` 0 as in the authors' code, which has no averaged weights. Most of"
+    " its divergence under noise is that of two draws of dropout",
+    "r3f": "in an encoder with dropout its divergence is that of two draws of dropout, twice R-Drop's: noise of 1e-5"
+    " changes it by less than one per cent, in bf16 as in fp32",
+}
 SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
 RULES = f"""\
-Scores are in per cent: mean ± standard deviation over n seeds, all that have finished; seeds are never chosen. *Last
-epoch* is chosen by nobody. *Best epoch* is each run's best by the very score that is shown, and so too high; for a
-run that is scored on test, it is chosen on test. *To naive* is the difference to plain fine-tuning of the same
-encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t], p of the paired t-test, p
-of the exact sign-flip test (of n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs), and the number of pairs; a
-seed that one side lacks does not count. No correction is made for the number of comparisons. A published figure of
-the GLUE server is of other data."""
+Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. *Last epoch*
+is the score after the last epoch. *Best epoch* is each run's best by the score that is shown, and therefore too high;
+for a run that is scored on test, it is chosen on test. *Difference from fine-tuning* compares with plain fine-tuning
+of the same encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t over seeds], p
+of the paired t-test, p of the exact sign-flip test (with n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs),
+the number of pairs, and, where the runs keep their predictions, *rows too*: the {CONFIDENCE:.0%} interval of a
+bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning for twice the epochs. A seed
+that one side lacks does not count. No correction is made for the number of comparisons. A published figure from the
+GLUE server is a score on other data."""
 
 
 class Group:
@@ -47,6 +64,8 @@ class Group:
         self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
         self.training, self.own = changes(first.args)  # what is not as usual
         self.base = _key(first.training, first)
+        twice = {"num_train_epochs": 2 * first.args["num_train_epochs"]}
+        self.base_of_twice_the_epochs = _key(first.training | twice, first)
 
     def scores(self, epoch: str) -> dict[int, float]:
         """Seed -> score of the last or best epoch; without those that have none."""
@@ -144,10 +163,14 @@ def _order(group: Group) -> tuple:
 def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
     """A flat record for each row of the tables."""
     naive = {group.base: group for group in groups if group.method == "naive"}
-    return [_row(table, group, naive.get(group.base)) for table, members in tables.items() for group in members]
+    return [
+        _row(table, group, naive.get(group.base), naive.get(group.base_of_twice_the_epochs))
+        for table, members in tables.items()
+        for group in members
+    ]
 
 
-def _row(table: str, group: Group, naive: Group | None) -> dict:
+def _row(table: str, group: Group, naive: Group | None, longer: Group | None) -> dict:
     first, results = group.first, group.results.values()
     encoder = first.args["load_model_path"]
     row = {
@@ -168,14 +191,50 @@ def _row(table: str, group: Group, naive: Group | None) -> dict:
         row |= {f"{epoch}_{name}": value for name, value in over_seeds(scores).items()}
         if naive and naive is not group:
             row |= {f"{epoch}_{name}": value for name, value in compare(scores, naive.scores(epoch)).items()}
+    if longer and group.method != "naive":
+        found = compare(group.scores("last"), longer.scores("last"))
+        row |= {f"cost_{name}": value for name, value in found.items()}
+    if naive and naive is not group:
+        over_rows = _over_rows(group, naive) or {}
+        row |= {f"rows_{name}": value for name, value in over_rows.items()}
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
     usual = first.best is not None and not group.own
     row["published"] = published(encoder, group.method, group.task) if usual else ""
     row["runs"] = [result.name for result in results]
-    row["code"] = sorted({result.code for result in results if result.code})
+    row["code"] = sorted({code for result in results for code in result.code})
     return row
+
+
+def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
+    """The bootstrap over seeds and rows of the last epoch; None without two seeds whose predictions both sides keep."""
+    files = [
+        {seed: result.predictions for seed, result in each.results.items() if result.predictions.exists()}
+        for each in (group, naive)
+    ]
+    seeds = sorted(files[0].keys() & files[1].keys())
+    if len(seeds) < 2:
+        return None
+    read = [{seed: read_predictions(paths[seed]) for seed in seeds} for paths in files]
+    labels = read[0][seeds[0]]["label"]
+    if any(columns["label"] != labels for runs in read for columns in runs.values()):
+        raise InputError(f"{files[0][seeds[0]]}: its rows are not those of the runs it is compared with")
+    found = [{seed: bootstrap.predicted(runs[seed], group.first.metric) for seed in seeds} for runs in read]
+    return bootstrap.compare(group.first.metric, labels, *found)
+
+
+def sampling_errors(records: Sequence[dict]) -> list[str]:
+    """What the size of each evaluation set alone does to a score, in words, where the predictions tell it."""
+    said = {}
+    for row in records:
+        if error := row.get("rows_sampling_error"):
+            name = f"{row['task']} {row['scored_on']}"
+            said[name] = (
+                f"{name} has {row['examples']:,} rows: scored on as many others, one run's"
+                f" {row['metric'].replace('_', ' ')} would move by about {error:.1f} points (one standard deviation)."
+            )
+    return list(said.values())
 
 
 def _step_seconds(group: Group) -> float:
@@ -194,7 +253,10 @@ def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = 
     for table, title in TITLES.items():
         members = [record for record in records if record["table"] == table]
         if members:
-            parts += [f"## {title}", _table(table, members, times)]
+            parts += [f"## {title}", _table(table, members, times), *sampling_errors(members)]
+        if members and table == "comparison":
+            found = {record["method"] for record in members}
+            parts += [f"*{method}*: {note}." for method, note in NOTES.items() if method in found]
         if members and table == "comparison" and times:
             parts.append(
                 "*Cost*: the median over epochs and seeds of the seconds a training step takes, as a ratio to naive's;"
@@ -218,13 +280,15 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "metric": lambda row: row["metric"].replace("_", " "),
         "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
         "settings": lambda row: row["settings"],
-        "n": lambda row: row["n"],
+        "n": lambda row: f"{row['n']}{MIXED * (len(row['code']) > 1)}",
         "last epoch": lambda row: _score(row, "last"),
-        "to naive, last epoch": lambda row: _difference(row, "last"),
+        "difference from fine-tuning, last epoch": lambda row: _difference(row, "last"),
     }
     if table != "robustness":
         columns["best epoch"] = lambda row: _score(row, "best")
-        columns["to naive, best epoch"] = lambda row: _difference(row, "best")
+        columns["difference from fine-tuning, best epoch"] = lambda row: _difference(row, "best")
+    if any("cost_pairs" in row for row in members):
+        columns["at equal cost, last epoch"] = lambda row: _difference(row, "cost") if "cost_pairs" in row else ""
     if table != "robustness" and times:
         columns["minutes"] = lambda row: f"{row['minutes']:.1f}"
     if table == "comparison" and times:
@@ -235,6 +299,8 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
     lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if any(len(row["code"]) > 1 for row in members):
+        text += f"\n\n{MIXED_NOTE}"
     return f"All rows: {'; '.join(alike)}.\n\n{text}" if alike else text
 
 
@@ -254,6 +320,8 @@ def _difference(row: Mapping, epoch: str) -> str:
         said += f" [{row[f'{epoch}_low']:+.2f}, {row[f'{epoch}_high']:+.2f}], p {_p(row[f'{epoch}_p'])}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
+    if epoch == "last" and row.get("rows_low") is not None:
+        said += f", rows too [{row['rows_low']:+.2f}, {row['rows_high']:+.2f}]"
     return f"{said}, {pairs} pair{'s' * (pairs > 1)}"
 
 

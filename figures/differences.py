@@ -3,15 +3,18 @@
 python -m figures.differences results/minilm
 
 The rows are those of `reproduce.py report`, after the last epoch, without the ablations: a mark for the mean over
-seeds, a line for its 95 % interval, and a tick for each seed.
+seeds, a line for its 95 % interval, and a tick for each seed. A row of which every seed predicts one class throughout
+is no method at work: it is named below the picture instead.
 """
 
+import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from experiments.records import read_results
+from experiments.records import Result, read_results
 from experiments.tables import Group, compare, grouped, listed, sections
 from figures.drawing import COLOURS, WIDTH, picture
 from models.methods import METHODS
@@ -22,6 +25,8 @@ TABLES = ("main", "comparison", "robustness")
 MARKS = "osD^vPX"
 ROW = 0.21  # inches
 FRAME = 0.55  # inches, below
+LINE = 0.16  # inches, of what is said there
+CHARACTERS = 100  # in such a line
 BESIDE = 1.02  # where the figures stand, in widths of the axis
 AXIS = "points to plain fine-tuning after the last epoch: mean, 95 % interval, and each seed"
 
@@ -30,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw the runs below the folders that the arguments name.
 
     Raises:
-        InputError: in one of them no method was run beside plain fine-tuning; nothing has been written then.
+        InputError: in one of them no method was run beside plain fine-tuning, or there is nothing to draw; nothing has
+            been written then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
@@ -38,9 +44,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
     found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
+    constant = [_name(group) for group, _ in found if all(map(is_constant, group.results.values()))]
+    shown = [(group, plain) for group, plain in found if not all(map(is_constant, group.results.values()))]
+    left_out = f"not drawn, as every seed predicts one class throughout: {'; '.join(constant)}" if constant else ""
+    if not shown:
+        raise InputError(f"{', '.join(args.folders)}: nothing to draw ({left_out})")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    draw(args.output, found, args.points)
-    log.info(f"{len(found)} rows: {args.output}")
+    draw(args.output, shown, args.points, left_out)
+    log.info(f"{len(shown)} rows: {args.output}{left_out and f'; {left_out}'}")
 
 
 def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
@@ -60,17 +71,32 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
     return found
 
 
-def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float) -> None:
-    """Write the picture: a block for each set that is scored on, a line in it for each method."""
+def is_constant(result: Result) -> bool:
+    """Whether a run ends with one class throughout, as far as its scores can tell; accuracy alone cannot.
+
+    A constant prediction has a correlation of 0, and an F1 of 0 or, where it is the positive class, of 2 a / (1 + a), a
+    being its accuracy.
+    """
+    f1, accuracy = (result.metrics.get(name, math.nan) / 100 for name in ("f1", "accuracy"))
+    return result.last == 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
+
+
+def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, left_out: str = "") -> None:
+    """Write the picture: a block for each set that is scored on, a line in it for each method.
+
+    Args:
+        left_out: says below it what is not drawn.
+    """
     several = len({_encoder(group) for group, _ in pairs}) > 1
     blocks: dict[tuple, list] = {}
     for group, plain in pairs:
         heading = _heading(group) + f"; {_encoder(group)}" * several
         blocks.setdefault((group.base, heading), []).append((group, plain))
     lines = sum(len(block) + 1 for block in blocks.values())
-    with picture(path, WIDTH, ROW * lines + FRAME) as figure:
+    said = textwrap.wrap(left_out, CHARACTERS)
+    with picture(path, WIDTH, ROW * lines + FRAME + LINE * len(said)) as figure:
         axis = figure.subplots()
-        axis.set(xlim=(-points, points), ylim=(lines - 0.4, -0.6), xlabel=AXIS)
+        axis.set(xlim=(-points, points), ylim=(lines - 0.4, -0.6), xlabel="\n".join((AXIS, *said)))
         axis.axvline(0, color="black", linewidth=1)
         axis.grid(axis="y", visible=False)
         axis.tick_params(axis="y", length=0, pad=8)
@@ -83,9 +109,17 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float) 
             labels.append("")
             for group, plain in block:
                 draw_row(axis, len(labels), group, plain, points)
-                short_names = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
-                labels.append(", ".join(filter(None, (group.method, listed(short_names)))))
+                labels.append(_method(group))
         axis.set_yticks(range(lines), labels)
+
+
+def _method(group: Group) -> str:
+    short_names = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
+    return ", ".join(filter(None, (group.method, listed(short_names))))
+
+
+def _name(group: Group) -> str:
+    return f"{_method(group)} on {group.first.scored_on if group.first.best is None else group.task}"
 
 
 def _heading(group: Group) -> str:

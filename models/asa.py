@@ -1,4 +1,4 @@
-"""Adversarial Self-Attention (ASA): the method, complete in one file.
+"""Adversarial Self-Attention (ASA): the method, complete in one file but for the table of encoders.
 
 Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
 
@@ -9,12 +9,13 @@ The encoder stays an unmodified Hugging Face model: the mask enters through a fo
     model = AsaModel(AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32))
     model.train()
     model(**batch).loss.backward()     # task + divergence + tau^2 * penalty
-    model.backbone.save_pretrained(f)  # what is kept: evaluation and inference use the plain model
+    model.detach().save_pretrained(f)  # what is kept: evaluation and inference use the plain model
 
 Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidden size, N encoder layers.
 """
 
 import contextlib
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -23,19 +24,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-# Where the encoder layers stand below `backbone.base_model`. "*" goes through a list of modules.
-ENCODER_LAYERS = {
-    "albert": "encoder.albert_layer_groups.*.albert_layers",
-    "bert": "encoder.layer",
-    "camembert": "encoder.layer",
-    "distilbert": "transformer.layer",
-    "electra": "encoder.layer",
-    "mpnet": "encoder.layer",
-    "roberta": "encoder.layer",
-    "xlm-roberta": "encoder.layer",
-}
-# The kernels that take an arbitrary float mask and give it a gradient.
-ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
+from .encoder_types import encoder_layers, encoder_type, layer_calls, plain, second_door
+
 PROTOCOLS = ("corrected", "release")
 
 IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
@@ -74,11 +64,12 @@ class AsaModel(nn.Module):
     """A Hugging Face model together with one adversary per encoder layer.
 
     In training mode `forward(**batch)` runs the clean and the adversarial pass and returns an `AsaOutput`; in
-    evaluation mode it is the backbone, and returns the backbone's own output.
+    evaluation mode it is the backbone, and returns the backbone's own output. `models/trainer.py` has what the Hugging
+    Face Trainer needs beside it.
 
     Args:
         backbone: a sequence-classification, multiple-choice, token-classification or masked-LM model of one of the
-            types in `ENCODER_LAYERS`. It is trained in place.
+            types in `ENCODER_TYPES`; also one with adapters of PEFT. It is trained in place.
         tau: weight of the penalty is tau^2.
         protocol: "corrected" counts real tokens only; "release" repeats the authors' code, which counts padding too.
         one_forward: run both passes as one batch of 2B rows where the loss allows it, which is faster: half the
@@ -90,9 +81,11 @@ class AsaModel(nn.Module):
             and sqrt(w) tau the adversary weighs divergence and penalty against each other as it did with 1 and tau.
 
     Raises:
-        ValueError: the model type, its attention implementation or the protocol is not supported, or there is no such
-            layer.
+        ValueError: the model type, its head, its attention implementation or the protocol is not supported, or there is
+            no such layer.
     """
+
+    accepts_loss_kwargs = False  # for the Trainer: the loss is the mean of the batch, of which it knows no other part
 
     def __init__(
         self,
@@ -106,10 +99,10 @@ class AsaModel(nn.Module):
         super().__init__()
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}")
-        modules = encoder_layers(backbone)
-        config = backbone.config
-        adversarial = adversarial_layers(config, layers)
+        self.encoder_type = encoder_type(backbone)
         self.backbone = backbone
+        config = self.config
+        adversarial = adversarial_layers(config, layers)
         self.tau = tau
         self.protocol = protocol
         self.one_forward = one_forward
@@ -124,34 +117,44 @@ class AsaModel(nn.Module):
             for number in range(layer_calls(config))
         )
         self._pass: _AdversarialPass | None = None
-        for layer in modules:
-            layer.register_forward_pre_hook(self._mask_attention, with_kwargs=True)
+        self._handles: list = []
+        self._attach()
         if protocol == "release":
             lose_attention_dropout(backbone)
 
-    def forward(self, **batch):
-        """Both passes on one batch; the keywords are those of the backbone, `labels` among them.
+    @property
+    def config(self):
+        """The configuration of the Hugging Face model."""
+        return plain(self.backbone).config
+
+    def forward(self, labels: torch.Tensor | None = None, **batch):
+        """Both passes on one batch; the keywords are those of the backbone.
 
         Returns:
             `AsaOutput` in training mode, the backbone's own output in evaluation mode.
 
         Raises:
-            ValueError: training without labels, or with a loss for which no divergence is defined.
+            ValueError: training without labels, with a loss for which no divergence is defined, or with an attention
+                mask that says more than which tokens are real.
         """
+        if labels is not None:
+            batch["labels"] = labels
         if not self.training:
             return self.backbone(**batch)
-        labels = batch.get("labels")
         if labels is None:
             raise ValueError("training with ASA needs labels in the batch")
+        if not self._handles:
+            raise ValueError("this AsaModel was detached from its backbone: make another one to train with ASA")
+        check_attention_mask(**batch)
 
         batch["return_dict"] = True
         # A mean squared error knows no label to ignore.
-        regression = labels.is_floating_point() or self.backbone.config.num_labels == 1
+        regression = labels.is_floating_point() or self.config.num_labels == 1
         passes = self._one_forward if self.one_forward and not regression else self._two_forwards
         logits, adv_logits, task_loss, masks = passes(**batch)
 
         task_loss = zero_without_labels(task_loss, labels)
-        apart = self.divergence_weight * divergence(self.backbone.config, logits, adv_logits, labels, self.protocol)
+        apart = self.divergence_weight * divergence(self.config, logits, adv_logits, labels, self.protocol)
         penalty = torch.stack(masks.penalty).sum()
         return AsaOutput(
             loss=task_loss + apart + self.tau**2 * penalty,
@@ -163,6 +166,24 @@ class AsaModel(nn.Module):
             keep_rate=torch.stack(masks.keep_rate),
             fully_masked=torch.stack(masks.fully_masked).mean(),
         )
+
+    def detach(self) -> nn.Module:
+        """Take the hooks off the backbone and return it: the model as it was given, with its weights as trained."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        return self.backbone
+
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **settings) -> None:
+        """Gradient checkpointing of the backbone, as its method of this name; the Trainer calls it.
+
+        Raises:
+            ValueError: the model has none, or it is to be reentrant.
+        """
+        given = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
+        if given["use_reentrant"]:
+            raise ValueError(REENTRANT)
+        plain(self.backbone).activation_checkpointing_enable(given, **settings)
 
     def _two_forwards(self, **batch) -> tuple:
         """Logits of the clean and of the adversarial pass, the clean loss, and the record of the adversarial pass."""
@@ -200,6 +221,19 @@ class AsaModel(nn.Module):
         finally:
             self._pass = None  # a failed step leaves the plain model behind
 
+    def _attach(self) -> None:
+        for layer in encoder_layers(self.backbone):
+            self._handles.append(layer.register_forward_pre_hook(_Hook(self), with_kwargs=True))
+            if path := self.encoder_type.scores:
+                attention, _, method = path.rpartition(".")
+                self._handles += second_door(layer.get_submodule(attention), method)
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy: the hooks that came with its backbone know no model."""
+        super().__setstate__(state)
+        self.detach()
+        self._attach()
+
     def _mask_attention(self, layer: nn.Module, args: tuple, kwargs: dict):
         """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
         if self._pass is None:
@@ -208,19 +242,53 @@ class AsaModel(nn.Module):
         self._pass.calls += 1
         if adversary is None:
             return None
+        if getattr(layer, "gradient_checkpointing", False):
+            check_checkpointing(layer)
         hidden_states = args[0] if args else kwargs["hidden_states"]
-        incoming = args[1] if len(args) > 1 else kwargs.get("attention_mask")
+        place = self.encoder_type.mask
+        incoming = args[place] if len(args) > place else kwargs.get("attention_mask")
+        own = incoming.bool() if self.encoder_type.scores else incoming  # there 1 and 0, of any type
         # Detached: the adversary must not reach the encoder except through the mask.
         read = hidden_states.detach()
         if self._pass.below_clean_rows:
             read = read.chunk(2)[1]
-        bias = self._pass.bias(adversary(read))
+        bias = self._pass.bias(adversary(self._normalised(layer, read)), own)
         if self._pass.below_clean_rows:
             bias = F.pad(bias, (0, 0, 0, 0, len(bias), 0))  # (2B, L, L), 0 on the clean rows
-        bias = combine(bias, incoming, _query_dtype(hidden_states))
-        if len(args) > 1:
-            return (args[0], bias, *args[2:]), kwargs
-        return args, {**kwargs, "attention_mask": bias}
+        # What goes in by a second door goes there with the layer's own mask: an argument is what checkpointing keeps.
+        mask = (incoming, bias) if self.encoder_type.scores else combine(bias, incoming, _query_dtype(hidden_states))
+        if len(args) > place:
+            return (*args[:place], mask, *args[place + 1 :]), kwargs
+        return args, {**kwargs, "attention_mask": mask}
+
+    @torch.no_grad()
+    def _normalised(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the layer's attention reads of its input: of a layer that normalises first, the normalised input.
+
+        The bare input grows from layer to layer, and would drive the adversary's scores out of the gate's slope.
+        """
+        norm = self.encoder_type.norm
+        if not norm or not getattr(self.config, "pre_norm", True):
+            return hidden_states
+        return layer.get_submodule(norm)(hidden_states)
+
+
+class _Hook:
+    """Forward pre-hook that asks an `AsaModel` as long as there is one.
+
+    It holds no reference, so that the backbone neither keeps the adversaries alive nor carries them along when it is
+    copied or pickled; the hook of such a copy does nothing.
+    """
+
+    def __init__(self, model: AsaModel | None = None):
+        self.model = None if model is None else weakref.ref(model)
+
+    def __call__(self, layer: nn.Module, args: tuple, kwargs: dict):
+        model = None if self.model is None else self.model()
+        return None if model is None else model._mask_attention(layer, args, kwargs)
+
+    def __reduce__(self):
+        return _Hook, ()
 
 
 class Adversary(nn.Module):
@@ -246,22 +314,22 @@ class Adversary(nn.Module):
 
 
 class KeepMask(torch.autograd.Function):
-    """Score -> keep-mask, 1 where the score is positive and the key is real, else 0.
+    """Score -> keep-mask, 1 where the score is positive and the key visible (B, L or 1, L), else 0.
 
     Backward: straight through the threshold with the derivative of the sigmoid, and reversed, so that a descent step
     on the loss is an ascent step for the adversary. The release adds noise that cancels itself; there is none here.
     """
 
     @staticmethod
-    def forward(ctx, score: torch.Tensor, real_key: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(score, real_key)
-        return ((score > 0) & real_key).to(score.dtype)
+    def forward(ctx, score: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(score, visible)
+        return ((score > 0) & visible).to(score.dtype)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
-        score, real_key = ctx.saved_tensors
+        score, visible = ctx.saved_tensors
         gate = score.sigmoid()
-        return -grad * gate * (1 - gate) * real_key, None
+        return -grad * gate * (1 - gate) * visible, None
 
 
 class _AdversarialPass:
@@ -276,12 +344,19 @@ class _AdversarialPass:
         self.keep_rate: list[torch.Tensor] = []
         self.fully_masked: list[torch.Tensor] = []
 
-    def bias(self, score: torch.Tensor) -> torch.Tensor:
-        """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record."""
+    def bias(self, score: torch.Tensor, incoming: torch.Tensor | None) -> torch.Tensor:
+        """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record.
+
+        Args:
+            incoming: the layer's own mask, as `allowed_pairs` takes it. A pair that it forbids is none of the
+                adversary's: in a layer with a window, the pairs outside of it.
+        """
         if self.real is None:
             self.real = torch.ones(score.shape[:2], dtype=torch.bool, device=score.device)
-        real_key, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
-        keep = KeepMask.apply(score, real_key)
+        visible, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
+        if incoming is not None:
+            visible = visible & allowed_pairs(incoming)[-len(score) :]  # (B, L or 1, L), below the clean rows
+        keep = KeepMask.apply(score, visible)
 
         # Where nothing is kept the row stays as it is, with the gradient of its mask: a bias of -1e4 on a whole row
         # is no bias at all in float32, and something else in float16.
@@ -291,9 +366,19 @@ class _AdversarialPass:
         counted = keep if self.count_padding else keep * real_query
         self.penalty.append(counted.sum() / len(score))
         with torch.no_grad():
-            self.keep_rate.append((keep * real_query).sum() / self.real.sum(-1).square().sum())
-            self.fully_masked.append((closed & real_query).sum() / self.real.sum())
+            # A batch may hold no real token at all.
+            self.keep_rate.append((keep * real_query).sum() / (visible & real_query).sum().clamp(min=1))
+            self.fully_masked.append((closed & real_query).sum() / self.real.sum().clamp(min=1))
         return bias
+
+
+def allowed_pairs(mask: torch.Tensor) -> torch.Tensor:
+    """Which query-key pairs a layer's mask (B or 1, 1, L or 1, L) allows: boolean (B or 1, L or 1, L).
+
+    A boolean mask has True for yes; a float one is added to the scores, and 0 allows.
+    """
+    mask = mask.squeeze(1)
+    return mask if mask.dtype == torch.bool else mask > MASKED_SCORE / 2
 
 
 def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
@@ -320,7 +405,7 @@ def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtyp
 def twice(batch: dict, rows: int) -> dict:
     """The batch with its rows (`rows` in number) and, below them, the same rows again."""
     return {
-        name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and len(value) == rows else value
+        name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and value.shape[:1] == (rows,) else value
         for name, value in batch.items()
     }
 
@@ -374,30 +459,23 @@ def lose_attention_dropout(backbone: nn.Module) -> None:
             layer.attention.self.dropout.p = 0.0
 
 
-def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
-    """The encoder layers of a supported model, in order; a layer that is shared stands there once.
-
-    Raises:
-        ValueError: the model type or its attention implementation is not supported.
-    """
-    model_type = getattr(backbone.config, "model_type", type(backbone).__name__)
-    if model_type not in ENCODER_LAYERS:
-        raise ValueError(f"model type {model_type!r} is not supported by ASA: use one of {', '.join(ENCODER_LAYERS)}")
-    implementation = backbone.config._attn_implementation
-    if implementation not in ATTENTION_IMPLEMENTATIONS:
+def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:
+    """Raise `ValueError` unless the mask has one entry a token: ASA has to know which tokens are real."""
+    shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
+    if attention_mask is not None and getattr(attention_mask, "shape", None) != shape:
+        given = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
         raise ValueError(
-            f"attention implementation {implementation!r} gives the mask no gradient:"
-            f" use one of {', '.join(ATTENTION_IMPLEMENTATIONS)}"
+            f"training with ASA needs an attention_mask with one entry a token, {tuple(shape)}, not {given}"
         )
-    modules = [backbone.base_model]
-    for name in ENCODER_LAYERS[model_type].split("."):
-        modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]
-    return [layer for layers in modules for layer in layers]
 
 
-def layer_calls(config) -> int:
-    """How many times an encoder layer is called: ALBERT calls a shared one several times, each with its adversary."""
-    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+REENTRANT = "with ASA, gradient checkpointing must have use_reentrant=False, or the mask may have no gradient"
+
+
+def check_checkpointing(layer: nn.Module) -> None:
+    """Raise `ValueError` for a layer under reentrant checkpointing, which gives gradients to positional arguments."""
+    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+        raise ValueError(REENTRANT)
 
 
 def adversarial_layers(config, layers: Iterable[int] | None) -> list[int]:

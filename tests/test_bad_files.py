@@ -21,6 +21,7 @@ SWAG = "sent1,sent2,ending0,ending1,label\n"
 ANLI = {"context": "a film", "hypothesis": "the plot", "label": "e"}
 HELLA = {"ctx": "a film", "endings": ["good", "dull"], "label": 1}
 QUESTION = {"question": "b", "choice": ["c", "d"], "answer": "d"}
+TREEBANK_ROW = "1\tfilm\t_\tNN" + "\t_" * 6 + "\n"
 UTF16 = "sentence\tlabel\na film\t1\n".encode("utf-16")
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 LONG = 10_000_000  # characters
@@ -42,7 +43,8 @@ BAD_FILES = [
     ("SST-2", "", ": the file has no rows"),
     ("SST-2", SST, ": the file has no rows"),
     ("SST-2", SST + "a plot\t1\na pl", ", line 3: 1 columns where 2 are expected"),
-    ("SST-2", SST + "a plot\t1\n\n", ", line 3: 1 columns where 2 are expected"),
+    ("SST-2", SST + "a plot\t1\n\na film\t0\n", ", line 3: 1 columns where 2 are expected"),
+    ("SST-2", SST + "\n \n\t\n", ": the file has no rows"),
     ("SST-2", SST + "a plot\t1\t\n", ", line 2: 3 columns where 2 are expected"),
     ("SST-2", "text\tlabel\na plot\t1\n", ", line 2: there is no column 'sentence'"),
     ("SST-2", "sentence\na plot\n", ", line 2: there is no column 'label'"),
@@ -74,14 +76,17 @@ BAD_FILES = [
     ("ANLI", rows(ANLI) + "\n" + rows(ANLI), ", line 2: not valid JSON"),
     ("ANLI", "[]", ", line 1: a JSON object is expected, not list"),
     ("ANLI", "[" * 100_000, ", line 1: .*JSON"),
-    ("ANLI", rows(ANLI, context=1), ", line 1: column 'context' must be text, not int"),
+    ("ANLI", rows(ANLI, context=True), ", line 1: column 'context' must be text, not bool"),
+    ("ANLI", rows(ANLI, context=float("nan")), ", line 1: column 'context' must be text, not float"),
+    ("ANLI", rows(ANLI, label=3), ", line 1: unknown label '3'; ANLI has contradiction, entailment, neutral"),
+    ("ANLI", rows(ANLI, label="-") * 2, ": none of the rows has a gold label"),
     ("ANLI", rows(ANLI, hypothesis=...), ", line 1: there is no column 'hypothesis' or 'sentence2'"),
     ("ANLI", rows(ANLI, label=...), ", line 1: there is no column 'label'"),
     ("ANLI", rows(ANLI, label="x"), ", line 1: unknown label 'x'; ANLI has contradiction, entailment, neutral"),
     ("ANLI", rows(ANLI, uid="\ud800"), r", line 1: column 'uid' holds half a character \(a lone surrogate\)"),
     ("HellaSWAG", "[1]\n", ", line 1: a JSON object is expected, not list"),
     ("HellaSWAG", rows(HELLA, endings="b"), ", line 1: there is no list 'endings'"),
-    ("HellaSWAG", rows(HELLA, endings=[1, 2]), ", line 1: each of 'endings' must be text, not int"),
+    ("HellaSWAG", rows(HELLA, endings=["a", None]), ", line 1: each of 'endings' must be text, not NoneType"),
     ("HellaSWAG", rows(HELLA, endings=[]), ", line 1: there are no choices"),
     ("HellaSWAG", rows(HELLA, label=...), ", line 1: there is no column 'label'"),
     ("HellaSWAG", rows(HELLA, label=True), ", line 1: the label 'True' is not among 0 to 1"),
@@ -97,7 +102,8 @@ BAD_FILES = [
     ("DREAM", "{}", ": a list of dialogues is expected, not dict"),
     ("DREAM", '[[["a"], []]]', r", dialogue 1: \[turns, questions, id\] is expected"),
     ("DREAM", '[{"turns": ["a"]}]', r", dialogue 1: \[turns, questions, id\] is expected"),
-    ("DREAM", dream(1), ", dialogue 1: a turn must be text, not int"),
+    ("DREAM", dream(None), ", dialogue 1: a turn must be text, not NoneType"),
+    ("DREAM", dream(name=False), ", dialogue 1: the id must be text, not bool"),
     ("DREAM", dream("\ud800"), r", dialogue 1: a turn holds half a character \(a lone surrogate\)"),
     ("DREAM", dream(name="\ud800"), r", dialogue 1: the id holds half a character \(a lone surrogate\)"),
     ("DREAM", dream(question="b"), ", dialogue 1, question 1: a JSON object is expected, not str"),
@@ -112,6 +118,7 @@ BAD_FILES = [
     ("SWAG", "a,b\n1,2\n", ", line 2: there is no column 'sent1'"),
     ("SWAG", "a,a\n1,2\n", ", line 1: the header names the column 'a' twice"),
     ("SWAG", SWAG + "a,b\n", ", line 2: 2 columns where 5 are expected"),
+    ("SWAG", SWAG + "a,b,c,d,0\n\na,b,c,d,0\n", ", line 3: 0 columns where 5 are expected"),
     ("SWAG", SWAG + 'a,"b\n', r", line 2: not valid CSV \(unexpected end of data\)"),
     ("SWAG", SWAG + "a,b,c,d,x\n", ", line 2: the label 'x' is not among 0 to 1"),
     ("SWAG", SWAG + '"a\nb",b,c,d,0\na,b,c,d,2\n', ", line 4: the label '2' is not among 0 to 1"),
@@ -120,7 +127,7 @@ BAD_FILES = [
     ("SWAG", "sent1,sent2,label\na,b,0\n", ", line 2: there are no choices"),
     # a word a line
     ("WNUT-2017", "", ": the file has no rows"),
-    ("WNUT-2017", "\n-DOCSTART-\tO\n\n", ": the file has no rows"),
+    ("CoNLL-2003", "\n-DOCSTART-\tO\n\n", ": the file has no rows"),
     ("WNUT-2017", "film\tO\nweak\n", ", line 2: the row has no tag; a word and its tag are expected"),
     ("WNUT-2017", "film\tO\nweak\t\n", ", line 2: the row has no tag; a word and its tag are expected"),
     ("WNUT-2017", "film\nweak\n", ", line 1: the row has no tag; a word and its tag are expected"),
@@ -132,6 +139,9 @@ BAD_FILES = [
     ("WNUT-2017", "film\tO\rweak\tO\r", ", line 1: .* carriage returns .*: convert it"),
     ("CoNLL-2003", "film NN O I-MISC\nweak JJ I-X I-X\n", ", line 2: unknown tag 'B-X'; CoNLL-2003 has O, B-MISC"),
     ("PTB", "", ": the file has no rows"),
+    ("PTB", TREEBANK_ROW.replace("NN", "_"), r", line 1: the row has no tag: column 4 \(UPOS\) is '_'"),
+    ("PTB", TREEBANK_ROW + "2-3\tit's\n", ", line 2: 2 columns where 10 are expected"),
+    ("PTB", TREEBANK_ROW + "1.1\t" + "_\t" * 9 + "_\n", ", line 2: 11 columns where 10 are expected"),
     ("PTB", "\t".join("1234567890") + "\n" + "\t".join("123456789"), ", line 2: 9 columns where 10 are expected"),
 ]
 

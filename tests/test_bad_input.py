@@ -377,7 +377,7 @@ def without_a_length(path: Path) -> None:
 
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-NO_CONFIG = "not a folder with a config.json of a known model, not an installed encoder package"
+NO_CONFIG = "not a folder with a config.json of a known model, not an installed encoder package or a fetched encoder"
 UNKNOWN = r"its config.json describes no model that transformers knows \("
 BAD_ENCODERS = [
     (Path.mkdir, NO_CONFIG),
@@ -414,7 +414,8 @@ def test_bad_encoders(make, expected, data_dir, tmp_path, refused):
 
 def test_an_encoder_that_cannot_be_had(data_dir, refused):
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="no-such-encoder")
-    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} (all-MiniLM-L6-v2), and not to be had from")
+    known = "all-MiniLM-L6-v2, all-mpnet-base-v2"
+    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not to be had from")
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="all-MiniLM-L6-v3")
     assert said.endswith("; did you mean all-MiniLM-L6-v2?")
 
@@ -435,6 +436,7 @@ PROCESSES = [
     ("reproduce.py", ["report", "absent"], "absent: no results.json"),
     ("-m data.download", ["SST2"], "SST2: no such task; did you mean SST-2?"),
     ("-m data.download", ["SST-2", "--data-dir", "x"], "unrecognized arguments: --data-dir"),
+    ("-m models.fetch", ["all-mpnet"], "argument NAME: invalid choice: 'all-mpnet'"),
 ]
 
 

@@ -9,7 +9,7 @@ from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
 from torch.nn import functional as F
 
 from models import methods
-from models.baselines import RandomScores
+from models.baselines import EmbeddingNoise, RandomScores, mean_embedding_norm
 from models.checkpoints import release_state_dict
 from models.encoders import checkpoint_layers
 from models.methods import unused_flags
@@ -19,7 +19,13 @@ from training.loop import Means
 SETTINGS = {
     "random_mask": {"random_mask_keep_rate": 0.8},
     "rdrop": {"rdrop_alpha": 0.7},
-    "freelb": {"freelb_steps": 3, "freelb_lr": 0.2, "freelb_init": 0.5, "freelb_max_norm": 0.45},
+    "freelb": {
+        "freelb_steps": 3,
+        "freelb_lr": 0.2,
+        "freelb_init": 0.5,
+        "freelb_max_norm": 0.45,
+        "freelb_embedding_norm": 0.0,
+    },
     "smart": {
         "smart_weight": 0.7,
         "smart_noise": 0.01,
@@ -28,6 +34,7 @@ SETTINGS = {
         "smart_radius": 0.08,
         "smart_bregman": 0.4,
         "smart_momentum": 0.9,
+        "smart_early_momentum": 0.6,
     },
     "r3f": {"r3f_weight": 0.7, "r3f_noise": "uniform", "r3f_eps": 0.05},
 }
@@ -189,6 +196,37 @@ def test_freelb_without_a_bound():
     assert seen[-1] > 0.6
 
 
+def test_freelb_s_noise_is_relative_to_the_embeddings(monkeypatch):
+    """Scaled by the encoder's norm over the one that the sizes are for, which here is twice as much as before."""
+    same_noise(monkeypatch)
+    unscaled, batch = build("freelb")
+    rows = unscaled.backbone.get_input_embeddings().weight.detach()
+    norm = rows.square().sum(1).mean().sqrt().item()
+    assert mean_embedding_norm(unscaled.backbone) == pytest.approx(norm)
+    assert norm != pytest.approx(rows.norm(dim=1).mean().item())  # the pad token's is 0
+    scaled, _ = build("freelb", freelb_embedding_norm=norm / 2)
+    by_hand, _ = build("freelb", freelb_lr=0.4, freelb_init=1.0, freelb_max_norm=0.9)
+    assert (scaled.lr, scaled.init, scaled.max_norm) == pytest.approx((0.4, 1.0, 0.9))
+    assert relative_error(scaled(**batch).loss, by_hand(**batch).loss) < 1e-9
+    assert relative_error(scaled(**batch).loss, unscaled(**batch).loss) > 1e-4
+    published, _ = build("freelb", freelb_embedding_norm=norm)  # on the encoder that they are published for
+    assert relative_error(published(**batch).loss, unscaled(**batch).loss) < 1e-9
+
+    # So an encoder whose embeddings are twice as long has twice the noise.
+    longer = build("freelb")[0].backbone
+    longer.get_input_embeddings().weight.data.mul_(2)
+    settings = argparse.Namespace(**SETTINGS["freelb"] | {"freelb_embedding_norm": norm})
+    model = methods.build("freelb", longer, settings)
+    assert (model.lr, model.init, model.max_norm) == pytest.approx((0.4, 1.0, 0.9))
+
+
+def test_the_norm_of_embeddings_in_half_precision():
+    backbone = tiny_backbone(dtype=torch.float16)
+    weight = backbone.get_input_embeddings().weight
+    weight.data.fill_(60.0)
+    assert mean_embedding_norm(backbone) == pytest.approx(60 * 24**0.5)  # the sum of squares overflows float16
+
+
 @pytest.mark.parametrize("checkpointed", [False, True])
 def test_freelb_s_steps_have_one_draw_of_dropout(checkpointed):
     model, batch = build("freelb", freelb_init=0.0, freelb_lr=1e-12, changes={"hidden_dropout_prob": 0.3})
@@ -265,6 +303,19 @@ def test_smart_s_average_follows_the_optimizer_s_steps():
     assert torch.equal(resumed.average.classifier.weight, found)
     plain, _ = build("smart", smart_bregman=0.0)
     assert {name.partition(".")[0] for name in plain.state_dict()} == {"backbone"}
+
+
+def test_smart_s_average_follows_faster_in_the_first_tenth():
+    """Of 20 steps the first two."""
+    model, batch = build("smart")
+    weight, found = model.backbone.classifier.weight, model.average.classifier.weight
+    expected = weight.detach().clone()
+    for step, momentum in enumerate((0.6, 0.6, 0.9, 0.9), 1):
+        move(model)
+        model.share_done = step / 20
+        expected = momentum * expected + (1 - momentum) * weight.detach()
+        model(**batch)
+        assert torch.allclose(found, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("noise", ["uniform", "normal"])
@@ -345,7 +396,51 @@ def test_lower_precision(method, dtype):
     assert all(gradient.isfinite().all() for gradient in gradients(model).values())
 
 
-@pytest.mark.parametrize("model_type", sorted(SIZES))
+FINE = {"r3f": ("r3f_eps",), "smart": ("smart_noise", "smart_step_size")}  # the flags that say how large noise is
+
+
+def fine_divergence(method: str, dropout: float, bf16: bool, noise: float = 1e-5, forward=None) -> float:
+    """The divergence that a method finds under noise of that size, whatever it is with the same draws of dropout.
+
+    Args:
+        forward: in place of the method's own.
+    """
+    settings = dict.fromkeys(FINE[method], noise) | {"smart_steps": 1, "smart_bregman": 0.0}
+    model, batch = build(method, changes={"dtype": torch.float32, "hidden_dropout_prob": dropout}, **settings)
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        return (forward or type(model).forward)(model, **batch).divergence.item()
+
+
+@pytest.mark.parametrize("method", sorted(FINE))
+def test_fine_noise_is_not_lost_in_bf16(method):
+    """Without dropout the divergence in bf16 would be that of its rounding."""
+    exact, found, rounded = (
+        fine_divergence(method, 0.0, bf16, forward=forward)
+        for bf16, forward in ((False, None), (True, None), (True, EmbeddingNoise.forward))
+    )
+    assert found == exact > 0
+    assert rounded > 100 * exact
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("method", sorted(FINE))
+def test_beside_dropout_fine_noise_is_nothing(method, bf16):
+    found = fine_divergence(method, 0.1, bf16)
+    assert found > 1e-3
+    assert found == pytest.approx(fine_divergence(method, 0.1, bf16, noise=0.0), rel=0.05)
+    assert found != fine_divergence(method, 0.1, not bf16)  # it is in the precision of the run
+
+
+@pytest.mark.parametrize("method", sorted(FINE))
+def test_evaluation_is_in_the_precision_of_the_run(method):
+    model, batch = build(method, changes={"dtype": torch.float32})
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model.eval()(**batch).logits, model.backbone(**batch).logits)
+        assert model(**batch).logits.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("model_type", sorted(SIZES.keys() - {"ibert"}))  # whose embeddings are not one tensor
 @pytest.mark.parametrize("method", ["freelb", "r3f", "smart"])
 def test_noise_is_on_real_tokens_of_every_encoder(method, model_type, monkeypatch):
     """It reaches the encoder, and padding changes nothing."""

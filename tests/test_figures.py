@@ -362,6 +362,49 @@ def test_differences_to_plain_fine_tuning(tmp_path, figures):
     assert drawn[4] == [("|", [2, 2]), ("v", [2])]
 
 
+def test_a_row_that_predicts_one_class_is_named_and_not_drawn(tmp_path, unsaved, caplog):
+    """By Matthews' correlation, and by F1 beside accuracy; accuracy alone does not tell."""
+    caplog.set_level("INFO", "asa")
+    majority = {"f1": 80.0, "accuracy": 200 / 3}  # 2 a / (1 + a) of two thirds
+    for seed in (1, 2):
+        for method, score, best in (
+            ("naive", 20.0, 20.0),
+            ("freelb", 0.0, 5.0),
+            ("smart", 0.0 if seed == 1 else 1.0, 1.0),
+        ):
+            write_finished_run(tmp_path / "CoLA", method, seed, [best, score], task_name="CoLA")
+        write_finished_run(tmp_path / "SST-2", "naive", seed, [50.0])
+        write_finished_run(tmp_path / "SST-2", "asa", seed, [50.0])
+        for method, metrics in (
+            ("naive", {"f1": 82.0, "accuracy": 70.0}),
+            ("rdrop", majority),
+            ("r3f", majority if seed == 1 else majority | {"accuracy": 66.0}),
+            ("asa", {"f1": 100.0, "accuracy": 100.0}),
+        ):
+            folder = write_finished_run(tmp_path / "MRPC", method, seed, [metrics["f1"]], task_name="MRPC")
+            results = json.loads((folder / "results.json").read_text())
+            results["epochs"][0]["metrics"] = metrics
+            (folder / "results.json").write_text(json.dumps(results))
+    output = str(tmp_path / "all.png")
+    differences.main([*(str(tmp_path / name) for name in ("CoLA", "SST-2", "MRPC")), "--output", output])
+    axis = unsaved[0].axes[0]
+    said = "not drawn, as every seed predicts one class throughout: freelb on CoLA; rdrop on MRPC"
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["", "smart", "", "asa", "", "asa", "r3f"]
+    assert axis.get_xlabel().replace("\n", " ") == f"{differences.AXIS} {said}"
+    assert caplog.messages[-1] == f"4 rows: {output}; {said}"
+
+
+def test_nothing_but_rows_that_predict_one_class(tmp_path):
+    for seed in (1, 2):
+        write_finished_run(tmp_path / "grid", "naive", seed, [20.0], task_name="CoLA")
+        write_finished_run(tmp_path / "grid", "freelb", seed, [0.0], task_name="CoLA")
+    said = message(differences.main, [str(tmp_path / "grid"), "--output", str(tmp_path / "all.png")])
+    assert said == (
+        f"{tmp_path}/grid: nothing to draw (not drawn, as every seed predicts one class throughout: freelb on CoLA)"
+    )
+    assert not (tmp_path / "all.png").exists()
+
+
 def test_differences_want_two_seeds_of_both(tmp_path):
     write_finished_run(tmp_path / "grid", "naive", 1, [90.0])
     for seed in (1, 2):

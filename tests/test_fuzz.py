@@ -34,11 +34,12 @@ FILES = GOOD_FILES | {
     "ANLI": rows(ANLI, uid="u1") * 2,
     "HellaSWAG": rows(HELLA, ind=7) * 2,
     "CoNLL-2003": CONLL_FILE,
-    "PTB": PTB_FILE,
+    "PTB": "# a comment\n1-2\tthe" + "\t_" * 8 + f"\n{PTB_FILE}2.1\tso" + "\t_" * 8 + "\n",
 }
 KNOWN = TASKS | {"PTB": dataclasses.replace(TASKS["PTB"], labels=("DT", "JJ", "NN", "VB"))}
 # What a format gives a meaning to, and what trips decoders.
-PIECES = [*b"\t\n\r\0 ,\"'\\{}[]:-_01bO", b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3", b"\\ud800", b"NaN", b"-1e999"]
+PIECES = [*b"\t\n\r\0 ,\"'\\{}[]:-_.#01bO"]
+PIECES += [b"\r\n", b"\xef\xbb\xbf", b"\xff\xfe", b"\xc3", b"\\ud800", b"NaN", b"-1e999"]
 PIECES = [piece if isinstance(piece, bytes) else bytes([piece]) for piece in PIECES]
 EDITS = st.lists(
     st.tuples(

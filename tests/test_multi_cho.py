@@ -132,7 +132,7 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
     path = tmp_path / "hellaswag_val.jsonl"
     path.write_text(json.dumps({key: value for key, value in row.items() if key != without}) + "\n")
     (example,) = read_file(HELLASWAG, path, True)
-    assert example == ChoiceExample(row["ctx"], "_", tuple(row["endings"]), 2, "42")
+    assert example == ChoiceExample(row["ctx"], "_", tuple(row["endings"]), 2, "42", cloze=True)
 
 
 # --- pairs ---
@@ -147,11 +147,13 @@ def test_hellaswag_context_whole_or_in_halves(tmp_path, without):
         ("it ___ so.", r"it a\1 so.", r"it a\1a\1a\1 so."),
     ],
 )
-def test_the_choice_follows_the_question_or_fills_its_blank(tokenizer, text, corrected, release):
+def test_the_choice_follows_the_question_or_fills_the_blank_of_a_cloze(tokenizer, text, corrected, release):
+    plain = choice_features([ChoiceExample("the plot", text, (r"a\1", "b"), None, None)], tokenizer, 40)
+    assert plain[0]["input_ids"][0] == tokenizer("the plot", rf"{text} a\1")["input_ids"]
     for protocol, expected in (("corrected", corrected), ("release", release)):
         blank = {"corrected": "_+", "release": "_"}[protocol]
         assert answered(text, r"a\1", blank) == expected
-        example = ChoiceExample("the plot", text, (r"a\1", "b"), None, None)
+        example = ChoiceExample("the plot", text, (r"a\1", "b"), None, None, cloze=True)
         features = choice_features([example], tokenizer, 40, protocol=protocol)
         assert features[0]["input_ids"][0] == tokenizer("the plot", expected)["input_ids"]
 

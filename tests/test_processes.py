@@ -1,4 +1,4 @@
-"""Two processes on a processor, as torchrun starts them, give what one process gives."""
+"""Two processes on CPU, as torchrun starts them, give what one process gives."""
 
 import argparse
 import json
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
+from asa_models import ENCODERS
+from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from test_data import write
 
 import run_sent_clas
@@ -21,7 +22,15 @@ from training import devices
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent
-FILES = ["0_pytorch_model.bin", "1_pytorch_model.bin", "SST-2.tsv", "best", "eval_results.txt", "metrics.jsonl"]
+FILES = [
+    "0_pytorch_model.bin",
+    "1_pytorch_model.bin",
+    "SST-2.tsv",
+    "best",
+    "eval_results.txt",
+    "metrics.jsonl",
+    "predictions",
+]
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +171,7 @@ def test_each_row_of_a_step_goes_to_one_process(count):
 
 @pytest.mark.parametrize("method", ["asa", "naive"])
 @pytest.mark.parametrize("head", ["sequence", "choice", "token"])
-@pytest.mark.parametrize("model_type", sorted(SIZES))
+@pytest.mark.parametrize("model_type", sorted({model_type for model_type, _ in ENCODERS}))
 def test_every_parameter_has_a_gradient(model_type, head, method):
     """Processes wait for the gradient of each parameter."""
     backbone = tiny_backbone(model_type, head)

@@ -18,6 +18,7 @@ from data.tasks import TASKS
 from experiments import launch, plan
 from experiments.records import missing, parsed, read_results
 from experiments.tables import report
+from models.methods import METHODS
 from training import arguments
 from utils import Interrupted, StopSignals, run_script
 
@@ -184,10 +185,11 @@ def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, cap
     capsys.readouterr()
     stand_in.runs()
     assert stand_in("--methods", "naive,asa", "--seeds", "2", "--dry_run", "--", "--logging_steps", "7") == 0
-    lines = capsys.readouterr().out.splitlines()
+    recipe, *lines = capsys.readouterr().out.splitlines()
+    assert recipe.startswith("# CoLA: learning_rate 2e-05 (ours), train_batch_size 32 (script default), ")
     assert lines[0] == "# CoLA/naive/seed42: finished"
     # What the finished run took; or, of 8,551 examples, 804 steps of 32 at 50 examples a second and pass.
-    assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a pro")
+    assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a CPU)")
     assert lines[3] == "# CoLA/naive/seed43: 0:00:20 in all (as 1 finished run of this task and method)"
     assert lines[7] == "# 4 runs, 1 finished, 3 to do: about 0:34:38 with --jobs 1"
     for command, method, seed in ((lines[2], "asa", 42), (lines[4], "naive", 43), (lines[6], "asa", 43)):
@@ -226,6 +228,20 @@ def test_the_published_settings_of_each_task(tmp_path):
     }
 
 
+def test_smart_is_compared_as_in_its_paper_and_as_in_its_code(tmp_path):
+    args, _ = reproduce.parse_arguments(["comparison", "--output_dir", "out"])
+    variants = {variant.label: variant for variant in reproduce.variants_of(args)}
+    assert list(variants) == [*METHODS, "smart-code"]
+    args, _ = reproduce.parse_arguments(["comparison", "--output_dir", "out", "--methods", "smart-code,naive"])
+    runs = plan.plan_runs(tmp_path, [TASKS["CoLA"]], reproduce.variants_of(args), 1, [])
+    assert [(run.name, run.args["method"], run.args["smart_bregman"]) for run in runs] == [
+        ("CoLA/smart-code/seed42", "smart", 0.0),
+        ("CoLA/naive/seed42", "naive", 1.0),
+    ]
+    [paper] = plan.plan_runs(tmp_path, [TASKS["CoLA"]], [variants["smart"]], 1, [])
+    assert [paper.args[f"smart_{name}"] for name in ("bregman", "momentum", "early_momentum")] == [1.0, 0.999, 0.99]
+
+
 def test_the_variants_of_the_ablations():
     args, _ = reproduce.parse_arguments(["ablation-tau", "--output_dir", "out"])
     variants = [(variant.label, *variant.flags) for variant in reproduce.variants_of(args)]
@@ -257,7 +273,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
         return capsys.readouterr().err.partition(": error: ")[2].strip()
 
     assert said("--tasks", "colla") == "--tasks colla: no such task; did you mean CoLA?"
-    assert said("--tasks", "SWAG") == "--tasks SWAG: it has no published settings in data/tasks.py"
+    assert said("--tasks", "SWAG") == "--tasks SWAG: it has no recipe in data/tasks.py"
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
@@ -352,3 +368,15 @@ def test_a_real_grid(tmp_path, encoder_folder):
     (other,) = table(tmp_path / "runs", "Robustness: the last epoch's checkpoint on other sets")
     assert (other["trained on"], other["scored on"], other["metric"]) == ("QQP", "PAWS-QQP test, 4", "accuracy")
     assert other["last epoch"] == f"{evaluation['eval_score']:.2f}"
+
+
+def test_every_setting_of_a_recipe_says_where_it_is_from():
+    for task in filter(lambda task: task.recipe, TASKS.values()):
+        defaults = vars(arguments.of_script(task.script, ["--do_train", "--task_name", task.name]))
+        for name, value in task.recipe.settings().items():
+            assert (value == defaults[name]) or task.recipe.source(name) != "script default", (task.name, name)
+        assert {*task.recipe.command, *task.recipe.ours} <= task.recipe.settings().keys()
+        assert all(task.recipe.settings()[name] != defaults[name] for name in task.recipe.ours)
+    recipe = TASKS["SST-2"].recipe
+    assert [recipe.source(name) for name in ("learning_rate", "weight_decay")] == ["release command", "script default"]
+    assert TASKS["CoLA"].recipe.source("learning_rate") == "ours"

@@ -1,5 +1,6 @@
 """A run that is cut off and resumed ends with the bits of one that was not."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,7 +12,11 @@ import pytest
 from accelerate import Accelerator
 from children import INTERRUPT, KILL, TERMINATE, run, start
 
+import reproduce
 from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
+from data.tasks import TASKS as TASKS_BY_NAME
+from experiments import plan
+from training.folder import versions
 from training.state import Interruption, damage
 from utils import StopSignals
 
@@ -120,6 +125,20 @@ def test_a_signal_saves_and_says_how_to_go_on(number, place, arguments, uninterr
     assert json.loads((folder / "results.json").read_text())["epochs"] == []
     assert run(script, [*argv, "--resume"], log) == 0, log.read_text()
     assert differences(folder, uninterrupted(script, arguments)) == []
+
+
+def test_smart_resumed_goes_on_with_its_average_and_schedule(arguments, tmp_path):
+    """Killed in the first tenth of 20 steps, just after it, and later."""
+    script, flags = "run_sent_clas", ["--train_batch_size", "1", "--gradient_accumulation_steps", "1"]
+    flags += ["--max_train_steps", "20", "--method", "smart", "--smart_early_momentum", "0.2"]
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert run(script, arguments(script, whole, *flags), log) == 0, log.read_text()
+    for call in (2, 3, 9):
+        resume = ["--resume"] if cut.exists() else []
+        blow = ("training.loop", "optimize", call, KILL)
+        assert run(script, arguments(script, cut, *flags, *resume), log, blow) == -KILL
+    assert run(script, arguments(script, cut, *flags, "--resume"), log) == 0, log.read_text()
+    assert differences(cut, whole) == []
 
 
 def test_a_signal_that_insists_is_obeyed(monkeypatch, foreground):
@@ -231,6 +250,136 @@ def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     assert "--resume: the precision is fp32, and the run in" in log.read_text().splitlines()[-1]
     states = {path: path.read_bytes() for path in (folder / "states").rglob("*") if path.is_file()}
     assert states == {path: content for path, content in before.items() if "states" in path.parts}
+
+
+NAMES = (
+    "python",
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "seqeval",
+    "code",
+)
+
+
+def saved_with(state: Path, **changes: str | None) -> None:
+    """Let a state say that it was saved with other versions; with `all=None`, let it say nothing of them."""
+    progress = json.loads((state / "progress.json").read_text())
+    if changes == {"all": None}:
+        del progress["segments"]
+    else:
+        progress["segments"][-1]["versions"] |= changes
+    (state / "progress.json").write_text(json.dumps(progress))
+    with open(state / "progress.json", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    lines = (state / "SHA256SUMS").read_text().splitlines()[:-1]
+    (state / "SHA256SUMS").write_text("\n".join([*lines, f"{digest}  progress.json", ""]))
+
+
+def cut_off(folder: Path, arguments, log: Path) -> tuple[list[str], Path]:
+    """The command of a run that was killed in its third step, and its last state."""
+    argv = arguments("run_sent_clas", folder)
+    assert run("run_sent_clas", argv, log, ("training.loop", "optimize", 3, KILL)) == -KILL
+    return argv, sorted((folder / "states").iterdir())[-1]
+
+
+def segments_of(folder: Path) -> list[dict]:
+    return json.loads((folder / "results.json").read_text())["segments"]
+
+
+def test_results_say_which_steps_were_taken_with_what(arguments, uninterrupted, tmp_path):
+    now = versions()
+    assert tuple(now) == NAMES
+    whole = segments_of(uninterrupted("run_sent_clas", arguments))
+    assert whole == [{"from_step": 0, "to_step": 6, "versions": now}]
+    argv, _ = cut_off(tmp_path / "cut", arguments, tmp_path / "log")
+    assert segments_of(tmp_path / "cut") == [{"from_step": 0, "to_step": 0, "versions": now}]
+    assert run("run_sent_clas", [*argv, "--resume"], tmp_path / "log") == 0
+    assert segments_of(tmp_path / "cut") == [
+        {"from_step": 0, "to_step": 2, "versions": now},
+        {"from_step": 2, "to_step": 6, "versions": now},
+    ]
+
+
+def test_other_code_or_libraries_are_refused_by_name(arguments, uninterrupted, tmp_path):
+    """Unless it is asked for; then the results tell of both."""
+    folder, log, now = tmp_path / "cut", tmp_path / "log", versions()
+    _, state = cut_off(folder, arguments, log)
+    (folder / ".lock").unlink()  # which the killed run could not
+    add = "add --resume_changed_code to go on"
+    for number, (changes, expected) in enumerate(
+        (
+            ({"all": None}, f" does not say which code and libraries saved it, as older code did not: {add} all the"),
+            (
+                {"torch": "1.9", "code": "0123456789ab-dirty"},
+                " was saved with torch 1.9, not {torch}, code 0123456789ab-",
+            ),
+            (
+                {"code": "0123456789ab"},
+                " was saved with code 0123456789ab, not {code}: go on with what the run began with",
+            ),
+        )
+    ):
+        copy, said = tmp_path / str(number), tmp_path / f"{number}.log"
+        shutil.copytree(folder, copy)
+        saved_with(copy / "states" / state.name, **changes)
+        before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+        argv = [*arguments("run_sent_clas", copy), "--resume"]
+        assert run("run_sent_clas", argv, said) == 2
+        last = said.read_text().splitlines()[-1]
+        where = f"run_sent_clas.py: error: --resume: {copy / 'states' / state.name}"
+        assert last.startswith(where + expected.format(**now))
+        assert add in last
+        assert "Traceback" not in said.read_text()
+        assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+        assert run("run_sent_clas", [*argv, "--resume_changed_code"], said) == 0, said.read_text()
+        first = {"from_step": 0, "to_step": 2, "versions": None if "all" in changes else now | changes}
+        assert segments_of(copy) == [first, {"from_step": 2, "to_step": 6, "versions": now}]
+        assert differences(copy, uninterrupted("run_sent_clas", arguments)) == []
+
+
+def test_what_is_not_known_is_not_compared(arguments, tmp_path):
+    """As the commit, where the code is not in a Git repository."""
+    argv, state = cut_off(tmp_path / "cut", arguments, tmp_path / "log")
+    saved_with(state, code=None, seqeval=None)
+    assert run("run_sent_clas", [*argv, "--resume"], tmp_path / "log") == 0, (tmp_path / "log").read_text()
+
+
+def test_a_grid_says_which_run_it_cannot_resume_and_why(given, tmp_path, capsys):
+    """And goes on with it where that is asked for, as a run of the same setting."""
+    places = ["--data_dir", str(given / "sets"), "--encoder", str(given / "encoder"), "--output_dir", str(tmp_path)]
+    grid = [
+        "main",
+        "--tasks",
+        "SST-2",
+        "--methods",
+        "naive",
+        "--seeds",
+        "1",
+        "--no_cuda",
+        "--max_train_steps",
+        "3",
+        *places,
+    ]
+    flags = ["--max_seq_length", "40", "--train_batch_size", "4", "--save_steps", "1"]
+    args, extra = reproduce.parse_arguments([*grid, "--", *flags])
+    passed = [*reproduce.passed_flags(args), *extra]
+    [planned] = plan.plan_runs(tmp_path, [TASKS_BY_NAME["SST-2"]], reproduce.variants_of(args), args.seeds, passed)
+    argv = planned.command[2:]
+    assert run("run_sent_clas", argv, tmp_path / "log", ("training.loop", "optimize", 3, KILL)) == -KILL
+    saved_with(sorted((planned.folder / "states").iterdir())[-1], numpy="0.1")
+    with pytest.raises(SystemExit):
+        reproduce.main([*grid, "--", *flags])
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  SST-2/naive/seed42: failed")]
+    assert len(said) == 1
+    assert "00000002 was saved with numpy 0.1, not " in said[0]
+    assert "or add --resume_changed_code to go on with what there is now" in said[0]
+    reproduce.main([*grid, "--", *flags, "--resume_changed_code"])
+    assert [segment["versions"]["numpy"] for segment in segments_of(planned.folder)] == ["0.1", versions()["numpy"]]
 
 
 def test_a_run_keeps_others_out_of_its_folder(arguments, uninterrupted, tmp_path):

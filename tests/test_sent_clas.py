@@ -81,6 +81,7 @@ def test_train_evaluate_and_test(method, command, tmp_path, capsys):
         "best",
         "eval_results.txt",
         "metrics.jsonl",
+        "predictions",
         "results.json",
     ]
     lines = (out / "eval_results.txt").read_text().splitlines()
@@ -131,7 +132,7 @@ def test_a_saved_checkpoint_scores_as_it_did(command, tmp_path, capsys):
         file = str(tmp_path / "out" / source)
         assert command("--do_eval", "--do_test", test_model_file=file, output_dir=str(folder)) == 0
         assert capsys.readouterr().out.strip() == expected
-        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json"]
+        assert sorted(path.name for path in folder.iterdir()) == ["SST-2.tsv", "evaluation.json", "predictions"]
         record = json.loads((folder / "evaluation.json").read_text())
         assert record["eval_score"] == pytest.approx(best["eval_score"])
         assert record["args"]["test_model_file"] == file
@@ -267,9 +268,12 @@ def test_results_are_not_replaced_unless_asked(command, tmp_path, capsys):
         assert command(*flags, **changes) == 2
         assert "it has results already" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
-    scores = write(tmp_path / "out" / "on-others" / "evaluation.json", "{}")  # of the weights that now go
+    # Of the weights that now go, and of others.
+    of = {"task_name": "SST-2", "test_model_file": str(tmp_path / "out" / "0_pytorch_model.bin")}
+    scores = write(tmp_path / "out" / "on-others" / "evaluation.json", json.dumps({"args": of}))
+    others = write(tmp_path / "out" / "of-others" / "evaluation.json", "{}")
     assert command("--do_train", "--do_eval", "--overwrite_output_dir", num_train_epochs="2", seed="7") == 0
-    assert not scores.exists()
+    assert (scores.exists(), others.exists()) == (False, True)
     assert results(tmp_path / "out")["args"]["seed"] == 7
     assert len((tmp_path / "out" / "eval_results.txt").read_text().splitlines()) == 2
 

@@ -1,17 +1,21 @@
 """The tables made of recorded runs, by value."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recorded_runs import column, table, write_run
 from script_runs import message, results_of
 
 import reproduce
+from data.features import Features
+from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments.records import different_settings, missing, parsed, read_results, settings
-from experiments.tables import compare, grouped, over_seeds, report
+from experiments.tables import MIXED, MIXED_NOTE, NOTES, compare, grouped, over_seeds, report
 
 
 def test_statistics_by_hand():
@@ -61,7 +65,7 @@ def test_the_difference_has_an_interval_and_tests(tmp_path):
     for seed, gain in enumerate((1, 2, 3)):
         write_run(tmp_path, "naive", seed, [90.0])
         write_run(tmp_path, "asa", seed, [90.0 + gain])
-    said = column(tmp_path, "Main table", "to naive, last epoch")
+    said = column(tmp_path, "Main table", "difference from fine-tuning, last epoch")
     assert said == ["", "+2.00 [-0.48, +4.48], p 0.074, flips 0.250, 3 pairs"]
 
 
@@ -99,7 +103,7 @@ def test_what_varies_decides_on_the_table(tmp_path):
     write_run(tmp_path, "rdrop", 1, [84.0], task_name="CoLA", minutes=3)
     write_run(tmp_path, "rdrop", 1, [85.0], task_name="CoLA", minutes=3, rdrop_alpha=4.0, name="alpha")
     assert column(tmp_path, "Main table", "method", "last epoch") == [("naive", "80.00"), ("asa", "80.50")]
-    assert column(tmp_path, "Ablation: weight of the penalty", "method", "to naive, last epoch") == [
+    assert column(tmp_path, "Ablation: weight of the penalty", "method", "difference from fine-tuning, last epoch") == [
         ("naive", ""),
         ("asa, tau 0.1", "+0.10, 1 pair"),
         ("asa", "+0.50, 1 pair"),
@@ -113,6 +117,42 @@ def test_what_varies_decides_on_the_table(tmp_path):
         ("asa", "1.00"),
         ("rdrop", "3.00"),
         ("rdrop, rdrop_alpha 4", "3.00"),
+    ]
+
+
+def test_what_has_to_be_known_of_a_baseline_is_said_below_it(tmp_path):
+    write_run(tmp_path, "naive", 1, [80.0], task_name="CoLA")
+    write_run(tmp_path, "rdrop", 1, [81.0], task_name="CoLA")
+    write_run(tmp_path, "smart", 1, [82.0], task_name="CoLA")
+    write_run(tmp_path, "smart", 1, [83.0], task_name="CoLA", smart_bregman=0.0, name="code")
+    assert column(tmp_path, "Comparison of methods", "method", "last epoch")[2:] == [
+        ("smart, smart_bregman 0", "83.00"),
+        ("smart", "82.00"),
+    ]
+    text = report(tmp_path, read_results(tmp_path), {}, times=False)
+    assert text.endswith(f"\n\n*smart*: {NOTES['smart']}.")
+    assert "with `smart_bregman` 0 as in the authors' code" in text
+    assert "*r3f*" not in text
+    write_run(tmp_path, "r3f", 1, [84.0], task_name="CoLA")
+    assert report(tmp_path, read_results(tmp_path), {}, times=False).endswith(f"*r3f*: {NOTES['r3f']}.")
+
+
+def test_what_older_runs_did_is_not_today_s_default(tmp_path):
+    """FreeLB's noise was not scaled, and SMART's average had one momentum."""
+    write_run(tmp_path, "naive", 1, [80.0], task_name="CoLA")
+    for method, later in (("freelb", "freelb_embedding_norm"), ("smart", "smart_early_momentum")):
+        write_run(tmp_path, method, 1, [81.0], task_name="CoLA")
+        folder = write_run(tmp_path, method, 1, [82.0], task_name="CoLA", name=f"older {method}")
+        run = results_of(folder)
+        del run["args"][later]
+        (folder / "results.json").write_text(json.dumps(run))
+        args = parsed(TASKS["CoLA"], ["--do_train", "--task_name", "CoLA", "--method", method])
+        assert f"{later} 0" in different_settings(run, args)
+    assert column(tmp_path, "Comparison of methods", "method", "last epoch")[1:] == [
+        ("freelb, freelb_embedding_norm 0", "82.00"),
+        ("freelb", "81.00"),
+        ("smart", "81.00"),
+        ("smart, smart_early_momentum 0.999", "82.00"),
     ]
 
 
@@ -153,6 +193,42 @@ def test_older_results_count_by_their_last_epoch(tmp_path):
     assert column(tmp_path, "Main table", "last epoch") == ["94.00"]
 
 
+def of_code(folder: Path, code: str | None, *segments: str | None) -> None:
+    """Let a recorded run tell of the code that made it; a segment may not tell of any."""
+    run = results_of(folder) | {"versions": {"code": code}}
+    if segments:
+        run["segments"] = [
+            {"from_step": place, "to_step": place + 1, "versions": each and {"code": each}}
+            for place, each in enumerate(segments)
+        ]
+    (folder / "results.json").write_text(json.dumps(run))
+
+
+@pytest.mark.parametrize(
+    ("runs", "codes", "marked"),
+    [
+        ([("a", "a"), ("a", "a", "a")], ["a"], False),
+        ([("a",), ("a",)], ["a"], False),  # older records, without segments
+        ([("a",), ("a", "a")], ["a"], False),
+        ([("a",), (None,)], ["a"], False),  # not known
+        ([("a",), ("b",)], ["a", "b"], True),
+        ([("a", "a"), ("b", "b")], ["a", "b"], True),
+        ([("b", "a", "b"), ("b", "b")], ["a", "b"], True),  # resumed with other code
+        ([("b", None, "b"), ("b", "b")], ["b", "unknown"], True),
+    ],
+)
+def test_a_row_of_more_than_one_code_version_is_marked(runs, codes, marked, tmp_path):
+    """By the segments of a run, or between its seeds; rows of one version have no mark, and a table of them no note."""
+    for seed, run in enumerate(runs):
+        of_code(write_run(tmp_path, "asa", seed, [90.0]), *run)
+        of_code(write_run(tmp_path, "naive", seed, [90.0]), "c")
+    assert column(tmp_path, "Main table", "method", "n") == [("naive", "2"), ("asa", f"2{MIXED * marked}")]
+    text = report(tmp_path, read_results(tmp_path), {}, tmp_path / "report")
+    assert text.count(MIXED_NOTE) == marked
+    rows = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert [row["code"] for row in rows] == [["c"], codes]
+
+
 def test_what_is_no_results_file(tmp_path):
     assert message(report, tmp_path, [], {}).startswith(f"{tmp_path}: no results.json of an evaluated run")
     (tmp_path / "grid.json").write_text("{}")
@@ -175,10 +251,43 @@ def test_another_setting_is_named():
 
 
 @pytest.mark.parametrize("folder", ["minilm", "robustness"])
-def test_the_tables_of_the_readme_are_those_of_the_program(folder, capsys):
+def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     root = Path(reproduce.__file__).parent
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
-    readme = (root / "README.md").read_text(encoding="utf-8")
+    recorded = (root / "results" / "README.md").read_text(encoding="utf-8")
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 2  # more than a heading
-    assert [row for row in rows if row not in readme] == []
+    rows, recorded = [row.replace(MIXED, "") for row in rows], recorded.replace(MIXED, "")
+    assert [row for row in rows if row not in recorded] == []
+
+
+def test_twice_the_epochs_of_fine_tuning_cost_as_much(tmp_path):
+    for seed in (42, 43):
+        write_run(tmp_path, "naive", seed, [50.0 + seed], task_name="CoLA")
+        write_run(tmp_path, "asa", seed, [53.0 + seed], task_name="CoLA")
+        write_run(tmp_path, "naive", seed, [52.0 + 2 * seed], task_name="CoLA", num_train_epochs=6, name=f"long{seed}")
+    cells = column(tmp_path, "Main table", "method", "settings", "at equal cost, last epoch")
+    assert [cell[:2] for cell in cells] == [
+        ("naive", "bf16"),
+        ("asa", "bf16"),
+        ("naive", "bf16, num_train_epochs 6"),
+    ]
+    # 53 + 42 - (52 + 84) = -41 and -42.
+    assert cells[1][2].startswith("-41.50 [-47.85, -35.15]")
+    assert cells[0][2] == cells[2][2] == ""
+
+
+def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
+    """The row says what experiments.bootstrap makes of the files, and the sampling error is said in words."""
+    rows = Features({"input_ids": [[1]] * 100}, labels=[number % 2 for number in range(100)])
+    for seed in (42, 43, 44):
+        for method, wrong in (("naive", 10 + seed % 3), ("asa", 14 + 2 * (seed % 3))):
+            found = [1 - number % 2 if number < wrong else number % 2 for number in range(100)]
+            folder = write_run(tmp_path, method, seed, [100.0 - wrong])
+            write_predictions(folder / "predictions" / "SST-2.parquet", rows, [np.eye(2)[label] for label in found])
+    [(_, plain), (_, said)] = column(tmp_path, "Main table", "method", "difference from fine-tuning, last epoch")
+    assert plain == ""
+    low, high = map(float, re.search(r"rows too \[(.+), (.+)\]", said).groups())
+    assert low < -5 < high < 0
+    text = report(tmp_path, read_results(tmp_path), {})
+    assert "one run's accuracy would move by about 3." in text

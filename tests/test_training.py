@@ -20,6 +20,7 @@ from data.batches import StepSampler
 from data.features import Features
 from models import methods
 from models.asa import AsaModel
+from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
 from training import accumulation, arguments, devices, loop
 from training.folder import RunFolder
@@ -196,6 +197,80 @@ def test_clipping_bounds_the_step(tmp_path):
     assert seen == [pytest.approx(0.01, rel=1e-3)]
 
 
+def of_step(folder, max_grad_norm: float) -> tuple[dict, dict, dict]:
+    """The gradients of encoder and adversaries that an optimizer gets from a step of ASA, and the step's figures."""
+    apart = {}, {}
+
+    def keep():
+        for name, gradient in gradients(run.model).items():
+            apart[name.startswith("adversaries.")][name] = gradient.clone()
+
+    run = make_run(folder, AsaModel(tiny_backbone()), max_grad_norm=max_grad_norm)
+    figures, finite = loop.optimize(run, [tiny_batch()], argparse.Namespace(step=keep, zero_grad=lambda: None))
+    assert finite
+    return *apart, figures
+
+
+def total(gradients: dict) -> float:
+    return sum(gradient.square().sum().item() for gradient in gradients.values()) ** 0.5
+
+
+def test_the_adversaries_gradient_is_clipped_apart(tmp_path):
+    """It is the longer one, and the encoder's is not scaled for it."""
+    encoder, adversaries, figures = of_step(tmp_path / "free", 0.0)
+    norms = total(encoder), total(adversaries)
+    assert norms[0] < norms[1] / 10
+    bound = 2 * norms[0]
+    same, clipped, again = of_step(tmp_path / "clipped", bound)
+    assert all(torch.equal(same[name], gradient) for name, gradient in encoder.items())
+    for name, gradient in adversaries.items():
+        assert relative_error(clipped[name], gradient * bound / norms[1]) < 1e-6
+    for logged in (figures, again):  # before they are clipped
+        assert (logged["grad_norm"].item(), logged["adversary_grad_norm"].item()) == pytest.approx(norms)
+
+    both = of_step(tmp_path / "both", 0.01)
+    assert [total(part) for part in both[:2]] == [pytest.approx(0.01, rel=1e-3)] * 2
+    assert (both[2]["grad_norm"].item(), both[2]["adversary_grad_norm"].item()) == pytest.approx(norms)
+
+
+@pytest.mark.parametrize(("method", "logged"), [("asa", True), ("random_mask", False), ("naive", False)])
+def test_both_norms_are_logged_where_there_are_two(method, logged, tmp_path):
+    settings = argparse.Namespace(tau=0.5, protocol="corrected", random_mask_keep_rate=0.9)
+    model = methods.build(method, tiny_backbone(dtype=torch.float32), settings)
+    train(make_run(tmp_path / "run", model, report_to="tensorboard"), features(8), {}, {})
+    rows = metrics_of(tmp_path / "run")
+    assert all(row["grad_norm"] > 0 for row in rows)
+    assert ["adversary_grad_norm" in row for row in rows] == [logged] * 3
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    for name in ("grad_norm", "adversary_grad_norm")[: 1 + logged]:
+        found = [event.value for event in events.Scalars(name)]
+        assert found == pytest.approx([row[name] for row in rows])
+    assert ("adversary_grad_norm" in events.Tags()["scalars"]) == logged
+
+
+def test_smart_knows_how_far_training_is(tmp_path, monkeypatch):
+    """After the first tenth of the steps, here two of 20, its average follows more slowly."""
+    settings = {"weight": 1.0, "noise": 0.01, "step_size": 0.01, "steps": 1, "radius": 0.0, "bregman": 1.0}
+    model = Smart(tiny_backbone(), momentum=0.9, early_momentum=0.5, **settings)
+    weights, averages = [], []
+
+    def optimize(*arguments, original=loop.optimize):
+        done = original(*arguments)
+        weights.append(model.backbone.classifier.weight.detach().clone())
+        averages.append(model.average.classifier.weight.clone())
+        return done
+
+    monkeypatch.setattr(loop, "optimize", optimize)
+    expected = model.backbone.classifier.weight.detach().clone()
+    run = make_run(tmp_path / "run", model, max_train_steps=20, lr_scheduler_type="constant")
+    train(run, features(24), {}, {})
+    for step in range(20):  # an average is taken at the start of the next step
+        assert torch.allclose(averages[step], expected, rtol=1e-12), step
+        momentum = 0.5 if step + 1 <= 2 else 0.9
+        expected = momentum * expected + (1 - momentum) * weights[step]
+
+
 def test_biases_and_norms_are_not_decayed():
     model = AsaModel(tiny_backbone())
     decayed, free = parameter_groups(model, 0.01)
@@ -363,8 +438,24 @@ def test_a_gradient_that_is_not_finite_stops_the_run_where_it_is(tmp_path):
     assert [row["step"] for row in metrics_of(run.folder.path)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    ("max_grad_norm", "advice"),
+    [
+        (0.0, "lower --learning_rate 0.001, or clip with --max_grad_norm;"),
+        (2.5, "lower --learning_rate 0.001, or lower --max_grad_norm 2.5;"),
+    ],
+)
+def test_a_gradient_of_the_adversaries_that_is_not_finite_stops_the_run(max_grad_norm, advice, tmp_path):
+    model = AsaModel(tiny_backbone(dtype=torch.float32))
+    model.adversaries[1].key.weight.register_hook(lambda gradient: gradient * float("nan"))
+    run = make_run(tmp_path / "run", model, max_grad_norm=max_grad_norm)
+    said = message(train, run, features(8), {}, {})
+    assert said.startswith("step 1, epoch 0: the loss or its gradient is not finite on the training rows 0, 1, 2")
+    assert advice in said
+
+
 def fp16_run(folder, model) -> Run:
-    """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on a processor."""
+    """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on CPU."""
     run = make_run(folder, model)
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     run.accelerator.native_amp = True

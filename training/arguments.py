@@ -22,7 +22,7 @@ POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 # What says where and how a run computes, and not what: it may change when the run is resumed.
 EXECUTION = {
     *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
-    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test"),
+    *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -138,7 +138,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--load_model_path",
         default="bert-base-uncased",
-        help="folder, installed encoder package, or name on the Hub (default: %(default)s)",
+        help="folder, installed or fetched encoder, or name on the Hub (default: %(default)s)",
     )
     group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
     group.add_argument(
@@ -196,7 +196,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
     group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
     group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
-    group.add_argument("--max_grad_norm", type=non_negative, default=0.0, help="clip the gradient; 0 is off")
+    group.add_argument(
+        "--max_grad_norm",
+        type=non_negative,
+        default=0.0,
+        help="clip the gradient, the adversaries' apart from the rest, each to this norm; 0 is off (default: 0)",
+    )
     group.add_argument("--group_by_length", action="store_true", default=None, help="batch sequences of like length")
     group.add_argument("--no_group_by_length", action="store_false", dest="group_by_length")
     group.add_argument("--seed", type=natural, default=42)
@@ -215,6 +220,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         const="latest",
         metavar="STATE",
         help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+    )
+    group.add_argument(
+        "--resume_changed_code",
+        action="store_true",
+        help="go on also where the code or a library is another one than the state was saved with",
     )
     group.add_argument(
         "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"
@@ -239,13 +249,21 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
         ("freelb_lr", positive, 0.1, "length of a step of the noise"),
         ("freelb_init", non_negative, 1.0, "size of the first noise"),
         ("freelb_max_norm", non_negative, 0.6, "bound of the noise; 0 for none"),
+        (
+            "freelb_embedding_norm",
+            non_negative,
+            4.4,
+            "norm of the word embeddings that these three sizes are for, RoBERTa-large's; they are scaled to the"
+            " encoder's own; 0 takes them as they stand",
+        ),
         ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
         ("smart_noise", non_negative, 1e-5, "standard deviation of the first noise"),
         ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
         ("smart_steps", positive_int, 1, "of the noise"),
         ("smart_radius", non_negative, 0.0, "bound of the noise; 0 for none"),
         ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
-        ("smart_momentum", proportion, 0.999, "of the averaged weights"),
+        ("smart_momentum", proportion, 0.999, "of the averaged weights, after the first tenth of the steps"),
+        ("smart_early_momentum", proportion, 0.99, "of the averaged weights, in the first tenth of the steps"),
         ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
         ("r3f_eps", positive, 1e-5, "range or standard deviation of the noise"),
     )

@@ -27,7 +27,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
         raise InputError(f"{here} processes cannot share {gpus} GPU{'s' * (gpus > 1)}: start fewer, or add --no_cuda")
     tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
-    # Several processes find each other on a processor only if told that it is to be the processor.
+    # Several processes find each other on CPU only if told that it is to be the CPU.
     cpu = args.no_cuda or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **tracking)
     started = int(os.environ.get("WORLD_SIZE", 1))
@@ -47,6 +47,6 @@ def wait_for_all(accelerator: Accelerator) -> None:
 
 
 def _has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 matrices itself."""
+    """Whether the CPU multiplies bfloat16 matrices itself."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

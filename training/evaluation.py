@@ -72,11 +72,16 @@ def ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def evaluate(run: Run, sets: dict[str, Features]) -> dict:
-    """Scores of all sets: `eval_loss` and `eval_score` of the first, and `metrics`, where the others' have a prefix."""
+def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[np.ndarray]]]:
+    """The scores of all sets, and the logits of each set's rows.
+
+    The scores are `eval_loss` and `eval_score` of the first set, and `metrics`, where the others' have a prefix.
+    """
     scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
+    predictions = {}
     for name, features in sets.items():
         logits, loss = predict(run, features)
+        predictions[name] = logits
         metrics = run.head.score(features, logits)
         if run.accelerator.is_main_process:
             log.info(f"{name}: " + ", ".join(f"{metric} {value:.2f}" for metric, value in metrics.items()))
@@ -84,7 +89,7 @@ def evaluate(run: Run, sets: dict[str, Features]) -> dict:
             scores = {"eval_loss": loss, "eval_score": next(iter(metrics.values())), "metrics": metrics}
         else:
             scores["metrics"] |= {f"{name}/{metric}": value for metric, value in metrics.items()}
-    return scores
+    return scores, predictions
 
 
 def epoch_line(record: dict, loss_name: str) -> str:

@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,22 +17,45 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
+from data.predictions import file_name
+from data.tasks import TASKS
 from training.arguments import EXECUTION, SETTLED
 from training.state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
+# Which names in its folder a run writes. What bears another name is somebody else's, and is never removed.
+CHECKPOINT = re.compile(r"\d+_pytorch_model\.bin")
+RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|best|{CHECKPOINT.pattern}")
+STATE = re.compile(r"\d{8,}(-evaluated)?")
+PREDICTIONS = re.compile(r".+\.parquet")
+BESIDE_TRAINING = "evaluation-"  # begins the names of predictions that are not those of the training
+EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
+EVENTS = re.compile(rf"events\.out\.tfevents\..+{re.escape(EVENTS_SUFFIX)}")
+# What transformers writes into best/, which is always replaced as a whole.
+EXPORTED = re.compile(
+    r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
+    r"|model.*\.safetensors(\.index\.json)?|vocab\.\w+|merges\.txt|.+\.model|.+\.jinja"
+)
+# Beside its place, what is being written (utils.atomic_file), and what it replaces.
+HIDDEN = re.compile(r"^\.(?P<name>.+)\.(tmp|old)$")
+# The arguments that name files which a run reads, or caches to read again.
+INPUTS = ("load_model_path", "test_model_file", "data_dir", "eval_file", "cache_dir", "token_cache_dir")
+
 
 class RunFolder:
     """The files of one run.
 
-    results.json       arguments, versions, device, a record an epoch, the best epoch, whether the run has finished
+    results.json       arguments, versions, device, which steps were taken with which versions, a record an epoch, the
+                       best epoch, whether the run has finished
     eval_results.txt   the printed line of each epoch
     metrics.jsonl      a record a logging step
     best/              the best epoch as a stock Hugging Face folder
+    predictions/       label and logits of each evaluated row, a file a set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
     states/            until the run has finished: what it takes to go on from a step
+    tensorboard/       with --report_to tensorboard
     """
 
     def __init__(self, path: str | Path):
@@ -39,19 +64,26 @@ class RunFolder:
         self.lines = self.path / "eval_results.txt"
         self.metrics = self.path / "metrics.jsonl"
         self.best = self.path / "best"
+        self.predictions = self.path / "predictions"
         self.evaluation = self.path / "evaluation.json"
         self.states = self.path / "states"
+        self.tensorboard = self.path / "tensorboard"
         self._lock = FileLock(self.path / ".lock")
 
     def checkpoint(self, epoch: int) -> Path:
         return self.path / f"{epoch}_pytorch_model.bin"
+
+    def predictions_of(self, set_name: str, training: bool) -> Path:
+        """The predictions on a set; those of an evaluation do not replace those of a training in the same folder."""
+        beside = not training and self.results.exists()
+        return self.predictions / f"{BESIDE_TRAINING * beside}{file_name(set_name)}"
 
     def state(self, step: int, evaluated: bool) -> Path:
         return self.states / f"{step:08d}{'-evaluated' if evaluated else ''}"
 
     def saved_states(self) -> list[Path]:
         """The states of this run, oldest first."""
-        return sorted(self.states.glob("[0-9]*"))
+        return [path for path in _named(self.states.glob("*"), STATE.fullmatch) if not HIDDEN.fullmatch(path.name)]
 
     def submission(self, name: str) -> Path:
         return self.path / f"{name}.tsv"
@@ -60,39 +92,119 @@ class RunFolder:
         """The predictions files of a task, there or not."""
         return [self.submission(data_set.submission) for data_set in task.submissions.values()]
 
-    def trained(self) -> list[Path]:
-        """What an earlier training run left here."""
-        files = [self.results, self.lines, self.metrics, self.best, self.states]
-        return [path for path in files if path.exists()] + sorted(self.path.glob("[0-9]*_pytorch_model.bin"))
+    def replaced(self, args: argparse.Namespace, task) -> list[Path]:
+        """What stands here that a run with these arguments writes over, or that tells of weights which it replaces.
 
-    def check(self, args: argparse.Namespace, task) -> None:
+        This one list is what makes a run refuse the folder, and what `--overwrite_output_dir` removes. `log.txt` is not
+        on it: a grid appends to it.
+        """
+        tasks = [task] if args.do_test or args.do_train else []
+        names = {self.evaluation.name} if args.do_eval or args.do_train else set()
+        if args.do_train:  # what other tasks' test sets got from the weights that go
+            known = [_arguments(record) for record in (self.results, self.evaluation)]
+            tasks += [TASKS[of["task_name"]] for of in known if of.get("do_test") and of.get("task_name") in TASKS]
+        names |= {path.name for each in tasks for path in self.submissions(each)}
+        found = _named(self.path.glob("*"), names.__contains__)
+        if args.do_train or args.do_eval:
+            own = BESIDE_TRAINING if self.results.exists() and not args.do_train else ""
+            predictions = _named(self.predictions.glob("*"), PREDICTIONS.fullmatch)
+            found += [path for path in predictions if path.name.removeprefix(".").startswith(own)]
+        if args.do_train:
+            found += _named(self.path.glob("*"), RECORDS.fullmatch)
+            found += _named(self.states.glob("*"), STATE.fullmatch)
+            found += _named(self.tensorboard.glob("*"), EVENTS.fullmatch)
+            found += self._scores_below()
+        return found
+
+    def _scores_below(self) -> list[Path]:
+        """In the folders of this one, what evaluations of its weights have written."""
+        found = []
+        for path in sorted(self.path.glob(f"*/{self.evaluation.name}")):
+            args = _arguments(path)
+            if self._is_of_here(args.get("test_model_file")):
+                task = TASKS.get(args.get("task_name"))
+                scored = argparse.Namespace(do_train=False, do_eval=True, do_test=task and args.get("do_test"))
+                found += RunFolder(path.parent).replaced(scored, task)
+        return found
+
+    def _is_of_here(self, checkpoint: str | None) -> bool:
+        """Whether a recorded checkpoint is one of this folder; if it is nowhere, whether it has the name of one."""
+        if not checkpoint:
+            return False
+        path, here = Path(checkpoint).resolve(), self.path.resolve()
+        if here in path.parents:
+            name = path.relative_to(here).parts[0]
+        elif path.exists():
+            return False
+        else:
+            name = path.name
+        return name in (self.best.name, self.states.name) or CHECKPOINT.fullmatch(name) is not None
+
+    def check(self, args: argparse.Namespace, task, data_files: Iterable[Path] = ()) -> None:
         """Raise `InputError` if this run may not use the folder as it is; writes nothing.
 
         It cannot be written, which is better found now than after an epoch; or it has results that the run would
-        replace and may not; or it does not have the run that is to be resumed.
+        replace and may not, or of which it needs some itself; or it does not have the run that is to be resumed.
+
+        Args:
+            data_files: those that the run reads.
         """
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
             raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
         if not os.access(there, os.W_OK | os.X_OK):
             raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
+        for folder in (self.states, self.predictions, self.tensorboard) if args.do_train else ():
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"--output_dir {self.path}: the file {folder.name} is in the way")
         if args.resume:
             self._check_resumed(args)
             return
-        used = self.trained() if args.do_train else []
-        if args.do_eval and not args.do_train:
-            used.append(self.evaluation)
-        if args.do_test:
-            used += self.submissions(task)
-        used = [path for path in used if path.exists()]
-        if used and not args.overwrite_output_dir:
+        replaced = self.replaced(args, task)
+        if args.overwrite_output_dir:
+            self._check_removal(args, replaced, data_files)
+            return
+        # What was never finished is no result, and is replaced by what is.
+        used = [path for path in replaced if path.suffix != ".tmp"]
+        if used:
+            first = self.results if self.results in used else used[0]
             unfinished = args.do_train and self.saved_states()
             raise InputError(
-                f"--output_dir {self.path}: it has results already ({used[0].name}): give another folder,"
-                f" {'--resume to go on with them, ' if unfinished else ''}or --overwrite_output_dir to replace them"
+                f"--output_dir {self.path}: it has results already ({first.relative_to(self.path)}): give another"
+                f" folder, {'--resume to go on with them, ' if unfinished else ''}or --overwrite_output_dir to replace"
+                " them"
             )
 
+    def _check_removal(self, args: argparse.Namespace, removed: list[Path], data_files: Iterable[Path]) -> None:
+        """Raise `InputError` if what is to be removed holds something that the run reads, or that no run wrote."""
+        values = {name: getattr(args, name, None) for name in INPUTS}
+        inputs = [(f"--{name} {value}", Path(value)) for name, value in values.items() if value]
+        for name in ("load_model_path", "test_model_file"):
+            if values[name] and (folder := Path(values[name])).is_dir():
+                inputs += [(f"--{name} {folder}", path) for path in sorted(folder.iterdir()) if path.is_symlink()]
+        inputs += [(f"--data_dir {args.data_dir}: {path}", path) for path in data_files]
+        places = {path.resolve(): path for path in removed}
+        for said, path in inputs:
+            for place in (path.resolve(), *path.resolve().parents):
+                if place in places:
+                    raise InputError(
+                        f"{said}: this run needs it, and --overwrite_output_dir would remove {places[place]}:"
+                        " give another --output_dir"
+                    )
+        if args.do_train:
+            self._check_best()
+
+    def _check_best(self) -> None:
+        """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
+        for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
+            if not EXPORTED.fullmatch(file.name):
+                raise InputError(
+                    f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
+                    " best/: move it away"
+                )
+
     def _check_resumed(self, args: argparse.Namespace) -> None:
+        self._check_best()
         begun = self.read_results()
         if begun is None:
             raise InputError(f"--resume: there is no run in --output_dir {self.path}: to begin one, leave --resume out")
@@ -152,7 +264,7 @@ class RunFolder:
         return results
 
     def open(self, args: argparse.Namespace, task) -> None:
-        """Make the folder, keep other runs out of it, and clear what a training run replaces.
+        """Make the folder, keep other runs out of it, and with `--overwrite_output_dir` clear what this one replaces.
 
         Raises:
             InputError: the folder cannot be written, another run is at work in it, or `check` fails.
@@ -161,13 +273,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             self.check(args, task)
-            # What was made from the weights that go belongs to them, also where the folders below hold scores on other
-            # sets; it goes first, so that a start that is cut off here leaves nothing that the next one passes over.
-            trained = self.trained()
-            scores = [self.evaluation, *(self.path.glob(f"*/{self.evaluation.name}") if trained else ())]
-            made = [*scores, self.path / "tensorboard", *self.submissions(task)]
-            for path in [*filter(Path.exists, made), *trained] if args.do_train and not args.resume else ():
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if args.overwrite_output_dir:
+                _remove(self.replaced(args, task), self.path)
         except Timeout:
             raise InputError(
                 f"--output_dir {self.path}: another run is at work in it: wait for its end, or give another folder"
@@ -201,8 +308,7 @@ class RunFolder:
     def finish(self) -> None:
         """Say that the training run is complete, and remove what only an unfinished one needs."""
         self.write_results(self.read_results() | {"finished": True})
-        if self.states.exists():
-            remove_folder(self.states)
+        _remove(_named(self.states.glob("*"), STATE.fullmatch), self.path)
 
     def close(self) -> None:
         """Let other runs in."""
@@ -227,6 +333,31 @@ class RunFolder:
         write_json(self.evaluation, record)
 
 
+def _named(paths: Iterable[Path], belongs: Callable[[str], object]) -> list[Path]:
+    """Those whose name belongs to a run, also while they are being written or replaced."""
+    return sorted(path for path in paths if belongs(HIDDEN.sub(r"\g<name>", path.name)))
+
+
+def _remove(paths: Iterable[Path], folder: Path) -> None:
+    """Remove files and folders, and then the folders below `folder` that held nothing else."""
+    parents = set()
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        parents.update(parent for parent in path.parents if folder in parent.parents)
+    for parent in sorted(parents, key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):  # it holds what is not ours
+            parent.rmdir()
+
+
+def _arguments(record: Path) -> dict:
+    """The arguments that a results file tells of; none if it cannot be read."""
+    try:
+        args = json.loads(record.read_text(encoding="utf-8"))["args"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return args if isinstance(args, dict) else {}
+
+
 def _line(record: dict) -> str:
     return json.dumps(finite(record), allow_nan=False) + "\n"
 
@@ -242,6 +373,7 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
     }
 
 
+@functools.cache
 def versions() -> dict[str, str | None]:
     """Package name -> version, and `code`: the commit of this project; None for what is not known."""
     found = {"python": platform.python_version()}

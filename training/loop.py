@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_schedule
 
 from data.batches import StepSampler, collate_parts
 from data.features import Features
+from data.predictions import write_predictions
 from data.readers import Splits, read_splits
 from data.tasks import Task, class_order, match_classes
 from models import methods
@@ -57,7 +58,8 @@ from training.evaluation import (
     predict,
     scores_line,
 )
-from training.folder import RunFolder, describe
+from training.folder import EVENTS_SUFFIX, RunFolder, describe, versions
+from training.probe import probe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
 from utils import InputError, Interrupted, keep_freed_memory, log
 
@@ -81,7 +83,9 @@ def prepare(
     classes_to_score(args, task)  # an error is better found now
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
-    RunFolder(args.output_dir).check(args, task)
+    sets = [examples.train, *examples.eval.values(), *examples.test.values()]
+    files = [path for rows in sets for path in getattr(rows, "paths", ())]
+    RunFolder(args.output_dir).check(args, task, files)
     methods.check(args, config)
     wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
     tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
@@ -118,7 +122,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits,
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before the model stands.
+    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -164,6 +168,8 @@ def execute(
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption)
+    probe(run, features)
+    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
         if accelerator.is_main_process:
             folder.open(args, task)
@@ -181,8 +187,10 @@ def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
         best = train(run, features.train, features.eval, record)
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
     elif args.do_eval:
-        scores = evaluate(run, features.eval)
+        scores, logits = evaluate(run, features.eval)
         if accelerator.is_main_process:
+            for name, rows in features.eval.items():
+                write_predictions(folder.predictions_of(name, training=False), rows, logits[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
@@ -230,10 +238,12 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
-    if args.report_to != "none":
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": progress.step + 1}})
-    if accelerator.is_main_process:
+    progress.begin_segment(versions())
+    if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
+    if args.report_to != "none":
+        settings = {"purge_step": progress.step + 1, "filename_suffix": EVENTS_SUFFIX}
+        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": settings})
     log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
     often = 0.5 if sys.stderr.isatty() else 30
     bar = tqdm(
@@ -270,10 +280,11 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
     run.model.train()
     clock = time.perf_counter()
     for parts in itertools.islice(loader, left):
+        if hasattr(state.model, "share_done"):  # a method with a schedule of its own
+            state.model.share_done = progress.step / steps
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
-        progress.step += 1
-        progress.step_of_epoch += 1
+        progress.count_step()
         _take_note(run, state, figures, finite)
         if progress.step % args.logging_steps == 0 or progress.step == steps:
             _log_window(run, state)
@@ -291,7 +302,7 @@ def resume(run: Run, state: TrainingState) -> None:
     """Put a run that is to be resumed where it was; any other is left at its beginning.
 
     Raises:
-        InputError: the state that is wanted is damaged, or does not fit this run.
+        InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
     """
     if not run.args.resume:
         return
@@ -302,7 +313,7 @@ def resume(run: Run, state: TrainingState) -> None:
     if path is None:
         log.info(f"{folder.path}: cut off before it saved a state: from the beginning")
     else:
-        state.load(path)
+        state.load(path, None if run.args.resume_changed_code else versions())
         log.info(f"resumed from {path}")
     if run.accelerator.is_main_process:
         # Files may tell of steps after the state, which are now taken again.
@@ -348,14 +359,33 @@ def optimize(
             accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
         figures.add(accumulation.figures(output, *shares))
     accelerator.unscale_gradients(optimizer)
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
-    if run.args.max_grad_norm:
-        nn.utils.clip_grads_with_norm_(parameters, run.args.max_grad_norm, norm)
+    norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
-    figures.add({"grad_norm": norm / accelerator.num_processes})
-    return figures.sums, norm.isfinite() & figures.sums["train_loss"].isfinite()
+    figures.add({name: norm / accelerator.num_processes for name, norm in norms.items()})
+    return figures.sums, torch.stack([*norms.values(), figures.sums["train_loss"]]).isfinite().all()
+
+
+def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
+    """Clip the gradient of the adversaries and that of everything else, each by its own norm.
+
+    Together the one would decide on the other: an adversary's gradient has the gain of the masked score, and is often a
+    hundred times as long as the encoder's.
+
+    Args:
+        model: out of what distributes it.
+        max_norm: of each of the two; 0 leaves them as they are.
+
+    Returns:
+        Their norms before that, on the device: `grad_norm`, and `adversary_grad_norm` where there are adversaries.
+    """
+    norms = {}
+    for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
+        if parameters:
+            norms[name] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            if max_norm:
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[name])
+    return norms
 
 
 def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
@@ -401,10 +431,11 @@ def _stop_if_broken(run: Run, state: TrainingState) -> None:
         )
     if broken := int(progress.broken):
         rows = state.sampler.steps()[progress.step_of_epoch - 1 - (progress.step - broken)]
+        clipped = f"lower --max_grad_norm {args.max_grad_norm:g}" if args.max_grad_norm else "clip with --max_grad_norm"
         raise InputError(
             f"step {broken}, epoch {progress.epoch}: the loss or its gradient is not finite on the training rows"
             f" {', '.join(map(str, sorted(rows)))} (counted from 0): lower --learning_rate {args.learning_rate:g},"
-            " or clip with --max_grad_norm"
+            f" or {clipped}"
         )
 
 
@@ -413,7 +444,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     progress, accelerator = state.progress, run.accelerator
     _stop_if_broken(run, state)
     try:
-        scores = evaluate(run, eval_sets)
+        scores, logits = evaluate(run, eval_sets)
     except Interrupted:
         save_state(run, state)
         raise
@@ -427,7 +458,11 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(run.model)
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
-        if progress.best is record:
+        best = progress.best
+        for name, rows in eval_sets.items():
+            path = run.folder.predictions_of(name, training=True)
+            write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
+        if best is record:
             export(model, run.tokenizer, run.folder.best)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
@@ -438,7 +473,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 
 
 def _results(head: dict, progress: Progress) -> dict:
-    return head | {"epochs": progress.epochs, "best": progress.best}
+    return head | {"segments": progress.segments, "epochs": progress.epochs, "best": progress.best}
 
 
 def _log_window(run: Run, state: TrainingState) -> None:

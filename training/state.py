@@ -77,12 +77,13 @@ class Progress:
     seconds: float = 0.0  # of training in this epoch
     epochs: list[dict] = field(default_factory=list)  # the records of results.json
     metrics: list[dict] = field(default_factory=list)  # the lines of metrics.jsonl
+    segments: list[dict] = field(default_factory=list)  # which steps were taken with which code and libraries
     broken: torch.Tensor | None = None  # the first step that was not finite, or 0; on the device
     skipped: torch.Tensor | None = None  # (2,): steps that fp16 skipped in this epoch, and of late in a row; likewise
     of_epoch: Means = field(default_factory=Means)
     of_window: Means = field(default_factory=Means)
 
-    PLAIN = ("epoch", "step", "step_of_epoch", "seconds", "epochs", "metrics")
+    PLAIN = ("epoch", "step", "step_of_epoch", "seconds", "epochs", "metrics", "segments")
 
     @property
     def best(self) -> dict | None:
@@ -92,6 +93,16 @@ class Progress:
             if best is None or record["eval_score"] is None or record["eval_score"] > best["eval_score"]:
                 best = record
         return best
+
+    def begin_segment(self, versions: dict[str, str | None]) -> None:
+        """From here on, steps are taken by a process with these versions."""
+        self.segments.append({"from_step": self.step, "to_step": self.step, "versions": versions})
+
+    def count_step(self) -> None:
+        """An optimizer step has been taken."""
+        self.step += 1
+        self.step_of_epoch += 1
+        self.segments[-1]["to_step"] = self.step
 
 
 @dataclass
@@ -116,7 +127,7 @@ class TrainingState:
             InputError: it cannot be written.
         """
         progress, accelerator = self.progress, self.accelerator
-        own = {"random": _random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
+        own = {"random": random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
         processes = gather_object([own | {"of_window": progress.of_window.state_dict()}])
         if accelerator.is_main_process:
             figures = {name: getattr(progress, name) for name in Progress.PLAIN}
@@ -136,14 +147,21 @@ class TrainingState:
                 (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         wait_for_all(accelerator)
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, versions: dict[str, str | None] | None = None) -> None:
         """Restore what `save` wrote, on this process.
 
+        Args:
+            versions: those of this process, with which the state has to be saved; None for a state of any.
+
         Raises:
-            InputError: the state is that of another model, other data or another number of processes.
+            InputError: the state is that of other code, another model, other data or another number of processes.
         """
         accelerator, progress = self.accelerator, self.progress
         figures = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
+        # Before the segments were recorded, nothing was.
+        figures.setdefault("segments", [{"from_step": 0, "to_step": figures["step"], "versions": None}])
+        if versions is not None:
+            _check_versions(path, figures["segments"][-1]["versions"], versions)
         processes = len(figures["processes"])
         if processes != accelerator.num_processes:
             raise InputError(f"{path}: saved by {processes} processes, not {accelerator.num_processes}: start as many")
@@ -165,7 +183,7 @@ class TrainingState:
         mine = figures["processes"][accelerator.process_index]
         progress.of_epoch.load_state_dict(mine["of_epoch"], accelerator.device)
         progress.of_window.load_state_dict(mine["of_window"], accelerator.device)
-        _restore_random_states(mine["random"], accelerator.device)
+        restore_random_states(mine["random"], accelerator.device)
 
     def _load_optimizer(self, tensors: dict[str, torch.Tensor], settings: list[dict]) -> None:
         state = self.optimizer.state_dict()
@@ -209,6 +227,22 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def _check_versions(path: Path, saved: dict[str, str | None] | None, now: dict[str, str | None]) -> None:
+    """Raise `InputError` if a state was saved with other code or libraries, as far as both are known."""
+    if saved is None:
+        raise InputError(
+            f"--resume: {path} does not say which code and libraries saved it, as older code did not: add"
+            " --resume_changed_code to go on all the same"
+        )
+    known = [name for name in now if None not in (saved.get(name), now[name])]
+    changed = [f"{name} {saved[name]}, not {now[name]}" for name in known if saved[name] != now[name]]
+    if changed:
+        raise InputError(
+            f"--resume: {path} was saved with {', '.join(changed)}: go on with what the run began with, or add"
+            " --resume_changed_code to go on with what there is now"
+        )
+
+
 class Interruption(StopSignals):
     """Within this context, SIGTERM and Ctrl-C are noted rather than obeyed; one that insists is obeyed at once."""
 
@@ -217,7 +251,7 @@ class Interruption(StopSignals):
     def __init__(self, accelerator: Accelerator):
         super().__init__(*self.SIGNALS)
         self.alone = accelerator.num_processes == 1
-        # The processes agree over a group of their own on the processor, for which no device has to wait.
+        # The processes agree over a group of their own on the CPU, for which no device has to wait.
         self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
 
     def insist(self, number: int) -> None:
@@ -257,7 +291,7 @@ def _settings(groups: list[dict]) -> list[dict]:
     return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
 
 
-def _random_states(device: torch.device) -> dict:
+def random_states(device: torch.device) -> dict:
     """Of every generator that a step may draw from."""
     numpy_state = np.random.get_state(legacy=False)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
@@ -267,7 +301,7 @@ def _random_states(device: torch.device) -> dict:
     return states
 
 
-def _restore_random_states(states: dict, device: torch.device) -> None:
+def restore_random_states(states: dict, device: torch.device) -> None:
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     numpy_state = states["numpy"]

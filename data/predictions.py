@@ -1,0 +1,116 @@
+"""Predictions per example: what a model said of each row of an evaluated set, so that scores can be computed again.
+
+A file has a row for each example, in the order of the set, with the columns
+
+index          what the data file calls the row, else its number from 0
+label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
+               or the class index of each word
+logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the
+               encoder saw, null for the others
+best_logits    likewise of the best epoch; only where a training run writes it
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils import InputError, atomic_file
+
+if TYPE_CHECKING:
+    from data.features import Features
+
+BEST, EPOCH = "best_logits", "best_epoch"
+
+
+def file_name(set_name: str) -> str:
+    """The name of a set's file; a set that is a file itself is called by its own name."""
+    return re.sub(r"[^\w.-]", "_", Path(set_name).stem if "/" in set_name else set_name) + ".parquet"
+
+
+def write_predictions(
+    path: str | Path,
+    features: Features,
+    logits: list[np.ndarray],
+    best_epoch: int | None = None,
+    is_best: bool = False,
+) -> None:
+    """Write one set's predictions, whole or not at all.
+
+    Args:
+        logits: (classes,) for each row, or (L, classes) of a token task.
+        best_epoch: the best epoch so far, of a training run; without it the file has no `best_logits`.
+        is_best: whether these are its logits. If they are not, its logits are kept from the file that is there.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    path = Path(path)
+    rows = _per_word(features, logits) if features.first_tokens is not None else [row.tolist() for row in logits]
+    columns = {"index": _indices(features), "label": _labels(features), "logits": rows}
+    if best_epoch is not None:
+        best = rows if is_best else _kept(path, best_epoch)
+        if best is not None:
+            columns[BEST] = best
+    table = pyarrow.table(columns).replace_schema_metadata({EPOCH: json.dumps(best_epoch)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as temporary:
+        parquet.write_table(table, temporary, compression="zstd")
+
+
+def read_predictions(path: str | Path) -> dict[str, list]:
+    """Column -> its values, one a row, as `write_predictions` has them.
+
+    Raises:
+        InputError: it is not such a file.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        columns = parquet.read_table(path).to_pydict()
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{path}: not a file of predictions ({error})") from None
+    if not {"index", "label", "logits"} <= columns.keys():
+        raise InputError(f"{path}: not a file of predictions: it has the columns {', '.join(columns)}")
+    return columns
+
+
+def _kept(path: Path, best_epoch: int) -> list | None:
+    """The best epoch's logits in the file; None where it has those of another one, which a resumed run may find."""
+    from pyarrow import parquet
+
+    if not path.exists():
+        return None
+    table = parquet.read_table(path)
+    if table.schema.metadata.get(EPOCH.encode()) != json.dumps(best_epoch).encode():
+        return None
+    return table[BEST].to_pylist()
+
+
+def _indices(features: Features) -> list[str]:
+    given = [getattr(example, "index", None) for example in features.examples] or [None] * len(features)
+    return [str(number) if index is None else index for number, index in enumerate(given)]
+
+
+def _labels(features: Features) -> Sequence:
+    if features.first_tokens is None:
+        return list(features.columns["labels"][:])
+    from data.features import class_index  # not above: the names of the files are asked for without PyTorch
+
+    return [[class_index(label) for label in example.labels] for example in features.examples]
+
+
+def _per_word(features: Features, logits: list[np.ndarray]) -> list[list[list[float] | None]]:
+    return [
+        [None if place is None else row[place].tolist() for place in places]
+        for row, places in zip(logits, features.first_tokens, strict=True)
+    ]

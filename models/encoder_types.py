@@ -1,0 +1,233 @@
+"""The encoder types that ASA is tested with, one row each, and what it refuses, with the reason.
+
+`models/asa.py` imports this module and nothing else of the project: the two are lifted out together.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+# The heads that have a divergence: the library's classes by model type.
+HEADS = {
+    "S": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "C": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
+    "T": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "M": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+}
+EAGER = ("eager",)
+EAGER_AND_SDPA = ("eager", "sdpa")  # the kernels that take any float mask and give it a gradient
+
+
+@dataclass(frozen=True)
+class EncoderType:
+    """Where ASA enters the encoders of one `config.model_type`.
+
+    layers: where the encoder layers stand below `base_model`; "*" goes through a list of modules.
+    norm: what stands, below a layer, between its input and its attention, where the layer normalises first.
+    mask: the number of the attention mask among the layer's arguments.
+    scores: where the attention takes no float mask: the method, below a layer, whose result it adds to its scores.
+    attention: the implementations of attention that the library has for the type and that ASA works with.
+    heads: the letters in `HEADS` of those that the library has and that ASA works with.
+    never: settings that it does not work with: name in the configuration, value, and why.
+    """
+
+    layers: str = "encoder.layer"
+    norm: str = ""
+    mask: int = 1
+    scores: str = ""
+    attention: tuple[str, ...] = EAGER_AND_SDPA
+    heads: str = "SCTM"
+    never: tuple[tuple[str, object, str], ...] = ()
+
+
+DECODER = tuple((setting, True, "ASA is for encoders") for setting in ("is_decoder", "add_cross_attention"))
+NO_SCORES = ("relative_attention", False, "its attention then has no place for a mask that carries a gradient")
+ENCODER_TYPES = {
+    "albert": EncoderType("encoder.albert_layer_groups.*.albert_layers"),
+    "bert": EncoderType(),
+    "camembert": EncoderType(),
+    "data2vec-text": EncoderType(),
+    "deberta": EncoderType(
+        scores="attention.self.disentangled_att_bias",
+        attention=EAGER,
+        heads="STM",
+        never=(NO_SCORES, ("talking_head", True, "it mixes the masked scores of different heads")),
+    ),
+    "deberta-v2": EncoderType(scores="attention.self.disentangled_attention_bias", attention=EAGER, never=(NO_SCORES,)),
+    "distilbert": EncoderType("transformer.layer"),
+    "electra": EncoderType(),
+    "ernie": EncoderType(),
+    "esm": EncoderType(norm="attention.LayerNorm", heads="STM"),
+    "esmc": EncoderType("layers", norm="input_layernorm", heads="STM"),
+    "eurobert": EncoderType("layers", norm="input_layernorm", heads="STM"),
+    "gte": EncoderType("layers", heads="STM"),
+    "ibert": EncoderType(
+        mask=2,
+        attention=EAGER,
+        never=(("quant_mode", True, "its integers are scaled by the whole batch, padding included"),),
+    ),
+    "jina_embeddings_v3": EncoderType("layers", heads="STM"),
+    "layoutlm": EncoderType(heads="STM"),
+    "megatron-bert": EncoderType(norm="attention.ln", attention=EAGER),
+    "mobilebert": EncoderType(),
+    "modernbert": EncoderType("layers", norm="attn_norm"),  # Ettin is of this type too
+    "mpnet": EncoderType(attention=EAGER),
+    "nomic_bert": EncoderType("layers", heads="STM"),
+    "rembert": EncoderType(attention=EAGER),
+    "roberta": EncoderType(),
+    "roberta-prelayernorm": EncoderType(norm="attention.LayerNorm"),
+    "roc_bert": EncoderType(),
+    "roformer": EncoderType(attention=EAGER, heads="STM"),  # its choices depend on padding without ASA, too
+    "xlm-roberta": EncoderType(),
+    "xlm-roberta-xl": EncoderType(norm="attention.self_attn_layer_norm"),
+    "xmod": EncoderType(norm="attention.output.LayerNorm", mask=2),  # the norm comes first with `pre_norm` alone
+}
+# What was tried and does not work.
+REFUSED_TYPES = {
+    "big_bird": "its attention is sparse",
+    "canine": "it shortens the sequence on the way, and its attention is local in chunks",
+    "convbert": "without ASA, too, its predictions depend on padding",
+    "flaubert": "it has no modules for its layers",
+    "fnet": "it has no attention",
+    "funnel": "it shortens the sequence on the way",
+    "longformer": "its attention is sparse",
+    "luke": "its layers read words and entities apart",
+    "nystromformer": "without ASA, too, its predictions depend on padding",
+    "splinter": "it has only a head for question answering",
+    "squeezebert": "it calls its layers past their hooks",
+    "xlm": "it has no modules for its layers",
+    "xlnet": "its layers read two streams, each with a mask of its own form",
+}
+
+
+def unsupported(model_type: str) -> str:
+    """Why ASA refuses a model type, as the end of a sentence that begins with it; "" where it does not."""
+    if model_type in ENCODER_TYPES:
+        return ""
+    because = f", as {REFUSED_TYPES[model_type]}" if model_type in REFUSED_TYPES else ""
+    return f"is not supported{because}; use one of {', '.join(ENCODER_TYPES)}, which ASA is tested with"
+
+
+def plain(backbone: nn.Module) -> nn.Module:
+    """The Hugging Face model itself, also where PEFT has put its adapters around it."""
+    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+
+
+def encoder_type(backbone: nn.Module) -> EncoderType:
+    """The row of a model.
+
+    Raises:
+        ValueError: the model type, the head, the attention implementation or a setting is not supported.
+    """
+    model = plain(backbone)
+    name = type(model).__name__
+    row = encoder_type_of(getattr(model, "config", None), name)
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"{name} is not a model of transformers: ASA does not know where its layers are")
+    _check_head(model, row)
+    implementation = model.config._attn_implementation
+    if implementation not in row.attention:
+        raise ValueError(
+            f"attention implementation {implementation!r} gives the mask no gradient:"
+            f" use one of {', '.join(row.attention)}"
+        )
+    # The backbone's own attribute: other heads do not read the setting.
+    if getattr(model, "sparse_prediction", False):
+        raise ValueError(f"{name} with sparse_prediction=True is not supported, as its logits leave out positions")
+    return row
+
+
+def encoder_type_of(config, name: str = "") -> EncoderType:
+    """The row of a configuration; `name` is what to call a model that has none.
+
+    Raises:
+        ValueError: the model type or a setting is not supported.
+    """
+    model_type = getattr(config, "model_type", name)
+    if why := unsupported(model_type):
+        raise ValueError(f"model type {model_type!r} {why}")
+    row = ENCODER_TYPES[model_type]
+    for setting, value, reason in (*row.never, *DECODER):
+        if getattr(config, setting, None) == value:
+            raise ValueError(f"{model_type} with {setting}={value} is not supported, as {reason}")
+    return row
+
+
+def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
+    """Raise `ValueError` for a head of the library's that has no divergence; one of somebody's own is their affair."""
+    library = [each.__name__ for each in type(model).__mro__ if each.__module__.startswith("transformers.")]
+    head = next((head for head, classes in HEADS.items() if classes.get(model.config.model_type) in library), "")
+    if head and head not in row.heads:
+        raise ValueError(f"{library[0]} is not supported, as without ASA, too, its predictions depend on padding")
+    if not head and not library[0].endswith("PreTrainedModel"):
+        raise ValueError(
+            f"{library[0]} is not supported: ASA is for the heads of sequence classification, multiple choice,"
+            " token classification and masked language modelling"
+        )
+
+
+def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
+    """The encoder layers of a supported model, in order; a layer that is shared stands there once.
+
+    Raises:
+        ValueError: the model is not supported.
+    """
+    model, row = plain(backbone), encoder_type(backbone)
+    modules = [model.base_model]
+    try:
+        for name in row.layers.split("."):
+            modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]
+    except AttributeError as error:
+        raise ValueError(
+            f"{type(model).__name__} does not have its layers where transformers has those of"
+            f" {model.config.model_type} models ({row.layers}): {error}"
+        ) from None
+    return [layer for layers in modules for layer in layers]
+
+
+def layer_calls(config) -> int:
+    """How many times an encoder layer is called: ALBERT calls a shared one several times, each with its adversary."""
+    return config.num_hidden_layers * getattr(config, "inner_group_num", 1)
+
+
+def second_door(attention: nn.Module, method: str) -> list:
+    """Let an attention that takes no float mask add one to its scores where it adds what `method` returns.
+
+    DeBERTa makes yes and no of its mask, which then has no gradient. Where the mask is a pair of this mask and a bias
+    (B, L, L), for the length of one call the bias is part of what the method returns.
+
+    Returns:
+        The handles of the hooks.
+    """
+    return [
+        attention.register_forward_pre_hook(functools.partial(_open, method), with_kwargs=True),
+        # Also after an error, of which the end of a recomputed part of a checkpointed layer is one.
+        attention.register_forward_hook(functools.partial(_close, method), always_call=True),
+    ]
+
+
+def _open(method: str, attention: nn.Module, args: tuple, kwargs: dict):
+    _close(method, attention)
+    mask = args[1] if len(args) > 1 else kwargs["attention_mask"]
+    if not isinstance(mask, tuple):
+        return None
+    mask, bias = mask
+    scores = getattr(attention, method)
+
+    def scores_and_bias(query: torch.Tensor, *others) -> torch.Tensor:
+        """`query` and the scores have a dimension of heads, or one of rows x heads."""
+        every_head = bias[:, None].expand(-1, attention.num_attention_heads, -1, -1)
+        return scores(query, *others) + every_head.to(query.dtype).reshape(*query.shape[:-1], -1)
+
+    setattr(attention, method, scores_and_bias)
+    if len(args) > 1:
+        return (args[0], mask, *args[2:]), kwargs
+    return args, {**kwargs, "attention_mask": mask}
+
+
+def _close(method: str, attention: nn.Module, *_) -> None:
+    vars(attention).pop(method, None)  # what is left is the class's own

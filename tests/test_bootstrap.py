@@ -1,0 +1,76 @@
+"""Bootstrap over seeds and rows: the scores of drawn rows are the library's, and the intervals those of known cases."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from data.metrics import compute_words
+from experiments.bootstrap import compare, drawn_scores, predicted
+
+RANDOM = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", metrics.accuracy_score),
+        ("f1", metrics.f1_score),
+        ("matthews", metrics.matthews_corrcoef),
+    ],
+)
+def test_scores_of_drawn_rows_are_those_of_scikit_learn(metric, expected):
+    labels = RANDOM.integers(2, size=40).tolist()
+    runs = [RANDOM.integers(2, size=40).tolist() for _ in range(2)]
+    rows = RANDOM.integers(40, size=(5, 40))
+    found = drawn_scores(metric, labels, runs, rows)
+    for draw, scores in zip(rows, found, strict=True):
+        for run, score in zip(runs, scores, strict=True):
+            assert score == pytest.approx(100 * expected(np.array(labels)[draw], np.array(run)[draw]))
+
+
+def test_correlations_of_drawn_rows():
+    labels, run = RANDOM.random(30).tolist(), RANDOM.random(30).tolist()
+    rows = RANDOM.integers(30, size=(3, 30))
+    for metric, function in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+        found = drawn_scores(metric, labels, [run], rows)[:, 0]
+        expected = [100 * function(np.array(labels)[draw], np.array(run)[draw]).statistic for draw in rows]
+        np.testing.assert_allclose(found, expected)
+
+
+def test_words_are_scored_as_the_task_scores_them():
+    tags = ("O", "B-a", "I-a", "B-b")
+    labels = [[0, 1, 2], [3, 0], [1, 0, 0, 3]]
+    found = [[0, 1, 1], [3, None], [0, 3, 0, 3]]
+    words = [[None if word is None else tags[word] for word in row] for row in found]
+    gold = [[tags[label] for label in row] for row in labels]
+    everything = np.arange(3)[None]
+    for metric in ("token_f1", "accuracy"):
+        expected = compute_words((metric,), gold, words)[metric]
+        assert drawn_scores(metric, labels, [found], everything)[0, 0] == pytest.approx(expected)
+
+
+def test_predictions_come_from_logits():
+    assert predicted({"label": [0, 1], "logits": [[0.1, 0.2], [3.0, -1.0]]}, "accuracy") == [1, 0]
+    assert predicted({"label": [2.5], "logits": [[1.5]]}, "spearman") == [1.5]
+    assert predicted({"label": [[0, 1]], "logits": [[[1.0, 2.0], None]]}, "token_f1") == [[1, None]]
+
+
+def test_the_interval_has_both_sources_of_chance():
+    """Two methods whose rows differ as coins do: the interval is that of a difference of two proportions."""
+    n, seeds = 400, range(4)
+    labels = [1] * n
+    runs = {seed: (RANDOM.random(n) < 0.8).astype(int).tolist() for seed in seeds}
+    same = compare("accuracy", labels, runs, runs)
+    assert (same["low"], same["high"]) == (0.0, 0.0)
+    assert same["sampling_error"] == pytest.approx(100 * (0.8 * 0.2 / n) ** 0.5, rel=0.15)
+    worse = {seed: (RANDOM.random(n) < 0.6).astype(int).tolist() for seed in seeds}
+    found = compare("accuracy", labels, worse, runs)
+    scores = [[100 * np.mean(run[seed]) for seed in seeds] for run in (worse, runs)]
+    middle, width = np.mean(scores[0]) - np.mean(scores[1]), found["high"] - found["low"]
+    assert found["low"] < middle < found["high"] < 0
+    # Rows alone give 2 * 1.96 standard errors of the mean of four differences; seeds widen it.
+    rows_alone = 2 * 1.96 * 100 * ((0.8 * 0.2 + 0.6 * 0.4) / n / len(seeds)) ** 0.5
+    assert rows_alone < width < 2 * rows_alone
+    assert compare("accuracy", labels, worse, runs) == found
+    assert compare("accuracy", labels, {0: runs[0]}, runs) is None

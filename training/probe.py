@@ -1,0 +1,126 @@
+"""The probe: rows of each set go through the model before a run writes or removes anything.
+
+An encoder and a tokenizer that do not fit together are found now, and not after the results of an earlier run are gone.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from accelerate.utils import send_to_device
+from transformers import PreTrainedModel
+
+from data.features import Features
+from data.readers import Splits
+from models.checkpoints import backbone_of
+from models.encoders import COUNT_FROM_PAD
+from training.evaluation import Run
+from training.state import random_states, restore_random_states
+from utils import InputError
+
+
+def probe(run: Run, features: Splits) -> None:
+    """Let a batch of each set go through the model as it will: forward, and one of the training set backward too.
+
+    Each process does it alone, in the run's precision. No figure of the run depends on it: the gradients are dropped,
+    and the random streams are put back.
+
+    Raises:
+        InputError: encoder, tokenizer and task do not fit together; the message is one sentence.
+    """
+    device = run.accelerator.device
+    model = run.accelerator.unwrap_model(run.model)
+    streams = random_states(device)
+    sets = [] if features.train is None else [("the training set", features.train)]
+    for name, rows in [*sets, *features.eval.items(), *features.test.items()]:
+        training = rows is features.train
+        try:
+            batch = _batch(run, rows, backbone_of(model))
+            with torch.set_grad_enabled(training):
+                output = model.train(training)(**send_to_device(batch, device))
+            if training:
+                output.loss.backward()
+                model.zero_grad(set_to_none=True)
+        except InputError as error:
+            raise InputError(f"{_origin(run.args)}: {error}") from None
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"{device}: not enough memory for two rows of {max(rows.lengths)} tokens, the longest of {name}: lower"
+                " --max_seq_length, or use --gradient_checkpointing"
+            ) from None
+        except Exception as error:  # the library raises what its parts raise
+            said = next(iter(str(error).splitlines()), "")
+            raise InputError(
+                f"{_origin(run.args)}: its model cannot compute rows of {name} as its tokenizer makes them"
+                f" ({type(error).__name__}: {said}): check that the two belong together"
+            ) from error
+    restore_random_states(streams, device)
+
+
+def _origin(args: argparse.Namespace) -> str:
+    """Where encoder and tokenizer come from; a file has the weights alone."""
+    scored = args.test_model_file and Path(args.test_model_file).is_dir()
+    return f"--test_model_file {args.test_model_file}" if scored else f"--load_model_path {args.load_model_path}"
+
+
+def _batch(run: Run, features: Features, backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """The rows of a set that go furthest, and a short one, so that there is padding; on the CPU.
+
+    Raises:
+        InputError: the model cannot take it; on a GPU the library would not say why.
+    """
+    tokenizer, known = run.tokenizer, backbone.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            "its tokenizer has no pad token, which a batch of rows of different lengths needs: name one as"
+            ' "pad_token" in its tokenizer_config.json'
+        )
+    places = range(len(features))
+    chosen = [max(places, key=features.lengths.__getitem__), min(places, key=features.lengths.__getitem__)]
+    if max(tokenizer.get_vocab().values()) >= known:  # else no row has such a token
+        chosen.append(max(places, key=lambda row: _largest(features[row]["input_ids"])))
+    batch = run.head.collate([features[row] for row in dict.fromkeys(chosen)])
+    _check_limits(batch, backbone, known)
+    _check_problem(batch, backbone)
+    return batch
+
+
+def _largest(ids: list) -> int:
+    """Of the tokens of a row, which may be several sequences."""
+    return max(map(_largest, ids)) if isinstance(ids[0], list) else max(ids)
+
+
+def _check_limits(batch: dict[str, torch.Tensor], backbone: PreTrainedModel, known: int) -> None:
+    config = backbone.config
+    token, segment = (int(batch[name].max()) if name in batch else 0 for name in ("input_ids", "token_type_ids"))
+    if token >= known:
+        raise InputError(
+            f"its tokenizer gives the token id {token}, and its encoder has the ids 0 to {known - 1} alone: use the"
+            " tokenizer that the encoder was trained with"
+        )
+    types = getattr(config, "type_vocab_size", None)
+    if types is not None and segment >= types:
+        raise InputError(
+            f"its tokenizer gives the segment id {segment}, and its encoder has type_vocab_size {types}: take"
+            ' "token_type_ids" out of "model_input_names" in its tokenizer_config.json'
+        )
+    width = batch["input_ids"].shape[-1]
+    positions = config.max_position_embeddings
+    if config.model_type in COUNT_FROM_PAD:
+        positions -= config.pad_token_id + 1
+    if width > positions:
+        raise InputError(
+            f"its encoder has positions for {positions} tokens, and there are rows of {width}: lower --max_seq_length"
+        )
+
+
+def _check_problem(batch: dict[str, torch.Tensor], backbone: PreTrainedModel) -> None:
+    """Of a sentence classifier, which takes its loss by what its configuration says."""
+    said, labels = backbone.config.problem_type, batch.get("labels")
+    if said is None or labels is None or not type(backbone).__name__.endswith("ForSequenceClassification"):
+        return
+    problem = "regression" if labels.is_floating_point() else "single_label_classification"
+    if said != problem:
+        raise InputError(
+            f"its config.json has problem_type {said}, and the task is {problem}: take problem_type out of it"
+        )
