@@ -20,6 +20,7 @@ import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -45,7 +46,7 @@ COUNT_FROM_PAD = (
     "xmod",
 )
 # One of them is in every folder with a tokenizer.
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 # The kinds of heads that call their weights by the same names.
 HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification")
 # A multiple-choice model has one output for each choice and no classes, whatever its encoder was trained for.
@@ -389,7 +390,7 @@ def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
     """Give the outputs of a classifier another order: the i-th is then what was the `order[i]`-th."""
     linear = [module for child in _head(model) for module in child.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
-        for weight in (linear.weight, linear.bias):
+        for weight in linear.parameters():
             weight.copy_(weight[list(order)])
 
 
