@@ -115,6 +115,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
         "files": [_sha256(path) for path in examples.paths],
         "task": repr(examples.task),
         "labelled": [examples.labelled, examples.evaluated],
+        "share": repr(examples.share),
         # The last call's truncation and padding stand in the backend too.
         "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
         "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],

@@ -12,6 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from utils import log
 
+IGNORED_LABEL = -100  # of a row whose label the model lacks
 NO_CLASS = -1  # in place of a class where the model's output is not a number
 NO_TAG = "not a number"  # likewise, of a word
 # What the libraries say where they report 0, or nothing, for a score that is not defined.
@@ -29,6 +30,12 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     return np.nan if constant else sklearn_metrics.matthews_corrcoef(labels, predictions)
 
 
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The mean F1 over the classes in labels or predictions; a label that the model lacks is none of them."""
+    classes = np.setdiff1d(np.union1d(labels, predictions), [IGNORED_LABEL])
+    return sklearn_metrics.f1_score(labels, predictions, labels=classes, average="macro")
+
+
 def _correlation(function):
     return lambda labels, predictions: function(labels, predictions).statistic if len(labels) > 1 else np.nan
 
@@ -39,6 +46,7 @@ METRICS = {
     "f1": lambda labels, predictions: sklearn_metrics.f1_score(
         np.equal(labels, 1), np.equal(predictions, 1), zero_division=np.nan
     ),
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
