@@ -60,6 +60,7 @@ class ChoiceExample:
     question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
     label: index of the right choice; None in a test file.
     index: as for `Example`.
+    names: what the file calls each choice, where it is the user's own.
     """
 
     context: str
@@ -68,6 +69,7 @@ class ChoiceExample:
     label: int | None
     index: str | None
     cloze: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -167,7 +169,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
             left_out.append(line)
             continue
         groups = tuple(str(row[name]) for name in task.groups if name in row)
-        examples.append(Example(texts, label, _index(row, where), groups))
+        examples.append(Example(texts, label, index_of(row, where), groups))
     if left_out:
         tally.no_gold_label += len(left_out)
         shown = ", ".join(map(str, left_out[:LISTED])) + (", ..." if len(left_out) > LISTED else "")
@@ -193,7 +195,7 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
         log.warning(f"{path}: it has {len(found)} of the {len(ids)} rows that are listed as dev rows")
 
 
-def _index(row: dict, where: str) -> str | None:
+def index_of(row: dict, where: str) -> str | None:
     """What the row is called, as it will stand in a table."""
     name = next((name for name in INDEX_COLUMNS if row.get(name) is not None), None)
     return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
@@ -304,7 +306,10 @@ def _csv_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple
         where = f"{path}, line {line}"
         context, begun = text_column(row, ("sent1",), where), text_column(row, ("sent2",), where)
         choices = tuple(value for name, value in row.items() if re.fullmatch(r"ending\d+", name))
-        yield where, ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), _index(row, where))
+        yield (
+            where,
+            ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), index_of(row, where)),
+        )
 
 
 def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
@@ -316,7 +321,7 @@ def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tupl
         choices = _texts(row, "endings", where)
         label = _choice(row, choices, where, labelled)
         # As in the release, the question is all blank: the ending alone is the second text.
-        yield where, ChoiceExample(context, "_", choices, label, _index(row, where), cloze=True)
+        yield where, ChoiceExample(context, "_", choices, label, index_of(row, where), cloze=True)
 
 
 CHOICE_FILES: dict[str, Callable] = {".json": _dialogues, ".csv": _csv_endings, ".jsonl": _json_endings}
@@ -398,7 +403,7 @@ def tagged_rows(
             said = [whole(checked_text(tag, f"each of {tags!r}", where)) for tag in row[tags]]
             if len(said) != len(found):
                 raise InputError(f"{where}: {len(said)} tags in {tags!r} for {len(found)} words in {words!r}")
-        yield list(found), said, where, _index(row, where)
+        yield list(found), said, where, index_of(row, where)
 
 
 def read_tagged(

@@ -234,6 +234,12 @@ def place_of(path: Path, number: int) -> str:
     return f"{path}, {'row' if path.suffix.lower() in WITHOUT_LINES else 'line'} {number}"
 
 
+def rows_of(path: Path) -> Iterator[tuple[int, dict]]:
+    """The numbered rows of a table, by the suffix of its name; what has none that is known is tab-separated."""
+    read = TABLES.get(path.suffix.lower())
+    return read(path) if read else tab_separated_rows(path, None, 0)
+
+
 def row_ids(folder: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """The ids in a list with one a line: the folder's own, under one of these names, or the one beside this module.
 

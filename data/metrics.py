@@ -20,7 +20,12 @@ UNDEFINED = (UndefinedMetricWarning, stats.ConstantInputWarning)
 
 
 def best_class(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite."""
+    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite.
+
+    Rows of multiple choice may have different numbers of them.
+    """
+    if len({len(row) for row in logits}) > 1:
+        return np.concatenate([best_class([row]) for row in logits])
     logits = np.stack(logits)
     return np.where(np.isfinite(logits).all(-1), logits.argmax(-1), NO_CLASS)
 

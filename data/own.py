@@ -5,15 +5,29 @@ training file or, where nothing is trained, of the model.
 """
 
 import argparse
+import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data.choices import kind_of_answers
 from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, read_tagged, tagged_rows, whole
-from data.formats import TABLES, arrow_dataset, class_names, place_of, quoted, tab_separated_rows
-from data.tasks import TASKS, DataSet, Names, SentenceTask, Share, Task, TokenTask, find_task, names_of
+from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
+from data.tasks import (
+    TASKS,
+    ChoiceColumns,
+    ChoiceTask,
+    DataSet,
+    Names,
+    SentenceTask,
+    Share,
+    Task,
+    TokenTask,
+    find_task,
+    names_of,
+)
 from utils import InputError, log
 
 FILES = ("train_file", "dev_file", "test_file")
@@ -56,6 +70,14 @@ LABELS = (
 )
 WORDS = (("tokens", "words"), ("token", "word"))
 TAGS = (("ner_tags", "tags"), ("labels", "label", "ner"), ("pos_tags", "pos", "upos"), ("chunk_tags",))
+CONTEXTS = (("context", "passage", "article", "story", "paragraph", "dialogue", "premise", "sent1", "ctx"),)
+QUESTIONS = (("question", "query", "question_stem", "stem", "prompt", "sent2"),)
+CHOICES = ("choices", "endings", "options", "candidates", "answers", "choice")
+CHOICE_COLUMN = re.compile(r"(|choice|option|ending|answer|sol|solution)[-_ ]?([a-z]|\d{1,2})")
+RIGHT = (
+    ("label", "labels"),
+    ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "gold", "target"),
+)
 SCORES = (("score", "similarity", "similarity_score"), ("label", "labels"), ("target", "value", "rating", "stars"))
 
 LISTED = 20  # columns or labels in a message
@@ -253,8 +275,75 @@ def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
     return tuple(sorted(found if declared else in_order(found), key=lambda tag: tag != OUTSIDE))
 
 
+def choice_task(args: argparse.Namespace) -> ChoiceTask:
+    """A question with its choices, of which rows may have different numbers.
+
+    Raises:
+        InputError: a file is missing or not readable, or it is not clear what its columns are.
+    """
+    name = _name(args)
+    files = _files(args, SUFFIXES)
+    first, columns = _first(args, files)
+    given = {
+        f"--{flag}": _given(f"--{flag}", getattr(args, flag), first, columns, most)
+        for flag, most in (("context_column", 1), ("question_column", 1), ("choice_columns", 26), ("label_column", 1))
+    }
+    context, question, choices, label = given.values()
+    left = [column for column in columns if not any(column in names for names in given.values())]
+    choices = choices or _guessed_choices(first, left)
+    label = label or _guessed_one(first, "answer", left, RIGHT, "--label_column")
+    question = question or _guessed_one(first, "question", left, QUESTIONS, "--question_column")
+    context = context or _guessed_one(first, "context", left, CONTEXTS, "--context_column")
+    if not choices:
+        raise _unclear(first, "list of choices", columns, "--choice_columns")
+    if not (context or question):
+        raise _unclear(first, "context", columns, "--context_column or --question_column")
+    if not label and (args.do_train or args.do_eval):
+        raise _unclear(first, "answer", columns, "--label_column")
+    _tell(first, {"context": context, "question": question, "choices": choices, "answer": label}, given)
+    found = ChoiceColumns(*(next(iter(names), None) for names in (context, question)), choices, *(label or ("",)), "")
+    # In the training set; where there is none, in what is scored.
+    labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
+    answers = "number from 0"
+    if label and labelled:
+        answers = kind_of_answers(found, labelled[0])
+        log.info(f"{name}: the answer is the {answers} of a choice")
+    return ChoiceTask(
+        name=name,
+        columns=dataclasses.replace(found, answers=answers),
+        own=True,
+        **_sets(args, name, files, stratified=False),
+    )
+
+
+def _guessed_one(path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str) -> Names:
+    found = _guessed(path, what, columns, tiers, flag)
+    return () if found is None else (found,)
+
+
+def _guessed_choices(path: Path, columns: Sequence[str]) -> Names:
+    """The column with a list of choices, or those with a choice each, which are numbered or lettered."""
+    rows: dict[str, dict[str, str]] = {}
+    for column in columns:
+        if match := CHOICE_COLUMN.fullmatch(column.strip().lower()):
+            rows.setdefault(match[1], {})[match[2]] = column
+    runs = [("0", "1"), ("1", "2"), ("a", "b")]
+    complete = [
+        tuple(each[key] for key in sorted(each, key=lambda key: (len(key), key)))
+        for each in rows.values()
+        if any({*run} <= each.keys() for run in runs)
+    ]
+    lists = [(column,) for column in _matching(columns, CHOICES)]
+    found = [*lists, *complete]
+    if len(found) > 1:
+        names = [", ".join(map(quoted, group)) for group in found]
+        raise _unclear(path, "list of choices", columns, "--choice_columns", names)
+    return found[0] if found else ()
+
+
 MAKERS: dict[str, Callable[[argparse.Namespace], Task]] = {
     "run_sent_clas": sentence_task,
+    "run_multi_cho": choice_task,
     "run_tok_clas": token_task,
 }
 
@@ -325,7 +414,8 @@ def _files(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, list[
     both = {path.resolve() for path in files["train"]} & {path.resolve() for path in files["dev"]}
     if both and args.do_train and args.do_eval:
         log.warning(f"{min(both)}: rows of the training are evaluated, which says nothing about others")
-    return {split: [paths] if split == "train" else [[path] for path in paths] for split, paths in files.items()}
+    sets = {split: [[path] for path in paths] for split, paths in files.items()}
+    return sets | {"train": [files["train"]] if files["train"] else []}
 
 
 def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
@@ -428,12 +518,6 @@ def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> t
     """The file by which the columns are guessed, and its columns."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
     return path, _columns(path)
-
-
-def rows_of(path: Path) -> Iterator[tuple[int, dict]]:
-    """The numbered rows of a table, by the suffix of its name; what has none that is known is tab-separated."""
-    read = TABLES.get(path.suffix.lower())
-    return read(path) if read else tab_separated_rows(path, None, 0)
 
 
 def _columns(path: Path) -> list[str]:

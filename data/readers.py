@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from data.choices import read_choice_table
 from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
 from data.formats import row_ids
 from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask, names_of
@@ -269,7 +270,10 @@ def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None
     Raises:
         InputError: the file is empty or not readable; the message names file and line.
     """
-    examples = READERS[type(task)](task, path, labelled, tally)
+    if isinstance(task, ChoiceTask) and task.columns:
+        examples = read_choice_table(task.columns, path, labelled)
+    else:
+        examples = READERS[type(task)](task, path, labelled, tally)
     if not examples:
         raise InputError(f"{path}: the file has no rows")
     return examples

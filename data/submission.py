@@ -1,5 +1,6 @@
 """Predictions files: one line an example, or a word, in the order of the test file."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -47,15 +48,24 @@ def _probabilities(logits: np.ndarray) -> list[str]:
     return [f"{share:.6g}" for share in special.softmax(logits.astype(float))]
 
 
-def write_choices(path: str | Path, examples: list[ChoiceExample], scores: np.ndarray) -> None:
+def write_choices(
+    path: str | Path, examples: list[ChoiceExample], scores: Sequence[np.ndarray], own: bool = False
+) -> None:
     """Write the number of the best choice, counted from 0, and the score of each, whole or not at all.
 
     Args:
-        scores: (n, choices).
+        scores: (choices,) of each example.
+        own: of the user's own data, whose choices are called as in the file, and followed by the probability of each.
     """
-    _check_numbers(path, scores)
-    header = ["prediction", *(f"score{choice}" for choice in range(scores.shape[1]))]
-    rows = ([str(row.argmax()), *(f"{score:.6g}" for score in row)] for row in scores)
+    _check_numbers(path, np.concatenate([*scores]))
+    most = max(map(len, scores))
+    header = ["prediction", *(f"{'probability_' if own else 'score'}{choice}" for choice in range(most))]
+    rows = []
+    for example, row in zip(examples, scores, strict=True):
+        best = row.argmax()
+        said = _probabilities(row) if own else [f"{score:.6g}" for score in row]
+        word = in_a_table(example.names[best]) if own else str(best)
+        rows.append([word, *said, *[""] * (most - len(row))])
     _write_indexed(path, examples, header, rows)
 
 
@@ -82,5 +92,6 @@ def write_words(path: str | Path, examples: list[WordsExample], predictions: lis
     _check_numbers(path, [np.nan if NO_TAG in tags else 0 for tags in predictions])
     lines = []
     for example, tags in zip(examples, predictions, strict=True):
-        lines += [f"{word}\t{tag}\n" for word, tag in zip(map(in_a_table, example.words), tags, strict=True)] + ["\n"]
+        words = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # which a list may hold
+        lines += [f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)] + ["\n"]
     write_text(path, "".join(lines))

@@ -198,16 +198,35 @@ class SentenceTask(Task):
         return not self.labels
 
 
+@dataclass(frozen=True)
+class ChoiceColumns:
+    """Where tables have what multiple choice needs.
+
+    context, question: None where there is no such column; one of them there is.
+    choices: one with a list of them, or one for each.
+    answer: which choice is right.
+    answers: how it is said, one of `data.choices.ANSWERS`.
+    """
+
+    context: str | None
+    question: str | None
+    choices: Names
+    answer: str
+    answers: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChoiceTask(Task):
     """A multiple-choice task; the form of a file follows from its suffix, the number of choices from its rows.
 
     questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
+    columns: those of the user's own tables, whose rows may have different numbers of choices.
     """
 
     script: ClassVar[str] = "run_multi_cho"
     metrics: Names = ("accuracy",)
     questions: str = "first"
+    columns: ChoiceColumns | None = None
 
 
 DREAM_QUESTIONS = ("first", "all")  # of each dialogue
