@@ -1,4 +1,4 @@
-"""Multiple choice: DREAM, SWAG and HellaSWAG.
+"""Multiple choice: DREAM, SWAG, HellaSWAG, and files of your own.
 
 python run_multi_cho.py --do_train --do_eval --task_name DREAM --load_model_path all-MiniLM-L6-v2 --output_dir dream
 """
@@ -6,7 +6,7 @@ python run_multi_cho.py --do_train --do_eval --task_name DREAM --load_model_path
 import dataclasses
 from collections.abc import Sequence
 
-from data.tasks import CHOICE_TASKS, find_task
+from data.own import task_of
 from training import arguments
 from utils import InputError, run_script
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_multi_cho", argv)
-    task = find_task(args.task_name, CHOICE_TASKS)
+    task = task_of("run_multi_cho", args)
     args.task_name = task.name
     if args.dream_questions != task.questions and task.name != "DREAM":
         raise InputError(f"--dream_questions {args.dream_questions}: only DREAM has several questions to a dialogue")
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         AutoModelForMultipleChoice,
         collate=ChoiceCollator(tokenizer, **padding(args)),
         score=score,
-        write=lambda path, rows, logits: write_choices(path, rows.examples, np.stack(logits)),
+        write=lambda path, rows, logits: write_choices(path, rows.examples, logits, task.own),
         loss_name="loss",
     )
     execute(args, task, head, config, tokenizer, features)

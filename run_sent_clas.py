@@ -1,4 +1,4 @@
-"""Sentence and sentence-pair tasks: GLUE, ANLI, PAWS-QQP and HANS.
+"""Sentence and sentence-pair tasks: GLUE, ANLI, PAWS-QQP, HANS, and files of your own.
 
 python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path all-MiniLM-L6-v2 --output_dir sst
 """
@@ -6,7 +6,8 @@ python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path
 import functools
 from collections.abc import Sequence
 
-from data.tasks import SENTENCE_TASKS, find_task, model_classes
+from data.own import task_of
+from data.tasks import model_classes
 from training import arguments
 from utils import run_script
 
@@ -18,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_sent_clas", argv)
-    task = find_task(args.task_name, SENTENCE_TASKS)
+    task = task_of("run_sent_clas", args)
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         AutoModelForSequenceClassification,
         collate=functools.partial(without_labels, collate) if task.counts_as else collate,
         score=score,
-        write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits)),
+        write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits), logits),
     )
     execute(args, task, head, config, tokenizer, features)
 

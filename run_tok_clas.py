@@ -1,12 +1,12 @@
-"""Token classification: CoNLL-2003 and WNUT-2017 entities, part-of-speech tags of the Penn Treebank.
+"""Token classification: CoNLL-2003 and WNUT-2017 entities, part-of-speech tags of the Penn Treebank, own files.
 
 python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_path all-MiniLM-L6-v2 --output_dir wnut
 """
 
 from collections.abc import Sequence
 
+from data.own import task_of
 from data.readers import with_labels
-from data.tasks import TOKEN_TASKS, find_task
 from training import arguments
 from utils import run_script
 
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_tok_clas", argv)
-    task = with_labels(find_task(args.task_name, TOKEN_TASKS), args.data_dir)
+    task = with_labels(task_of("run_tok_clas", args), args.data_dir)
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np

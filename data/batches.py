@@ -1,6 +1,7 @@
 """Rows -> batches: which rows share an optimizer step, and how a batch is padded."""
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -64,8 +65,39 @@ class StepSampler(Sampler[list[int]]):
 
 
 def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
-    """The rows of an optimizer step as up to `parts` padded batches of like size."""
-    return [collate(part) for part in _chunks(rows, math.ceil(len(rows) / parts) or 1)]
+    """The rows of an optimizer step as up to `parts` padded batches of like size.
+
+    Rows with different numbers of choices make batches of their own: no choice has to be made up, and as parts weigh
+    what they hold of the step, they add up to it.
+    """
+    parts_of_step = _chunks(rows, math.ceil(len(rows) / parts) or 1)
+    return [collate(alike) for part in parts_of_step for alike in by_choices(part)]
+
+
+def by_choices(rows: list[dict]) -> list[list[dict]]:
+    """The rows by their numbers of choices; together, where each is a single sequence."""
+    groups: dict[int, list[dict]] = {}
+    for row in rows:
+        ids = row["input_ids"]
+        groups.setdefault(len(ids) if ids and isinstance(ids[0], list) else 0, []).append(row)
+    return list(groups.values())
+
+
+def evaluation_batches(lengths: list[int], choices: list[int] | None, order: list[int], size: int) -> list[list[int]]:
+    """Rows in batches of at most `size`, each of one number of choices.
+
+    The longest come first: a batch holds rows of like length, and a lack of memory shows at once.
+
+    Args:
+        lengths, choices: of all rows, as `Features` has them.
+        order: those that this process has, in any order.
+    """
+
+    def of(row: int) -> int:
+        return choices[row] if choices else 0
+
+    groups = itertools.groupby(sorted(order, key=lambda row: (-of(row), -lengths[row])), of)
+    return [batch for _, rows in groups for batch in _chunks(list(rows), size)]
 
 
 def without_labels(collate: Callable, rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -26,7 +26,7 @@ from utils import atomic_folder, log, write_json
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
 CHUNK = 10_000  # examples tokenised at once
-OWN_COLUMNS = ("lengths", "first_tokens")  # beside those of `Features.columns`
+OWN_COLUMNS = ("lengths", "choices", "first_tokens")  # beside those of `Features.columns`
 ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # what the cache calls its folders
 
 
@@ -40,6 +40,7 @@ class StoredFeatures(Features):
             {name: rows[name] for name in columns},
             examples=examples,
             lengths=rows["lengths"][:],
+            choices=rows["choices"][:] if "choices" in rows.column_names else None,
             report=report,
             first_tokens=rows["first_tokens"] if "first_tokens" in rows.column_names else None,
         )
@@ -115,6 +116,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
         "files": [_sha256(path) for path in examples.paths],
         "task": repr(examples.task),
         "labelled": [examples.labelled, examples.evaluated],
+        "share": repr(examples.share),
         # The last call's truncation and padding stand in the backend too.
         "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
         "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],
@@ -160,6 +162,8 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
         for start in range(0, len(rows), CHUNK):
             features = make(rows[start : start + CHUNK])
             columns = {**features.columns, "lengths": features.lengths}
+            if features.choices is not None:
+                columns["choices"] = features.choices
             if features.first_tokens is not None:
                 columns["first_tokens"] = features.first_tokens
             writer.write_batch(columns)

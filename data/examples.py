@@ -4,6 +4,7 @@ A label that the task lacks is an error, or, in a set that is evaluated, stands 
 """
 
 import ast
+import math
 import re
 import warnings
 from collections import Counter
@@ -12,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.formats import (
+    TABLES,
     checked_text,
     column_name,
     csv_rows,
     json_document,
     json_rows,
+    place_of,
     quoted,
     tab_separated_rows,
     text_column,
@@ -25,7 +28,7 @@ from data.formats import (
 from data.tasks import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
 from utils import InputError, log
 
-INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID")
+INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID", "idx", "guid")
 # CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
 # words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
 TREEBANK_WIDTH = 10
@@ -57,6 +60,7 @@ class ChoiceExample:
     question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
     label: index of the right choice; None in a test file.
     index: as for `Example`.
+    names: what the file calls each choice, where it is the user's own.
     """
 
     context: str
@@ -65,6 +69,7 @@ class ChoiceExample:
     label: int | None
     index: str | None
     cloze: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,10 +77,12 @@ class WordsExample:
     """A sentence of a token task.
 
     labels: class index of each word, or the name of a tag that the task lacks; None in a test file.
+    index: as for `Example`.
     """
 
     words: list[str]
     labels: list[int | str] | None
+    index: str | None = None
 
 
 @dataclass
@@ -145,15 +152,15 @@ def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:
 
 
 def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[Example]:
-    """A file of a sentence task: tab-separated with a header line, or one JSON object a line."""
+    """A file of a sentence task: one of `data.formats.TABLES`, by its suffix, else tab-separated with a header line."""
     tally = tally or Tally()
-    if path.suffix == ".jsonl":
-        rows = json_rows(path)
+    if path.suffix.lower() in TABLES:
+        rows = TABLES[path.suffix.lower()](path)
     else:
         rows = tab_separated_rows(path, task.header if labelled else None, task.broken_rows if labelled else 0)
     examples, left_out = [], []
     for line, row in _part(path, rows, task.only) if task.only else rows:
-        where = f"{path}, line {line}"
+        where = place_of(path, line)
         texts = tuple(text_column(row, names, where) for names in task.text)
         if task.bytes_literals:
             texts = tuple(_decoded(text, where) for text in texts)
@@ -162,7 +169,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
             left_out.append(line)
             continue
         groups = tuple(str(row[name]) for name in task.groups if name in row)
-        examples.append(Example(texts, label, _index(row, where), groups))
+        examples.append(Example(texts, label, index_of(row, where), groups))
     if left_out:
         tally.no_gold_label += len(left_out)
         shown = ", ".join(map(str, left_out[:LISTED])) + (", ..." if len(left_out) > LISTED else "")
@@ -188,13 +195,13 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
         log.warning(f"{path}: it has {len(found)} of the {len(ids)} rows that are listed as dev rows")
 
 
-def _index(row: dict, where: str) -> str | None:
+def index_of(row: dict, where: str) -> str | None:
     """What the row is called, as it will stand in a table."""
-    name = next((name for name in INDEX_COLUMNS if name in row), None)
-    return None if name is None else _in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
+    name = next((name for name in INDEX_COLUMNS if row.get(name) is not None), None)
+    return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
 
 
-def _in_a_table(text: str) -> str:
+def in_a_table(text: str) -> str:
     """On one line and without a tab."""
     return " ".join(text.split())
 
@@ -219,18 +226,20 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
     is_number = type(value) in (int, float)
     if isinstance(value, bool) and {*task.labels} == {*BINARY}:
         value = int(value)
-    word = checked_text(value, f"column {name!r}", where)
+    word = label_word(value, name, where) if task.own else checked_text(value, f"column {name!r}", where)
     if task.regression:
-        low, high = task.score_range
+        low, high = task.score_range or (-math.inf, math.inf)
         try:
             score = float(word)
         except ValueError:
             raise InputError(f"{where}: the score {quoted(word)} is not a number") from None
+        if task.own and not math.isfinite(score):
+            raise InputError(f"{where}: the score {quoted(word)} is not a finite number")
         if not low <= score <= high:
             raise InputError(f"{where}: the score {quoted(word)} is outside {low:g} to {high:g}")
         return score
     if word not in task.labels:
-        word = _whole(word)
+        word = whole(word)
     if word in task.no_gold_label:
         return None
     if is_number and word not in task.labels and word in map(str, range(len(task.numbered))):
@@ -239,7 +248,12 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
     return tally.classes(task, [task.aliases.get(word, word)], lambda _: where)[0]
 
 
-def _whole(word: str) -> str:
+def label_word(value, name: str, where: str) -> str:
+    """The label in a column of the user's own: text, a number, or true and false."""
+    return str(value) if isinstance(value, bool) else checked_text(value, f"column {name!r}", where)
+
+
+def whole(word: str) -> str:
     """A number of a class or choice without the decimals that tables of numbers give it: 1 for 1.0."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", word)
 
@@ -266,7 +280,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
         match dialogue:
             case [list(turns), list(questions), str() | int() | float() as name]:
                 context = " ".join(checked_text(turn, "a turn", place) for turn in turns)
-                name = _in_a_table(checked_text(name, "the id", place))
+                name = in_a_table(checked_text(name, "the id", place))
             case _:
                 raise InputError(f"{place}: [turns, questions, id] is expected")
         for ordinal, row in enumerate(questions[:1] if task.questions == "first" else questions, 1):
@@ -292,7 +306,10 @@ def _csv_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple
         where = f"{path}, line {line}"
         context, begun = text_column(row, ("sent1",), where), text_column(row, ("sent2",), where)
         choices = tuple(value for name, value in row.items() if re.fullmatch(r"ending\d+", name))
-        yield where, ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), _index(row, where))
+        yield (
+            where,
+            ChoiceExample(context, begun, choices, _choice(row, choices, where, labelled), index_of(row, where)),
+        )
 
 
 def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
@@ -304,7 +321,7 @@ def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tupl
         choices = _texts(row, "endings", where)
         label = _choice(row, choices, where, labelled)
         # As in the release, the question is all blank: the ending alone is the second text.
-        yield where, ChoiceExample(context, "_", choices, label, _index(row, where), cloze=True)
+        yield where, ChoiceExample(context, "_", choices, label, index_of(row, where), cloze=True)
 
 
 CHOICE_FILES: dict[str, Callable] = {".json": _dialogues, ".csv": _csv_endings, ".jsonl": _json_endings}
@@ -331,15 +348,21 @@ def _choice(row: dict, choices: tuple[str, ...], where: str, labelled: bool) -> 
         raise InputError(f"{where}: there is no column 'label'")
     if not choices:
         raise InputError(f"{where}: there are no choices")
-    label = _whole(str(row["label"]))
+    label = whole(str(row["label"]))
     if label not in map(str, range(len(choices))):
         raise InputError(f"{where}: the label {quoted(label)} is not among 0 to {len(choices) - 1}")
     return int(label)
 
 
 def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[WordsExample]:
-    """A file of a token task."""
+    """A file of a token task: a table with a sentence a row, or a word and its tag a line."""
     tally = tally or Tally()
+    if task.columns and path.suffix.lower() in SENTENCE_TABLES:
+        rows = tagged_rows(path, *task.columns, labelled)
+        return [
+            WordsExample(words, tally.classes(task, tags, lambda _, at=where: at) if labelled else None, index)
+            for words, tags, where, index in rows
+        ]
     examples, converted = [], 0
     for words, tags, places in read_tagged(path, labelled, task.document_mark):
         labels = None
@@ -353,6 +376,34 @@ def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None 
     if converted:
         log.info(f"{path}: {converted} sentences in IOB1, where a span may open with I-, turned into BIO")
     return examples
+
+
+# Formats that can hold lists.
+SENTENCE_TABLES = (".json", ".jsonl", ".parquet", ".arrow")
+
+
+def tagged_rows(
+    path: Path, words: str, tags: str, labelled: bool
+) -> Iterator[tuple[list[str], list[str], str, str | None]]:
+    """(words, tags, file and row, what the row is called) of each row of a table with these two columns of lists.
+
+    Args:
+        labelled: tags are required; without it, they are empty.
+
+    Raises:
+        InputError: a row has no such list, or not a tag for each word.
+    """
+    for number, row in TABLES[path.suffix.lower()](path):
+        where = place_of(path, number)
+        found = _texts(row, words, where)
+        said = []
+        if labelled:
+            if not isinstance(row.get(tags), list):
+                raise InputError(f"{where}: there is no list {tags!r}")
+            said = [whole(checked_text(tag, f"each of {tags!r}", where)) for tag in row[tags]]
+            if len(said) != len(found):
+                raise InputError(f"{where}: {len(said)} tags in {tags!r} for {len(found)} words in {words!r}")
+        yield list(found), said, where, index_of(row, where)
 
 
 def read_tagged(

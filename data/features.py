@@ -1,5 +1,7 @@
 """Examples -> what the encoder reads: token ids, with the length of each row known for sorting and grouping."""
 
+import bisect
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +21,7 @@ class Features(Dataset):
 
     examples: what the rows were made from.
     lengths: of a row with several sequences, the longest counts.
+    choices: how many sequences each row has, of multiple choice.
     report: figures on what the encoder does not see, for the log and the results.
     first_tokens: of a token task, the place of each word's first token in its row; None where the row has none.
     """
@@ -30,6 +33,7 @@ class Features(Dataset):
         *,
         examples: Sequence = (),
         lengths: list[int] | None = None,
+        choices: list[int] | None = None,
         report: Mapping[str, float] | None = None,
         first_tokens: list[list[int | None]] | None = None,
     ):
@@ -37,6 +41,7 @@ class Features(Dataset):
         self.columns = {**columns, "labels": labels} if labels is not None else columns
         self.report = report or {}
         self.lengths = lengths or [len(ids) for ids in columns["input_ids"]]
+        self.choices = choices
         self.first_tokens = first_tokens
 
     def __len__(self) -> int:
@@ -73,7 +78,8 @@ def choice_features(
     Raises:
         InputError: the length does not fit the tokenizer or leaves no room for the texts.
     """
-    choices = len(examples[0].choices)
+    choices = [len(example.choices) for example in examples]
+    ends = list(itertools.accumulate(choices))
     contexts = [example.context for example in examples for _ in example.choices]
     answers = [
         answered(row.question, choice, BLANKS[protocol] if row.cloze else None)
@@ -82,7 +88,7 @@ def choice_features(
     ]
     encoding, cut = _encode(tokenizer, [contexts, answers], max_seq_length, truncation)
     columns = {
-        name: [column[start : start + choices] for start in range(0, len(column), choices)]
+        name: [column[end - count : end] for end, count in zip(ends, choices, strict=True)]
         for name, column in encoding.items()
     }
     return Features(
@@ -90,7 +96,8 @@ def choice_features(
         _labels(examples),
         examples=examples,
         lengths=[max(map(len, ids)) for ids in columns["input_ids"]],
-        report=_report(examples, {row // choices for row in cut}),
+        choices=choices,
+        report=_report(examples, {bisect.bisect(ends, row) for row in cut}),
     )
 
 

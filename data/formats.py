@@ -153,6 +153,93 @@ def _json(text: str, path: Path, line: int | None = None):
         raise InputError(f"{where}: JSON with a number too long to be read") from None
 
 
+def json_table_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(row number, object) of a file with a list of JSON objects, or as `json_rows` where it has one object a line.
+
+    Raises:
+        InputError: it has something else.
+    """
+    first = next((text.lstrip() for _, text in lines(path) if text.strip()), "")
+    if not first.startswith("["):
+        yield from json_rows(path)
+        return
+    for number, row in enumerate(json_document(path), 1):
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, row {number}: a JSON object is expected, not {type(row).__name__}")
+        yield number, row
+
+
+def arrow_dataset(path: Path):
+    """A Parquet file, or an Arrow file as the library `datasets` keeps them, as a `datasets.Dataset`.
+
+    Raises:
+        InputError: it is neither, or damaged.
+    """
+    import datasets  # takes seconds
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        if path.suffix.lower() == ".arrow":
+            found = datasets.Dataset.from_file(str(path))
+        else:
+            found = datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        said = next(iter(str(error).splitlines()), "")
+        raise InputError(f"{path}: not a readable {path.suffix.lower().removeprefix('.')} file ({said})") from None
+    # Pictures and sounds, which would be decoded.
+    return found.remove_columns([name for name, kind in found.features.items() if hasattr(kind, "decode_example")])
+
+
+def class_names(feature) -> list[str] | None:
+    """The names that a `datasets` feature has for the numbers of classes, or for those in a list; None without."""
+    return getattr(getattr(feature, "feature", feature), "names", None)
+
+
+def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    """(row number, column -> value) of a Parquet or Arrow file; a numbered class comes as its name, where it has one.
+
+    Raises:
+        InputError: it is not readable.
+    """
+    table = arrow_dataset(path)
+    names = {name: known for name, feature in table.features.items() if (known := class_names(feature))}
+
+    def named(column: str, value):
+        if isinstance(value, list):
+            return [named(column, each) for each in value]
+        return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1 is no class
+
+    number = 0
+    for batch in table.iter(batch_size=1000):
+        for values in zip(*batch.values(), strict=True):
+            number += 1
+            row = dict(zip(batch, values, strict=True))
+            yield number, row | {column: named(column, row[column]) for column in names}
+
+
+# Suffix -> function of a path that gives the rows of a table with named columns, whatever task it is of.
+TABLES = {
+    ".csv": csv_rows,
+    ".json": json_table_rows,
+    ".jsonl": json_rows,
+    ".parquet": arrow_rows,
+    ".arrow": arrow_rows,
+}
+WITHOUT_LINES = (".json", ".parquet", ".arrow")
+
+
+def place_of(path: Path, number: int) -> str:
+    """File and line, or row, as a message names it."""
+    return f"{path}, {'row' if path.suffix.lower() in WITHOUT_LINES else 'line'} {number}"
+
+
+def rows_of(path: Path) -> Iterator[tuple[int, dict]]:
+    """The numbered rows of a table, by the suffix of its name; what has none that is known is tab-separated."""
+    read = TABLES.get(path.suffix.lower())
+    return read(path) if read else tab_separated_rows(path, None, 0)
+
+
 def row_ids(folder: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     """The ids in a list with one a line: the folder's own, under one of these names, or the one beside this module.
 

@@ -12,6 +12,7 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from utils import log
 
+IGNORED_LABEL = -100  # of a row whose label the model lacks
 NO_CLASS = -1  # in place of a class where the model's output is not a number
 NO_TAG = "not a number"  # likewise, of a word
 # What the libraries say where they report 0, or nothing, for a score that is not defined.
@@ -19,7 +20,12 @@ UNDEFINED = (UndefinedMetricWarning, stats.ConstantInputWarning)
 
 
 def best_class(logits: Sequence[np.ndarray]) -> np.ndarray:
-    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite."""
+    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite.
+
+    Rows of multiple choice may have different numbers of them.
+    """
+    if len({len(row) for row in logits}) > 1:
+        return np.concatenate([best_class([row]) for row in logits])
     logits = np.stack(logits)
     return np.where(np.isfinite(logits).all(-1), logits.argmax(-1), NO_CLASS)
 
@@ -27,6 +33,12 @@ def best_class(logits: Sequence[np.ndarray]) -> np.ndarray:
 def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     constant = min(len(np.unique(labels)), len(np.unique(predictions))) < 2
     return np.nan if constant else sklearn_metrics.matthews_corrcoef(labels, predictions)
+
+
+def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """The mean F1 over the classes in labels or predictions; a label that the model lacks is none of them."""
+    classes = np.setdiff1d(np.union1d(labels, predictions), [IGNORED_LABEL])
+    return sklearn_metrics.f1_score(labels, predictions, labels=classes, average="macro")
 
 
 def _correlation(function):
@@ -39,6 +51,7 @@ METRICS = {
     "f1": lambda labels, predictions: sklearn_metrics.f1_score(
         np.equal(labels, 1), np.equal(predictions, 1), zero_division=np.nan
     ),
+    "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),

@@ -5,14 +5,16 @@ import contextlib
 import dataclasses
 import logging
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from data.choices import read_choice_table
 from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
 from data.formats import row_ids
-from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Task, TokenTask, names_of
+from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask, names_of
 from utils import InputError, log
 
 # kind of task -> function of (task, path, labelled, tally) that gives the examples of a file
@@ -26,13 +28,17 @@ class Examples(Sequence):
     evaluated: a label that the task lacks counts as wrong; else it is an error.
     report: once they are read, figures on rows with such a label or with none.
     told: what there is to say of the files has been said.
+    share: the part of the rows that counts; None for all.
     """
 
-    def __init__(self, task: Task, paths: list[Path], labelled: bool, evaluated: bool = False):
+    def __init__(
+        self, task: Task, paths: list[Path], labelled: bool, evaluated: bool = False, share: Share | None = None
+    ):
         self.task = task
         self.paths = paths
         self.labelled = labelled
         self.evaluated = evaluated
+        self.share = share
         self.report: dict[str, int] = {}
         self.told = False
 
@@ -47,6 +53,8 @@ class Examples(Sequence):
         with withheld() if self.told else contextlib.nullcontext():
             rows = [row for path in self.paths for row in read_file(self.task, path, self.labelled, tally)]
             tally.check(self.task)
+            if self.share:
+                rows = divided(rows, self.share, self.paths)
         self.report, self.told = tally.report(), True
         return rows
 
@@ -129,7 +137,8 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits:
         )
 
     def read(data_set: DataSet, **kind: bool) -> Examples | None:
-        return read_set(task, data_set, task_folder(args.data_dir, task.name), **kind)
+        folder = Path() if task.own else task_folder(args.data_dir, task.name)
+        return read_set(task, data_set, folder, **kind)
 
     def read_sets(sets: Mapping[str, DataSet], **kind: bool) -> dict[str, Examples]:
         found = {name: read(data_set, **kind) for name, data_set in sets.items()}
@@ -145,6 +154,43 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits:
         eval=evaluated,
         test=read_sets(task.submissions, labelled=False) if args.do_test else {},
     )
+
+
+def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
+    """The examples of one part of a set, in the order of the files, each called by its number there if by nothing else.
+
+    Of classes, each has its share of what is held out; one with a single row is for training.
+
+    Raises:
+        InputError: there are too few of them.
+    """
+    from sklearn.model_selection import train_test_split
+
+    labels = [getattr(example, "label", None) for example in examples]
+    times = Counter(labels) if share.stratified else {}
+    drawn = [number for number, label in enumerate(labels) if times.get(label) != 1]
+    held_out = max(1, round(share.fraction * len(examples)))
+    if not held_out < len(drawn):
+        raise InputError(
+            f"--dev_fraction {share.fraction:g}: {', '.join(map(str, paths))} has too few rows ({len(examples)}) for"
+            " it: give --dev_file"
+        )
+    kinds = len({labels[number] for number in drawn})
+    stratify = None
+    if share.stratified and kinds <= min(held_out, len(drawn) - held_out):
+        stratify = [labels[number] for number in drawn]
+    _, out = train_test_split(drawn, test_size=held_out, random_state=share.seed, stratify=stratify)
+    out = set(out)
+    kept = [number for number in range(len(examples)) if (number in out) == share.held_out]
+    log.info(
+        f"{', '.join(map(str, paths))}: {len(kept)} of {len(examples)} rows"
+        f" {'held out for the evaluation' if share.held_out else 'for training'} (--dev_fraction {share.fraction:g},"
+        f" seed {share.seed}{', each label in proportion' if stratify else ''})"
+    )
+    for number in kept:
+        if examples[number].index is None:
+            examples[number].index = str(number)
+    return [examples[number] for number in kept]
 
 
 def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
@@ -196,7 +242,7 @@ def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evalua
         return Examples(dataclasses.replace(task, only=rows), [folder / part.file], labelled, evaluated)
     gold = [folder / name for name in data_set.gold if (folder / name).is_file()]
     paths = gold[:1] if labelled and gold else _paths(data_set, folder)
-    return paths and Examples(task, paths, labelled, evaluated)
+    return paths and Examples(task, paths, labelled, evaluated, data_set.share)
 
 
 def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
@@ -224,7 +270,10 @@ def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None
     Raises:
         InputError: the file is empty or not readable; the message names file and line.
     """
-    examples = READERS[type(task)](task, path, labelled, tally)
+    if isinstance(task, ChoiceTask) and task.columns:
+        examples = read_choice_table(task.columns, path, labelled)
+    else:
+        examples = READERS[type(task)](task, path, labelled, tally)
     if not examples:
         raise InputError(f"{path}: the file has no rows")
     return examples

@@ -1,39 +1,71 @@
 """Predictions files: one line an example, or a word, in the order of the test file."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from scipy import special
 
-from data.examples import ChoiceExample, Example, WordsExample
+from data.examples import ChoiceExample, Example, WordsExample, in_a_table
 from data.metrics import NO_CLASS, NO_TAG
 from data.tasks import SentenceTask
 from utils import InputError, write_text
 
 
-def write_submission(path: str | Path, task: SentenceTask, examples: list[Example], predictions: np.ndarray) -> None:
+def write_submission(
+    path: str | Path,
+    task: SentenceTask,
+    examples: list[Example],
+    predictions: np.ndarray,
+    logits: Sequence[np.ndarray] = (),
+) -> None:
     """Write a leaderboard file, whole or not at all: `index<TAB>prediction` with a header, label words.
+
+    Classes of the user's own data are followed by the probability of each.
 
     Args:
         predictions: (n,), class indices, or scores of a regression, which are clipped to the task's range.
+        logits: of each row, of which the probabilities are made.
     """
     _check_numbers(path, predictions if task.regression else np.where(predictions == NO_CLASS, np.nan, 0))
     if task.regression:
-        words = [f"{score:.3f}" for score in np.clip(predictions, *task.score_range)]
+        words = [f"{score:.6g}" if task.own else f"{score:.3f}" for score in _clipped(predictions, task.score_range)]
     else:
-        words = [task.labels[int(label)] for label in predictions]
-    _write_indexed(path, examples, ["prediction"], ([word] for word in words))
+        words = [in_a_table(task.labels[int(label)]) for label in predictions]
+    header, rows = ["prediction"], [[word] for word in words]
+    if task.own and not task.regression:
+        header += [f"probability_{in_a_table(label)}" for label in task.labels]
+        rows = [[word, *_probabilities(row)] for word, row in zip(words, logits, strict=True)]
+    _write_indexed(path, examples, header, rows)
 
 
-def write_choices(path: str | Path, examples: list[ChoiceExample], scores: np.ndarray) -> None:
+def _clipped(scores: np.ndarray, score_range: tuple[float, float] | None) -> np.ndarray:
+    return np.clip(scores, *score_range) if score_range else scores
+
+
+def _probabilities(logits: np.ndarray) -> list[str]:
+    return [f"{share:.6g}" for share in special.softmax(logits.astype(float))]
+
+
+def write_choices(
+    path: str | Path, examples: list[ChoiceExample], scores: Sequence[np.ndarray], own: bool = False
+) -> None:
     """Write the number of the best choice, counted from 0, and the score of each, whole or not at all.
 
     Args:
-        scores: (n, choices).
+        scores: (choices,) of each example.
+        own: of the user's own data, whose choices are called as in the file, and followed by the probability of each.
     """
-    _check_numbers(path, scores)
-    header = ["prediction", *(f"score{choice}" for choice in range(scores.shape[1]))]
-    rows = ([str(row.argmax()), *(f"{score:.6g}" for score in row)] for row in scores)
+    _check_numbers(path, np.concatenate([*scores]))
+    most = max(map(len, scores))
+    header = ["prediction", *(f"{'probability_' if own else 'score'}{choice}" for choice in range(most))]
+    rows = []
+    for example, row in zip(examples, scores, strict=True):
+        best = row.argmax()
+        said = _probabilities(row) if own else [f"{score:.6g}" for score in row]
+        word = in_a_table(example.names[best]) if own else str(best)
+        rows.append([word, *said, *[""] * (most - len(row))])
     _write_indexed(path, examples, header, rows)
 
 
@@ -60,5 +92,6 @@ def write_words(path: str | Path, examples: list[WordsExample], predictions: lis
     _check_numbers(path, [np.nan if NO_TAG in tags else 0 for tags in predictions])
     lines = []
     for example, tags in zip(examples, predictions, strict=True):
-        lines += [f"{word}\t{tag}\n" for word, tag in zip(example.words, tags, strict=True)] + ["\n"]
+        words = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # which a list may hold
+        lines += [f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)] + ["\n"]
     write_text(path, "".join(lines))

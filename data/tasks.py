@@ -58,6 +58,16 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Share:
+    """One of the two parts of a training set of which a fraction is held out for evaluation, the same by each seed."""
+
+    fraction: float
+    seed: int
+    held_out: bool
+    stratified: bool  # by the label
+
+
+@dataclass(frozen=True)
 class DataSet:
     """One set of rows of a task.
 
@@ -67,6 +77,7 @@ class DataSet:
     part: of which file the set may be a part.
     optional: the set is left out, and the log says so, when its files are not there.
     submission: name of the predictions file, without its suffix.
+    share: the part of the rows that counts, where not all do.
     """
 
     files: tuple[Names, ...]
@@ -75,6 +86,7 @@ class DataSet:
     part: Part | None = None
     optional: bool = False
     submission: str = ""
+    share: Share | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +134,7 @@ class Task:
     dev, test: set name -> rows, the first set of a split being the primary one.
     other_names: what else the task and its folder may be called, in any case.
     recipe: None where there are no published settings.
+    own: it is made of the user's own files (`data.own`), which have no folder below --data_dir.
     script: the module that trains and evaluates it.
     """
 
@@ -133,6 +146,7 @@ class Task:
     test: Mapping[str, DataSet]
     other_names: Names = ()
     recipe: Recipe | None = None
+    own: bool = False
 
     @property
     def submissions(self) -> dict[str, DataSet]:
@@ -155,7 +169,7 @@ class SentenceTask(Task):
     only: the rows that count, where a file has others too.
     class_names: what else the labels are called in the configurations of models, each in the order of `labels`: by the
         example scripts of transformers, and in the sets of `datasets`.
-    score_range: of a regression; predictions in a submission are clipped to it.
+    score_range: of a regression, where it is known; predictions in a submission are clipped to it.
     broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
     counts_as: where the model is that of another task, which label each of its classes counts as.
     models: the classes of such models, in order, for a checkpoint that does not name them.
@@ -184,16 +198,35 @@ class SentenceTask(Task):
         return not self.labels
 
 
+@dataclass(frozen=True)
+class ChoiceColumns:
+    """Where tables have what multiple choice needs.
+
+    context, question: None where there is no such column; one of them there is.
+    choices: one with a list of them, or one for each.
+    answer: which choice is right.
+    answers: how it is said, one of `data.choices.ANSWERS`.
+    """
+
+    context: str | None
+    question: str | None
+    choices: Names
+    answer: str
+    answers: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChoiceTask(Task):
     """A multiple-choice task; the form of a file follows from its suffix, the number of choices from its rows.
 
     questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
+    columns: those of the user's own tables, whose rows may have different numbers of choices.
     """
 
     script: ClassVar[str] = "run_multi_cho"
     metrics: Names = ("accuracy",)
     questions: str = "first"
+    columns: ChoiceColumns | None = None
 
 
 DREAM_QUESTIONS = ("first", "all")  # of each dialogue
@@ -206,12 +239,14 @@ class TokenTask(Task):
     labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
     iob1: the official files may open a span with I-; such tags are turned into BIO.
     document_mark: what stands in place of a word where a document begins; it ends a sentence and is not a word.
+    columns: of tables with a sentence a row, the columns that have lists of its words and of their tags.
     """
 
     script: ClassVar[str] = "run_tok_clas"
     labels: Names = ()
     iob1: bool = False
     document_mark: str | None = None
+    columns: tuple[str, str] | None = None
 
 
 def _sentence_task(name: str, text: tuple[Names, ...], label: str | Names, metrics: Names, **changes) -> SentenceTask:

@@ -46,7 +46,7 @@ COUNT_FROM_PAD = (
     "xmod",
 )
 # One of them is in every folder with a tokenizer.
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 # The kinds of heads that call their weights by the same names.
 HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification")
 # A multiple-choice model has one output for each choice and no classes, whatever its encoder was trained for.
@@ -332,13 +332,17 @@ def load_pretrained(
         new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
-    if type(model).__name__.endswith(HEADS) and getattr(model.base_model, "pooler", None) is None:
+    headed = type(model).__name__.endswith(HEADS)
+    if headed and model.base_model_prefix == "roberta" and getattr(model.base_model, "pooler", None) is None:
         model.unused_pooler = _pooler(name, model.config, cache_dir)
     return model
 
 
 def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
-    """The pooler that a pretrained encoder has and its model does not use, by its names; empty where it has none."""
+    """The pooler that a pretrained RoBERTa has and its model does not use, by its names; empty where it has none.
+
+    The release saves it, see `models.checkpoints.unused_by_us`.
+    """
     without_layers = copy.deepcopy(config)
     without_layers.num_hidden_layers = 0
     with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
@@ -386,7 +390,7 @@ def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
     """Give the outputs of a classifier another order: the i-th is then what was the `order[i]`-th."""
     linear = [module for child in _head(model) for module in child.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
-        for weight in (linear.weight, linear.bias):
+        for weight in linear.parameters():
             weight.copy_(weight[list(order)])
 
 

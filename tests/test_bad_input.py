@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory) -> Path:
 # (task, flags, what the sentence says)
 BAD_FLAGS = [
     ("SST-2", [], "nothing to do: give --do_train, --do_eval or --do_test"),
-    (None, [TRAIN], "the following arguments are required: --task_name"),
+    (None, [TRAIN], "--task_name is missing: name a task, or give data of your own with --train_file"),
     ("SST", [TRAIN], r"--task_name SST: no such task; did you mean SST-2\?"),
     ("", [TRAIN], "--task_name : no such task; known tasks are CoLA, SST-2"),
     ("WNUT-2017", [TRAIN], "--task_name WNUT-2017: a task of another script; known here are CoLA, SST-2"),

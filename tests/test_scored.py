@@ -319,15 +319,17 @@ def test_tags_in_the_order_of_datasets(evaluate, encoder_folder, data_dir, tmp_p
     assert scores[0] == scores[1]
 
 
-def test_hans_says_how_the_classes_were_taken(evaluate, encoder_folder, data_dir, tmp_path):
+def test_hans_says_how_the_classes_were_taken(evaluate, encoder_folder, data_dir, tmp_path, caplog):
     write(data_dir / "HANS" / "dev.tsv", "gold_label\tsentence1\tsentence2", "entailment\ta film\ta plot")
     named = model_folder(tmp_path / "named", encoder_folder, names=["Neutral", "ENTAILMENT", "contradiction"])
     record = evaluate("HANS", named)
     assert record["classes"] == {"matched": "by name", "names": ["Neutral", "ENTAILMENT", "contradiction"]}
     entails = stock_logits(load_stock(named), named, pairs=[("a film", "a plot")])[0].argmax() == 1
     assert record["metrics"]["accuracy"] == 100.0 * bool(entails)
+    caplog.set_level("INFO", "asa")
     plain = model_folder(tmp_path / "plain", encoder_folder, num_labels=3)
     assert evaluate("HANS", plain)["classes"] == {"matched": "assumed in the task's order", "names": None}
+    assert f"{plain}: classes assumed in the task's order (contradiction, entailment, neutral)" in caplog.text
 
 
 # --- the head that training begins with ---

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data import own
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
 from utils import InputError, Parser
@@ -23,6 +24,7 @@ POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 EXECUTION = {
     *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
+    "test_file",
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -102,6 +104,7 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             default="longest_first",
             help="cut the longer of context and question, or the context alone (default: %(default)s)",
         )
+    _add_own_data(parser, name)
     return parse(parser, argv)
 
 
@@ -120,7 +123,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--do_test", action="store_true", help="predict the test set: the best epoch, or a checkpoint")
 
     group = parser.add_argument_group("data")
-    group.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(tasks)}")
+    group.add_argument("--task_name", metavar="TASK", help=f"in any case: {', '.join(tasks)}")
     group.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
     group.add_argument("--eval_on", choices=("dev", "test"), default="dev", help="which labelled set --do_eval uses")
     group.add_argument(
@@ -272,6 +275,53 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
 
 
+# Script -> (flag, what its column holds), each guessed from the names of the columns where it is not given.
+OWN_COLUMNS = {
+    "run_sent_clas": (
+        ("text_columns", "the text, or a,b for a pair of texts"),
+        ("label_column", "the label, or the number of a regression"),
+    ),
+    "run_multi_cho": (
+        ("context_column", "what the question is about"),
+        ("question_column", "the question, or how each choice begins"),
+        ("choice_columns", "a list of choices, or a,b,... with a choice each"),
+        ("label_column", "the right choice: its number, letter or text"),
+    ),
+    "run_tok_clas": (("token_column", "a list of words"), ("tag_column", "a list with the tag of each word")),
+}
+
+
+def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
+    """The flags for data of the user's own; data/own.py says how they are read."""
+    group = parser.add_argument_group("data of your own, in place of a task that has a name here")
+    forms = ", ".join(own.SUFFIXES[:-1])
+    if script == "run_tok_clas":
+        forms = "lists in .json, .jsonl or .parquet, else a word and its tag a line (CoNLL)"
+    group.add_argument("--train_file", nargs="+", metavar="FILE", help=f"{forms}; several are one set")
+    group.add_argument("--dev_file", nargs="+", metavar="FILE", help="likewise; of several, the first is the primary")
+    group.add_argument("--test_file", nargs="+", metavar="FILE", help="likewise; labels are not needed for --do_test")
+    group.add_argument(
+        "--dataset_name",
+        metavar="NAME",
+        help="on the Hub, or a folder: with train.*, dev.*, test.*, or as datasets has it",
+    )
+    group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
+    group.add_argument(
+        "--dev_fraction",
+        type=share,
+        help=f"of the training rows, held out by --seed where there is no dev set (default: {own.DEV_FRACTION:g})",
+    )
+    for name, text in OWN_COLUMNS[script]:
+        group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
+    if script == "run_sent_clas":
+        group.add_argument("--regression", action="store_true", help="predict numbers, not classes")
+    group.add_argument(
+        "--metric",
+        choices=own.METRICS[script],
+        help="the primary one, which chooses the best epoch (default: by the data)",
+    )
+
+
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse and check what can be checked without reading a file; settles the defaults that depend on others.
 
@@ -310,6 +360,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
     if args.test_model_file is not None:
         args.test_model_file = _best_of_run(args.test_model_file)
+    if "dataset_name" in args:
+        own.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:

@@ -1,6 +1,7 @@
 """Evaluation and prediction with the plain model, and what they share with training: a run and what a script adds."""
 
 import argparse
+import itertools
 import math
 import signal
 from collections.abc import Callable
@@ -13,9 +14,10 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import gather_object
 from torch import nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from data.batches import evaluation_batches
 from data.features import Features
 from models.asa import IGNORED_LABEL
 from training import accumulation
@@ -116,12 +118,12 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         Interrupted: a training run is to stop.
     """
     accelerator = run.accelerator
-    # The longest first: a batch holds rows of like length, and a lack of memory shows at once.
     order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
     order = order[accelerator.process_index :: accelerator.num_processes]
+    batches = evaluation_batches(features.lengths, features.choices, order, run.args.eval_batch_size)
     loader = DataLoader(
-        Subset(features, order),
-        run.args.eval_batch_size,
+        features,
+        batch_sampler=batches,
         collate_fn=run.head.collate,
         num_workers=run.args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
@@ -142,7 +144,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
     sums = {name: figure.item() for name, figure in losses.sums.items()}
     fetched = [row for batch in logits for row in batch.cpu().numpy()]
-    found = gather_object([(dict(zip(order, fetched, strict=True)), sums)])  # one of each process
+    found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one of each process
     rows = {row: values for own, _ in found for row, values in own.items()}
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None

@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
+from data.own import recorded_task
 from data.predictions import file_name
-from data.tasks import TASKS
 from training.arguments import EXECUTION, SETTLED
 from training.state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
@@ -102,7 +102,7 @@ class RunFolder:
         names = {self.evaluation.name} if args.do_eval or args.do_train else set()
         if args.do_train:  # what other tasks' test sets got from the weights that go
             known = [_arguments(record) for record in (self.results, self.evaluation)]
-            tasks += [TASKS[of["task_name"]] for of in known if of.get("do_test") and of.get("task_name") in TASKS]
+            tasks += filter(None, (recorded_task(of) for of in known if of.get("do_test")))
         names |= {path.name for each in tasks for path in self.submissions(each)}
         found = _named(self.path.glob("*"), names.__contains__)
         if args.do_train or args.do_eval:
@@ -122,7 +122,7 @@ class RunFolder:
         for path in sorted(self.path.glob(f"*/{self.evaluation.name}")):
             args = _arguments(path)
             if self._is_of_here(args.get("test_model_file")):
-                task = TASKS.get(args.get("task_name"))
+                task = recorded_task(args)
                 scored = argparse.Namespace(do_train=False, do_eval=True, do_test=task and args.get("do_test"))
                 found += RunFolder(path.parent).replaced(scored, task)
         return found

@@ -38,6 +38,7 @@ from models.encoders import (
     attention_implementation,
     check_same_type,
     checkpoint_layers,
+    class_words,
     fit_together,
     load_config,
     load_pretrained,
@@ -151,7 +152,8 @@ def execute(
         order, classes = classes_to_score(args, task)
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
         for found in classes.values():
-            log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(found['names'] or task.labels)})")
+            words = found["names"] or class_words(config)
+            log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
     accelerator = make_accelerator(args)
     if accelerator.device.type == "cpu":
         keep_freed_memory()

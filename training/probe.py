@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import send_to_device
 from transformers import PreTrainedModel
 
+from data.batches import collate_parts
 from data.features import Features
 from data.readers import Splits
 from models.checkpoints import backbone_of
@@ -35,12 +36,12 @@ def probe(run: Run, features: Splits) -> None:
     for name, rows in [*sets, *features.eval.items(), *features.test.items()]:
         training = rows is features.train
         try:
-            batch = _batch(run, rows, backbone_of(model))
-            with torch.set_grad_enabled(training):
-                output = model.train(training)(**send_to_device(batch, device))
-            if training:
-                output.loss.backward()
-                model.zero_grad(set_to_none=True)
+            for batch in _batches(run, rows, backbone_of(model)):
+                with torch.set_grad_enabled(training):
+                    output = model.train(training)(**send_to_device(batch, device))
+                if training:
+                    output.loss.backward()
+                    model.zero_grad(set_to_none=True)
         except InputError as error:
             raise InputError(f"{_origin(run.args)}: {error}") from None
         except torch.OutOfMemoryError:
@@ -63,8 +64,10 @@ def _origin(args: argparse.Namespace) -> str:
     return f"--test_model_file {args.test_model_file}" if scored else f"--load_model_path {args.load_model_path}"
 
 
-def _batch(run: Run, features: Features, backbone: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The rows of a set that go furthest, and a short one, so that there is padding; on the CPU.
+def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
+    """The rows of a set that go furthest, and a short one, so that there is padding; on the CPU, and in one batch.
+
+    With different numbers of choices they are in several.
 
     Raises:
         InputError: the model cannot take it; on a GPU the library would not say why.
@@ -79,10 +82,11 @@ def _batch(run: Run, features: Features, backbone: PreTrainedModel) -> dict[str,
     chosen = [max(places, key=features.lengths.__getitem__), min(places, key=features.lengths.__getitem__)]
     if max(tokenizer.get_vocab().values()) >= known:  # else no row has such a token
         chosen.append(max(places, key=lambda row: _largest(features[row]["input_ids"])))
-    batch = run.head.collate([features[row] for row in dict.fromkeys(chosen)])
-    _check_limits(batch, backbone, known)
-    _check_problem(batch, backbone)
-    return batch
+    batches = collate_parts(run.head.collate, 1, [features[row] for row in dict.fromkeys(chosen)])
+    for batch in batches:
+        _check_limits(batch, backbone, known)
+        _check_problem(batch, backbone)
+    return batches
 
 
 def _largest(ids: list) -> int:

@@ -1,0 +1,165 @@
+"""Multiple choice in tables of the user's own: choices as a list or in a column each, answers as the file has them."""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.examples import ChoiceExample, index_of, whole
+from data.formats import checked_text, place_of, quoted, rows_of, text_column
+from data.tasks import ChoiceColumns
+from utils import InputError
+
+# A blank in a question stands alone: an underscore in a word is none.
+BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
+
+
+@dataclass
+class Choices:
+    """Those of a row.
+
+    texts: None for a choice that the row does not have, where others have one in that place.
+    names: what the file calls each of them, empty where it does not say.
+    """
+
+    texts: list[str | None]
+    names: list[str]
+
+    def called(self, answers: str) -> list[str]:
+        """What each choice is called in answers of a kind of `ANSWERS`."""
+        places = range(len(self.texts))
+        if answers == "text":
+            return [text or "" for text in self.texts]
+        if answers == "letter":
+            return [string.ascii_uppercase[place % 26] for place in places]
+        if answers == "name":
+            return self.names
+        return [str(place + (answers == "number from 1")) for place in places]
+
+    def right(self, answer, answers: str) -> int | None:
+        """The place of the answer; None where it is none of the choices."""
+        if answers == "text" and not isinstance(answer, str):
+            return None
+        word = whole(str(answer)) if answers.startswith("number") else str(answer)
+        called = self.called(answers)
+        word = word.upper() if answers == "letter" else word
+        place = called.index(word) if word in called else None
+        return None if place is None or self.texts[place] is None else place
+
+
+# How a file may say which choice is right. The first that is true of all rows is taken.
+ANSWERS = ("name", "text", "letter", "number from 0", "number from 1")
+
+
+def read_choice_table(columns: ChoiceColumns, path: Path, labelled: bool) -> list[ChoiceExample]:
+    """The rows of a table as examples, which may have different numbers of choices.
+
+    Raises:
+        InputError: a row has fewer than two choices, or an answer that is none of them.
+    """
+    examples = []
+    for where, row in _rows(path):
+        found = choices_of(row, columns, where)
+        there = [place for place, text in enumerate(found.texts) if text is not None]
+        label = None
+        if labelled:
+            right = found.right(_answer(row, columns, where), columns.answers)
+            if right is None:
+                raise _no_choice(row[columns.answer], columns.answers, found, where)
+            label = there.index(right)
+        texts = [_text(row, name, where) for name in (columns.context, columns.question) if name]
+        # Without a question of its own the second text is the choice alone.
+        context, question = texts if len(texts) == 2 else (texts[0], "_")
+        blank = len(texts) == 1 or bool(BLANK.search(question) and not IN_A_WORD.search(question))
+        called = found.called(columns.answers)
+        examples.append(
+            ChoiceExample(
+                context,
+                question,
+                tuple(found.texts[place] for place in there),
+                label,
+                index_of(row, where),
+                cloze=blank,
+                names=tuple(called[place] for place in there),
+            )
+        )
+    return examples
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict]]:
+    return ((place_of(path, number), row) for number, row in rows_of(path))
+
+
+def _answer(row: dict, columns: ChoiceColumns, where: str):
+    if row.get(columns.answer) is None:
+        raise InputError(f"{where}: there is no answer in column {columns.answer!r}")
+    return row[columns.answer]
+
+
+def _no_choice(answer, answers: str, found: Choices, where: str) -> InputError:
+    there = [name for name, text in zip(found.called(answers), found.texts, strict=False) if text is not None]
+    return InputError(
+        f"{where}: the answer {quoted(str(answer))} is none of its {len(there)} choices, which are called"
+        f" {', '.join(map(quoted, there))} ({answers})"
+    )
+
+
+def _text(row: dict, name: str, where: str) -> str:
+    """The text of a column; of a list, as of the turns of a dialogue, all of it."""
+    if isinstance(row.get(name), list):
+        return " ".join(checked_text(text, f"each of {name!r}", where) for text in row[name])
+    return text_column(row, (name,), where)
+
+
+def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
+    """The choices of a row: a list of texts, one with the names of the choices too, or a column for each.
+
+    Raises:
+        InputError: they are something else, or fewer than two.
+    """
+    names: Sequence = ()
+    if len(columns.choices) > 1:
+        texts = [row.get(name) or None for name in columns.choices]  # an empty cell is no choice
+        names = columns.choices
+    else:
+        name = columns.choices[0]
+        texts = row.get(name)
+        if isinstance(texts, dict):
+            names, texts = texts.get("label") or (), texts.get("text")
+        if isinstance(texts, list) and texts and all(isinstance(each, dict) for each in texts):
+            names, texts = [each.get("label") for each in texts], [each.get("text") for each in texts]
+        if not isinstance(texts, list):
+            raise InputError(f"{where}: there is no list of choices in column {name!r}")
+    texts = [None if text is None else checked_text(text, "a choice", where) for text in texts]
+    if len(texts) - texts.count(None) < 2:
+        raise InputError(f"{where}: two choices at the least are expected, and it has {len(texts) - texts.count(None)}")
+    names = [str(each) for each in names if each is not None]
+    return Choices(texts, names if len(names) == len(texts) else [])
+
+
+def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path]) -> str:
+    """Which of `ANSWERS` a set has.
+
+    Raises:
+        InputError: none is true of all its rows; the message names the first that is wrong by what most of them have.
+    """
+    right: Counter[str] = Counter()
+    wrong: dict[str, InputError] = {}
+    total = 0
+    for path in paths:
+        for where, row in _rows(path):
+            total += 1
+            found, answer = choices_of(row, columns, where), _answer(row, columns, where)
+            for kind in ANSWERS:
+                if found.right(answer, kind) is not None:
+                    right[kind] += 1
+                else:
+                    wrong.setdefault(kind, _no_choice(answer, kind, found, where))
+    if not total:
+        raise InputError(f"{', '.join(map(str, paths))}: the file has no rows")
+    best = max(ANSWERS, key=lambda kind: right[kind])
+    if right[best] < total:
+        raise wrong[best]
+    return best

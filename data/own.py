@@ -1,0 +1,742 @@
+"""Data of the user's own -> a task like those of the table: from files, or from what the library `datasets` reads.
+
+What is not said is guessed from the names of the columns, and the log says what was guessed. Labels are those of the
+training file or, where nothing is trained, of the model.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from data.choices import kind_of_answers
+from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, read_tagged, tagged_rows, whole
+from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
+from data.tasks import (
+    TASKS,
+    ChoiceColumns,
+    ChoiceTask,
+    DataSet,
+    Names,
+    SentenceTask,
+    Share,
+    Task,
+    TokenTask,
+    find_task,
+    names_of,
+)
+from utils import InputError, log
+
+FILES = ("train_file", "dev_file", "test_file")
+DEV_FRACTION = 0.1
+# Flags that mean nothing without data of the user's own.
+SETTINGS = (
+    *("dataset_config_name", "dev_fraction", "metric", "text_columns", "label_column", "regression"),
+    *("context_column", "question_column", "choice_columns", "token_column", "tag_column"),
+)
+# What the file of a split is called in a folder, and a split in a data set.
+SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
+
+# Script -> what --metric may be.
+METRICS = {
+    "run_sent_clas": ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"),
+    "run_multi_cho": ("accuracy",),
+    "run_tok_clas": ("token_f1", "entity_f1", "accuracy"),
+}
+OF_CLASSES = ("accuracy", "macro_f1")
+OF_NUMBERS = ("spearman", "pearson")
+OF_ENTITIES = ("entity_f1", "token_f1", "entity_precision", "entity_recall", "accuracy")
+OUTSIDE = "O"  # the tag of a word that is no part of an entity
+ENTITY_TAG = re.compile(r"[BIESLU]-.+|O")  # BIO, and the schemes with tags for ends and single words
+DOCUMENT_MARK = "-DOCSTART-"
+ARROW = (".parquet", ".arrow")  # files that say what their columns are
+
+# The names of columns, in any case. Of the groups, all columns of one are wanted.
+PAIRS = (
+    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
+    *(("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage")),
+    *(("claim", "evidence"), ("question", "context"), ("context", "hypothesis")),
+)
+SINGLE = ("sentence", "text", "review", "content", "comment", "tweet", "utterance", "document")
+TEXTS = (*PAIRS, *((name,) for name in SINGLE))
+# The first group with a column in the file counts.
+LABELS = (
+    ("label", "labels"),
+    ("gold_label", "class", "target", "category", "sentiment", "intent", "emotion", "rating", "stars", "score"),
+)
+WORDS = (("tokens", "words"), ("token", "word"))
+TAGS = (("ner_tags", "tags"), ("labels", "label", "ner"), ("pos_tags", "pos", "upos"), ("chunk_tags",))
+CONTEXTS = (("context", "passage", "article", "story", "paragraph", "dialogue", "premise", "sent1", "ctx"),)
+QUESTIONS = (("question", "query", "question_stem", "stem", "prompt", "sent2"),)
+CHOICES = ("choices", "endings", "options", "candidates", "answers", "choice")
+CHOICE_COLUMN = re.compile(r"(|choice|option|ending|answer|sol|solution)[-_ ]?([a-z]|\d{1,2})")
+RIGHT = (
+    ("label", "labels"),
+    ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "gold", "target"),
+)
+SCORES = (("score", "similarity", "similarity_score"), ("label", "labels"), ("target", "value", "rating", "stars"))
+
+LISTED = 20  # columns or labels in a message
+MOST_NUMBERS = 20  # classes that are numbers with decimals: with more, it is a regression
+# More classes than this, each with hardly two rows, are no classes.
+MOST_CLASSES = 100
+
+
+def is_own(args: Mapping) -> bool:
+    """Whether arguments, also recorded ones, are of data of the user's own."""
+    return any(args.get(name) for name in (*FILES, "dataset_name"))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise `InputError` if the flags for own data contradict each other, or others; reads nothing."""
+    given = vars(args)
+    if not is_own(given):
+        for name in SETTINGS:
+            if given.get(name):
+                raise InputError(
+                    f"--{name} is for data of your own: give them with --train_file, --dev_file, --test_file or"
+                    " --dataset_name"
+                )
+        if args.task_name is None:
+            raise InputError(
+                "--task_name is missing: name a task, or give data of your own with --train_file or --dataset_name"
+            )
+        return
+    files = [name for name in FILES if given[name]]
+    if args.eval_file is not None:
+        raise InputError("--eval_file is for the tasks that have a name here: give --dev_file")
+    if args.dataset_name and files:
+        raise InputError(f"--dataset_name and --{files[0]} exclude each other: give one of them")
+    if args.dataset_config_name and not args.dataset_name:
+        raise InputError("--dataset_config_name is of a --dataset_name: give that too")
+    if args.dev_fraction == 1:
+        raise InputError("--dev_fraction 1 leaves nothing to train on: give less")
+    if args.dev_fraction and args.dev_file:
+        raise InputError("--dev_fraction and --dev_file exclude each other: give one of them")
+    for name in ("dev_file", "test_file"):
+        _set_names("", given[name] or (), f"--{name}")
+    if args.dataset_name:
+        return
+    if args.do_train and not args.train_file:
+        raise InputError("--do_train needs --train_file, the rows to train on")
+    if args.do_test and not args.test_file:
+        raise InputError("--do_test needs --test_file, the rows to predict")
+    if args.do_eval and args.eval_on == "test" and not args.test_file:
+        raise InputError("--eval_on test needs --test_file, with labels")
+    _check_evaluation(args, bool(args.dev_file), "--dev_file")
+
+
+def _check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None:
+    """Raise `InputError` if there is nothing to evaluate on; without a dev set, settle that a fraction is held out."""
+    if args.dev_fraction and has_dev:
+        raise InputError(f"--dev_fraction: the data have a dev set already ({what}): leave the flag out")
+    if has_dev or not args.do_eval or args.eval_on != "dev":
+        return
+    if not args.do_train and not args.dev_fraction:
+        raise InputError(
+            "--do_eval needs --dev_file, the rows to score; or, to score what a training held out, its --train_file,"
+            " --dev_fraction and --seed"
+        )
+    if args.dev_fraction and not args.train_file and not args.dataset_name:
+        raise InputError("--dev_fraction is of the training rows: give --train_file too")
+    args.dev_fraction = args.dev_fraction or DEV_FRACTION
+
+
+def task_of(script: str, args: argparse.Namespace) -> Task:
+    """The task of a script that the arguments name, or which is made of the data that they give.
+
+    Raises:
+        InputError: there is none of that name, or the data cannot be used.
+    """
+    if not is_own(vars(args)):
+        return find_task(args.task_name, {name: task for name, task in TASKS.items() if task.script == script})
+    return MAKERS[script](args)
+
+
+def sentence_task(args: argparse.Namespace) -> SentenceTask:
+    """Classes, or with --regression numbers, of one text or of two.
+
+    Raises:
+        InputError: a file is missing or not readable, or it is not clear what its columns are.
+    """
+    name = _name(args)
+    files = _files(args, SUFFIXES)
+    first, columns = _first(args, files)
+    saved = None if args.do_train else _saved_labels(args.test_model_file)
+    regression = args.regression or saved == ()
+    texts = _given("--text_columns", args.text_columns, first, columns, most=2)
+    label = next(iter(_given("--label_column", args.label_column, first, columns)), None)
+    said = {"--text_columns": texts, "--label_column": label}
+    label = label or _guessed_label(first, columns, SCORES if regression else LABELS, texts)
+    texts = texts or _guessed_texts(first, [column for column in columns if column != label], label)
+    label = label or _only_other(columns, texts)
+    if label is None and (args.do_train or args.do_eval):
+        raise _unclear(first, "label", columns, "--label_column")
+    _tell(first, {"text": texts, "label": (label,) if label else ()}, said)
+    labels, declared = (), False
+    if not regression:
+        labels, declared = _labels(args, name, files, label, saved)
+    return SentenceTask(
+        name=name,
+        text=tuple((text,) for text in texts),
+        label=(label or LABELS[0][0],),
+        labels=labels,
+        numbered=labels if declared else (),
+        no_gold_label=("-1",) if declared else (),  # how `datasets` marks it
+        metrics=_metrics(args, OF_NUMBERS if regression else OF_CLASSES, labels),
+        own=True,
+        **_sets(args, name, files, stratified=not regression),
+    )
+
+
+def token_task(args: argparse.Namespace) -> TokenTask:
+    """A tag for each word: tables with lists of words and tags, or files with a word and its tag a line (CoNLL).
+
+    Raises:
+        InputError: a file is missing or not readable, or it is not clear what its columns are.
+    """
+    name = _name(args)
+    files = _files(args, ())
+    paths = [path for split in SPLITS for paths in files[split] for path in paths]
+    for path in paths:
+        if path.suffix.lower() == ".csv":
+            raise InputError(f"{path}: a table with lists is .json, .jsonl or .parquet; else a word and its tag a line")
+    tables = [path for path in paths if path.suffix.lower() in SENTENCE_TABLES]
+    columns = _token_columns(args, tables) if tables else None
+    if not tables and (args.token_column or args.tag_column):
+        flag = "token_column" if args.token_column else "tag_column"
+        raise InputError(f"--{flag}: {paths[0]} has a word a line, the tag being its last column: leave the flag out")
+
+    train = [path for paths in files["train"] for path in paths]
+    saved = None if args.do_train else _saved_labels(args.test_model_file) or None
+    if saved is None or _unnamed(saved):
+        if not train:
+            raise _says_no_classes(args)
+        labels = find_tags(train, columns)
+        log.info(f"{name}: {len(labels)} tags, in the order of their classes: {_some(labels)}")
+    else:
+        labels = saved
+        log.info(f"{name}: {len(labels)} tags of {args.test_model_file}: {_some(labels)}")
+    return TokenTask(
+        name=name,
+        labels=labels,
+        columns=columns,
+        document_mark=DOCUMENT_MARK,
+        metrics=_word_metrics(args, labels),
+        own=True,
+        **_sets(args, name, files, stratified=False),
+    )
+
+
+def _token_columns(args: argparse.Namespace, tables: Sequence[Path]) -> tuple[str, str]:
+    """The columns of words and of tags; where no tag is needed, the second may not be there."""
+    first, columns = tables[0], _columns(tables[0])
+    given = {
+        "--token_column": _given("--token_column", args.token_column, first, columns),
+        "--tag_column": _given("--tag_column", args.tag_column, first, columns),
+    }
+    words = next(iter(given["--token_column"]), None) or _guessed(first, "words", columns, WORDS, "--token_column")
+    tags = next(iter(given["--tag_column"]), None) or _guessed(first, "tags", columns, TAGS, "--tag_column")
+    if words is None:
+        raise _unclear(first, "words", columns, "--token_column")
+    if tags is None and (args.do_train or args.do_eval):
+        raise _unclear(first, "tags", columns, "--tag_column")
+    _tell(first, {"words": (words,), "tags": (tags,) if tags else ()}, given)
+    return words, tags or TAGS[0][0]
+
+
+def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
+    """The tags of files: as a numbered class has them, else O, and then in numeric order or sorted.
+
+    Args:
+        columns: of words and of tags, in tables.
+
+    Raises:
+        InputError: a file is not readable, or has fewer than two tags.
+    """
+    found: dict[str, None] = {}
+    declared = False
+    for path in paths:
+        if columns and path.suffix.lower() in SENTENCE_TABLES:
+            if path.suffix.lower() in ARROW and (names := class_names(arrow_dataset(path).features.get(columns[1]))):
+                found |= dict.fromkeys(names)
+                declared = True
+            sentences = (tags for _, tags, _, _ in tagged_rows(path, *columns, labelled=True))
+        else:
+            sentences = (tags for _, tags, _ in read_tagged(path, True, DOCUMENT_MARK))
+        found |= dict.fromkeys(tag for tags in sentences for tag in tags)
+    if len(found) < 2:
+        alike = f"the tag of every word is {quoted(next(iter(found)))}" if found else "no words"
+        raise InputError(f"{', '.join(map(str, paths))}: {alike}; two tags at the least are needed")
+    return tuple(sorted(found if declared else in_order(found), key=lambda tag: tag != OUTSIDE))
+
+
+def choice_task(args: argparse.Namespace) -> ChoiceTask:
+    """A question with its choices, of which rows may have different numbers.
+
+    Raises:
+        InputError: a file is missing or not readable, or it is not clear what its columns are.
+    """
+    name = _name(args)
+    files = _files(args, SUFFIXES)
+    first, columns = _first(args, files)
+    given = {
+        f"--{flag}": _given(f"--{flag}", getattr(args, flag), first, columns, most)
+        for flag, most in (("context_column", 1), ("question_column", 1), ("choice_columns", 26), ("label_column", 1))
+    }
+    context, question, choices, label = given.values()
+    left = [column for column in columns if not any(column in names for names in given.values())]
+    choices = choices or _guessed_choices(first, left)
+    label = label or _guessed_one(first, "answer", left, RIGHT, "--label_column")
+    question = question or _guessed_one(first, "question", left, QUESTIONS, "--question_column")
+    context = context or _guessed_one(first, "context", left, CONTEXTS, "--context_column")
+    if not choices:
+        raise _unclear(first, "list of choices", columns, "--choice_columns")
+    if not (context or question):
+        raise _unclear(first, "context", columns, "--context_column or --question_column")
+    if not label and (args.do_train or args.do_eval):
+        raise _unclear(first, "answer", columns, "--label_column")
+    _tell(first, {"context": context, "question": question, "choices": choices, "answer": label}, given)
+    found = ChoiceColumns(*(next(iter(names), None) for names in (context, question)), choices, *(label or ("",)), "")
+    # In the training set; where there is none, in what is scored.
+    labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
+    answers = "number from 0"
+    if label and labelled:
+        answers = kind_of_answers(found, labelled[0])
+        log.info(f"{name}: the answer is the {answers} of a choice")
+    return ChoiceTask(
+        name=name,
+        columns=dataclasses.replace(found, answers=answers),
+        own=True,
+        **_sets(args, name, files, stratified=False),
+    )
+
+
+def _guessed_one(path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str) -> Names:
+    found = _guessed(path, what, columns, tiers, flag)
+    return () if found is None else (found,)
+
+
+def _guessed_choices(path: Path, columns: Sequence[str]) -> Names:
+    """The column with a list of choices, or those with a choice each, which are numbered or lettered."""
+    rows: dict[str, dict[str, str]] = {}
+    for column in columns:
+        if match := CHOICE_COLUMN.fullmatch(column.strip().lower()):
+            rows.setdefault(match[1], {})[match[2]] = column
+    runs = [("0", "1"), ("1", "2"), ("a", "b")]
+    complete = [
+        tuple(each[key] for key in sorted(each, key=lambda key: (len(key), key)))
+        for each in rows.values()
+        if any({*run} <= each.keys() for run in runs)
+    ]
+    lists = [(column,) for column in _matching(columns, CHOICES)]
+    found = [*lists, *complete]
+    if len(found) > 1:
+        names = [", ".join(map(quoted, group)) for group in found]
+        raise _unclear(path, "list of choices", columns, "--choice_columns", names)
+    return found[0] if found else ()
+
+
+MAKERS: dict[str, Callable[[argparse.Namespace], Task]] = {
+    "run_sent_clas": sentence_task,
+    "run_multi_cho": choice_task,
+    "run_tok_clas": token_task,
+}
+
+
+def recorded_task(args: Mapping) -> Task | None:
+    """The task of a recorded run, of which own data tell the names of the sets alone; None where it is not known."""
+    if not is_own(args):
+        return TASKS.get(args.get("task_name"))
+    name = args["task_name"]
+    names = {split: _set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
+    sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
+    return SentenceTask(name=name, metrics=(), train=None, text=(), label=(), own=True, **sets)
+
+
+def _name(args: argparse.Namespace) -> str:
+    """What the task is called: as given, else after its data; never as one of the table."""
+    known = {other.lower() for task in TASKS for other in names_of(task)}
+    if args.task_name is not None:
+        if args.task_name.lower() in known:
+            raise InputError(
+                f"--task_name {args.task_name}: a task with files of its own: call your own data by another name"
+            )
+        if not re.fullmatch(r"\w[\w.-]*", args.task_name):
+            raise InputError(f"--task_name {args.task_name}: files get this name: use letters, digits, '_', '-', '.'")
+        return args.task_name
+    if args.dataset_name:
+        name = Path(args.dataset_name).resolve().name if Path(args.dataset_name).is_dir() else args.dataset_name
+        name = "-".join(filter(None, (name.rpartition("/")[2], args.dataset_config_name)))
+    else:
+        path = Path(next(each for split in FILES if (each := getattr(args, split)))[0])
+        splits = "|".join(word for words in SPLITS.values() for word in words)
+        # A file that is called by its split alone is named after its folder.
+        name = re.sub(rf"(?i)[-_.]?\b({splits})\b[-_.]?|[-_.]({splits})$|^({splits})[-_.]", "", path.stem)
+        name = name or path.resolve().parent.name
+    name = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "data"
+    if name.lower() in known:
+        name = f"own-{name}"
+    log.info(f"these data are called {name} (--task_name gives them another name)")
+    return name
+
+
+def _files(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, list[list[Path]]]:
+    """Split -> its sets, each of one file or several.
+
+    Raises:
+        InputError: a file is missing, or of no known format, or the data set cannot be read.
+    """
+    if args.dataset_name:
+        folder = Path(args.dataset_name)
+        found = {split: [[path]] for split, path in split_files(folder, suffixes).items()} if folder.is_dir() else {}
+        found = found or _loaded(args)
+        for split, needed in (("train", args.do_train), ("test", args.do_test or args.eval_on == "test")):
+            if needed and split not in found:
+                raise InputError(f"--dataset_name {args.dataset_name}: it has no {split} set")
+        _check_evaluation(args, "dev" in found, args.dataset_name)
+        return {split: found.get(split, []) for split in SPLITS}
+    files = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in SPLITS}
+    for split, paths in files.items():
+        for path in paths:
+            if not path.is_file():
+                what = "a folder: name its files, or give it as --dataset_name" if path.is_dir() else "no such file"
+                raise InputError(f"--{split}_file {path}: {what}")
+            if suffixes and path.suffix.lower() not in suffixes:
+                raise InputError(
+                    f"--{split}_file {path}: its name must end in one of {', '.join(suffixes[:-1])}, which says how it"
+                    " is read"
+                )
+    both = {path.resolve() for path in files["train"]} & {path.resolve() for path in files["dev"]}
+    if both and args.do_train and args.do_eval:
+        log.warning(f"{min(both)}: rows of the training are evaluated, which says nothing about others")
+    sets = {split: [[path] for path in paths] for split, paths in files.items()}
+    return sets | {"train": [files["train"]] if files["train"] else []}
+
+
+def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
+    """The files train.*, dev.* and test.* of a folder, as far as there are any.
+
+    Args:
+        suffixes: how their names may end; any, where there are none.
+
+    Raises:
+        InputError: there are several for one of them.
+    """
+    found = {}
+    for split, words in SPLITS.items():
+        paths = [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.stem.lower() in words and (not suffixes or path.suffix.lower() in suffixes)
+        ]
+        if len(paths) > 1:
+            names = " or ".join(path.name for path in paths)
+            raise InputError(f"{folder}: is its {split} set {names}? leave one, or name the files (--{split}_file)")
+        if paths:
+            found[split] = paths[0]
+    return found
+
+
+def _loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
+    """The splits of what `datasets` reads, as the Arrow files that it keeps.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import datasets  # takes seconds
+
+    name = args.dataset_name
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+    try:
+        if (Path(name) / "dataset_dict.json").is_file():  # of its `save_to_disk`
+            found = datasets.load_from_disk(name)
+        else:
+            found = datasets.load_dataset(name, args.dataset_config_name, cache_dir=args.cache_dir)
+    except Exception as error:  # the library raises what its parts raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        hint = " (--dataset_config_name)" if "onfig" in said else ""
+        raise InputError(f"--dataset_name {name}: the library datasets cannot read it ({said}){hint}") from None
+    splits = {}
+    for split, words in SPLITS.items():
+        known = [each for word in words for each in found if str(each) == word or str(each).startswith(f"{word}_")]
+        if not known:
+            continue
+        chosen = found[known[0]]
+        paths = [Path(file["filename"]) for file in chosen.cache_files]
+        if sum(len(arrow_dataset(path)) for path in paths) != len(chosen):
+            raise InputError(f"--dataset_name {name}: its {known[0]} set is not kept as files: give files of its rows")
+        log.info(f"{name}: the {split} set is {known[0]}, with {len(chosen)} rows")
+        splits[split] = [paths]
+    if not splits:
+        raise InputError(f"--dataset_name {name}: it has no train, validation or test set, but {', '.join(found)}")
+    return splits
+
+
+def _set_names(name: str, given: Sequence[str], flag: str) -> list[str]:
+    """What the sets of a split are called: one as the task, several after their files too.
+
+    Raises:
+        InputError: two of them have the same name.
+    """
+    if len(given) < 2:
+        return [name] * len(given)
+    names = [f"{name}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(path).stem)}" for path in given]
+    twice = [path for path, each in zip(given, names, strict=True) if names.count(each) > 1]
+    if twice:
+        raise InputError(f"{flag}: {' and '.join(map(str, twice))} have the same name: rename one")
+    return names
+
+
+def _sets(args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], stratified: bool) -> dict:
+    """The `train`, `dev` and `test` of a task."""
+
+    def data_set(paths: Sequence[Path], held_out: bool | None = None, **more) -> DataSet:
+        share = None
+        if held_out is not None and args.dev_fraction:
+            share = Share(args.dev_fraction, args.seed, held_out, stratified)
+        return DataSet(tuple((str(path),) for path in paths), share=share, **more)
+
+    train = [path for paths in files["train"] for path in paths]
+    dev, test = (_set_names(name, [str(paths[0]) for paths in files[split]], split) for split in ("dev", "test"))
+    sets = {
+        "train": data_set(train, held_out=False) if train else None,
+        "dev": {each: data_set(paths) for each, paths in zip(dev, files["dev"], strict=True)},
+        "test": {each: data_set(paths, submission=each) for each, paths in zip(test, files["test"], strict=True)},
+    }
+    if args.dev_fraction:
+        sets["dev"] = {name: data_set(train, held_out=True)}
+    return sets
+
+
+def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> tuple[Path, list[str]]:
+    """The file by which the columns are guessed, and its columns."""
+    path = next(path for split in SPLITS for paths in files[split] for path in paths)
+    return path, _columns(path)
+
+
+def _columns(path: Path) -> list[str]:
+    if path.suffix.lower() in ARROW:
+        return list(arrow_dataset(path).column_names)
+    _, row = next(rows_of(path), (0, None))
+    if row is None:
+        raise InputError(f"{path}: the file has no rows")
+    return list(row)
+
+
+def _given(flag: str, value: str | None, path: Path, columns: Sequence[str], most: int = 1) -> Names:
+    """The columns that a flag names; none where it is not given."""
+    names = () if value is None else (value,)
+    if most > 1 and value not in columns:
+        names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
+    if value is not None and not 1 <= len(names) <= most:
+        raise InputError(f"{flag} {value}: name {'one column or two' if most == 2 else 'columns'}, as in a,b")
+    if len(set(names)) < len(names):
+        raise InputError(f"{flag} {value}: it names a column twice")
+    for name in names:
+        if name not in columns:
+            raise InputError(f"{flag} {value}: {path} has no column {quoted(name)}; it has {_listed(columns)}")
+    return names
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(map(quoted, columns[:LISTED])) + ", ..." * (len(columns) > LISTED)
+
+
+def _unclear(path: Path, what: str, columns: Sequence[str], flag: str, found: Sequence[str] = ()) -> InputError:
+    which = f" ({' or '.join(found)}?)" if found else ""
+    return InputError(
+        f"{path}: which column is the {what} is not clear{which}: give {flag}; the columns are {_listed(columns)}"
+    )
+
+
+def _tell(path: Path, columns: Mapping[str, Names], given: Mapping[str, object]) -> None:
+    """Log what is read from which columns, and for what was guessed of it the flags to choose with.
+
+    Args:
+        given: the flag of each kind of columns, in the same order -> whether it was given.
+    """
+    said = [
+        f"{what} in {' and '.join(map(quoted, names))}" + ("" if given[flag] else f" (guessed; {flag} chooses)")
+        for (what, names), flag in zip(columns.items(), given, strict=True)
+        if names
+    ]
+    log.info(f"{path}: {', '.join(said)}")
+
+
+def _matching(columns: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The columns with these names in any case, in the order of the names."""
+    by_lower = {column.strip().lower(): column for column in reversed(columns)}
+    return [by_lower[name] for name in names if name in by_lower]
+
+
+def _guessed(path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str) -> str | None:
+    """The column that the first of the groups of names knows; None where none does."""
+    found = next(filter(None, (_matching(columns, tier) for tier in tiers)), [])
+    if len(found) > 1:
+        raise _unclear(path, what, columns, flag, list(map(quoted, found)))
+    return next(iter(found), None)
+
+
+def _guessed_label(path: Path, columns: Sequence[str], tiers: Sequence[Names], texts: Names) -> str | None:
+    return _guessed(path, "label", [column for column in columns if column not in texts], tiers, "--label_column")
+
+
+def _guessed_texts(path: Path, columns: Sequence[str], label: str | None) -> Names:
+    """The text, or the two texts, by the names of the columns; without a name that is known, the only column left."""
+    groups = [tuple(_matching(columns, group)) for group in TEXTS]
+    found = [group for group, wanted in zip(groups, TEXTS, strict=True) if len(group) == len(wanted)]
+    found = [group for group in found if not any({*group} < {*other} for other in found)]
+    if len(found) == 1:
+        return found[0]
+    others = _others(columns, ())
+    if not found and len(others) == 1 and label is not None:
+        return (others[0],)
+    listed = [*columns, *([label] if label else [])]
+    raise _unclear(path, "text", listed, "--text_columns", [" with ".join(map(quoted, group)) for group in found])
+
+
+def _only_other(columns: Sequence[str], texts: Names) -> str | None:
+    """The column that is neither text nor the name of a row, if there is just one."""
+    others = _others(columns, texts)
+    return others[0] if len(others) == 1 else None
+
+
+def _others(columns: Sequence[str], but: Sequence[str]) -> list[str]:
+    unnamed = ("", "unnamed: 0", "__index_level_0__")  # the numbers that pandas writes before its rows
+    known = {name.lower() for name in INDEX_COLUMNS} | {*unnamed}
+    return [column for column in columns if column not in but and column.strip().lower() not in known]
+
+
+def _labels(
+    args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], column: str | None, saved: Names | None
+) -> tuple[Names, bool]:
+    """The labels in class order, and whether the file itself has names for numbered classes.
+
+    Raises:
+        InputError: there are none, or only one, or so many that they are no classes.
+    """
+    train = [path for paths in files["train"] for path in paths]
+    declared = _declared(files, column)
+    if saved is not None and not (train and _unnamed(saved)):
+        labels = tuple(map(str, range(len(saved)))) if _unnamed(saved) else saved
+        log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {_some(labels)}")
+        return labels, bool(declared)
+    if not train:
+        raise _says_no_classes(args)
+    labels = declared or find_labels(train, column)
+    log.info(f"{name}: {len(labels)} labels, in the order of their classes: {_some(labels)}")
+    return labels, bool(declared)
+
+
+def _says_no_classes(args: argparse.Namespace) -> InputError:
+    return InputError(
+        f"--test_model_file {args.test_model_file}: it does not say what its classes are: give the best/ folder of its"
+        " run, or the --train_file that it was trained on"
+    )
+
+
+def _some(labels: Sequence[str]) -> str:
+    return ", ".join(labels[:LISTED]) + ", ..." * (len(labels) > LISTED)
+
+
+def _unnamed(labels: Names) -> bool:
+    return labels == tuple(f"LABEL_{number}" for number in range(len(labels)))
+
+
+def _declared(files: Mapping[str, list[list[Path]]], column: str | None) -> Names:
+    """The names of numbered classes that the first file has, if it is one that can; such columns need no reading."""
+    path = next(path for split in SPLITS for paths in files[split] for path in paths)
+    if column is None or path.suffix.lower() not in ARROW:
+        return ()
+    return tuple(class_names(arrow_dataset(path).features[column]) or ())
+
+
+def find_labels(paths: Sequence[Path], column: str) -> Names:
+    """The labels in a column of files: in numeric order if all of them are numbers, else sorted.
+
+    Raises:
+        InputError: a row has none, or they are no classes.
+    """
+    times: Counter[str] = Counter()
+    for path in paths:
+        for number, row in rows_of(path):
+            where = place_of(path, number)
+            if column not in row:
+                raise InputError(f"{where}: there is no column {quoted(column)}")
+            word = label_word(row[column], column, where)
+            if not word.strip():
+                raise InputError(f"{where}: the label in column {quoted(column)} is empty")
+            times[word] += 1
+    numbers = {word: _number(word) for word in times}
+    given = f"{', '.join(map(str, paths))}: column {quoted(column)}"
+    if None not in numbers.values():
+        if all(number.is_integer() for number in numbers.values()):
+            numbers = {whole(word): number for word, number in numbers.items()}
+        elif len(numbers) > MOST_NUMBERS:
+            raise InputError(
+                f"{given} has {len(numbers)} different numbers, which are no classes: add --regression to predict"
+                " numbers, or give another --label_column"
+            )
+    if len(numbers) > max(MOST_CLASSES, times.total() // 2):
+        raise InputError(
+            f"{given} has {len(numbers)} different values in {times.total()} rows, which are no classes: give the"
+            " label's column with --label_column"
+        )
+    if len(numbers) < 2:
+        alike = f"the label {quoted(next(iter(numbers)))} in every row" if numbers else "no rows"
+        raise InputError(f"{given} has {alike}: two labels at the least are needed")
+    return in_order(numbers)
+
+
+def in_order(words: Iterable[str]) -> Names:
+    """In numeric order if all of them are numbers, else sorted."""
+    numbers = {word: _number(word) for word in words}
+    return tuple(sorted(numbers, key=lambda word: (numbers[word], word) if None not in numbers.values() else word))
+
+
+def _number(word: str) -> float | None:
+    try:
+        value = float(word)
+    except ValueError:
+        return None
+    return value if abs(value) < float("inf") else None
+
+
+def _saved_labels(checkpoint: str) -> Names | None:
+    """The classes of a saved model, none of a regression; None where neither it nor its run's best/ says so."""
+    path = Path(checkpoint)
+    file = path / "config.json" if path.is_dir() else path.parent / "best" / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(2)}  # the library's default
+        labels = tuple(str(names[number]) for number in sorted(names, key=int))
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None
+    return () if config.get("problem_type") == "regression" or len(labels) == 1 else labels
+
+
+def _metrics(args: argparse.Namespace, usual: Names, labels: Names) -> Names:
+    """The metrics of the task, the primary one first."""
+    first = args.metric or usual[0]
+    numbers = usual == OF_NUMBERS
+    if (first in OF_NUMBERS) != numbers:
+        kind = "numbers (--regression)" if numbers else "classes"
+        raise InputError(f"--metric {first}: these data have {kind}; choose one of {', '.join(usual)}")
+    if first == "f1" and len(labels) != 2:
+        raise InputError(f"--metric f1 is of the second of two labels, and these data have {len(labels)}: use macro_f1")
+    return (first, *(name for name in usual if name != first))
+
+
+def _word_metrics(args: argparse.Namespace, tags: Names) -> Names:
+    """The metrics of a token task, the primary one first: those of entities where the tags are such."""
+    entities = OUTSIDE in tags and all(map(ENTITY_TAG.fullmatch, tags))
+    first = args.metric or (OF_ENTITIES[0] if entities else "accuracy")
+    if not entities and first != "accuracy":
+        raise InputError(f"--metric {first} is of entities: their tags are {OUTSIDE} and B-..., I-...; use accuracy")
+    return (first, *(name for name in (OF_ENTITIES if entities else ("accuracy",)) if name != first))
