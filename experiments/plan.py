@@ -160,7 +160,7 @@ def state(run: Planned) -> str:
     """`finished`, `cut off` or `new`."""
     if run.needs:
         path = run.folder / "evaluation.json"
-        if not path.exists() or state(run.needs) == "new":  # which clears the scores of other weights
+        if not path.exists() or state(run.needs) == "new":  # the scores are of other weights
             return "new"
         scored = read_run(path)["args"].get("eval_file")
         if scored and scored not in run.command:

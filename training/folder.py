@@ -129,7 +129,7 @@ class RunFolder:
 
     def _is_of_here(self, checkpoint: str | None) -> bool:
         """Whether a recorded checkpoint is one of this folder; if it is nowhere, whether it has the name of one."""
-        if not checkpoint:
+        if not isinstance(checkpoint, str):
             return False
         path, here = Path(checkpoint).resolve(), self.path.resolve()
         if here in path.parents:
