@@ -7,6 +7,7 @@ import argparse
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from data import own
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
+from training import argument_files
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -22,7 +24,17 @@ POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
 
 # What says where and how a run computes, and not what: it may change when the run is resumed.
 EXECUTION = {
-    *("output_dir", "overwrite_output_dir", "resume", "save_steps", "save_total_limit", "logging_steps", "report_to"),
+    *(
+        "config",
+        "args_from",
+        "output_dir",
+        "overwrite_output_dir",
+        "resume",
+        "save_steps",
+        "save_total_limit",
+        "logging_steps",
+        "report_to",
+    ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
     "test_file",
 }
@@ -105,7 +117,8 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             help="cut the longer of context and question, or the context alone (default: %(default)s)",
         )
     _add_own_data(parser, name)
-    return parse(parser, argv)
+    argument_files.add_flags(parser)
+    return parse(parser, argument_files.with_files(parser, sys.argv[1:] if argv is None else argv))
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:

@@ -1,0 +1,68 @@
+"""Arguments from files: what is typed wins, a recorded run is repeated, and what is no argument is named."""
+
+import json
+
+import pytest
+from script_runs import message
+from test_data import write
+
+from training import arguments
+
+TRAIN = ["--do_train", "--task_name", "SST-2"]
+
+
+def of(*argv, script="run_sent_clas") -> dict:
+    return vars(arguments.of_script(script, list(map(str, argv))))
+
+
+def test_a_recorded_run_is_repeated_to_the_letter(tmp_path):
+    given = [*TRAIN, "--do_eval", "--tau", "0.1", "--asa_layers", "0-2", "--bf16", "--no_group_by_length"]
+    recorded = of(*given, "--seed", "7", "--output_dir", "old", "--overwrite_output_dir")
+    write(tmp_path / "results.json", json.dumps({"args": recorded}))
+    again = of("--args_from", tmp_path)
+    changed = {name for name in recorded if recorded[name] != again[name]}
+    assert changed == {"args_from", "output_dir", "overwrite_output_dir"}
+    assert again["asa_layers"] == [0, 1, 2]
+    assert (again["group_by_length"], again["output_dir"]) == (False, "model")
+
+
+def test_flags_beside_a_file_win(tmp_path):
+    recorded = of(*TRAIN, "--tau", "0.1", "--bf16")
+    write(tmp_path / "results.json", json.dumps({"args": recorded | {"protocol": "paper", "gone": 1}}))
+    checkpoint = tmp_path / "x.bin"
+    checkpoint.touch()
+    again = of("--args_from", tmp_path, "--do_eval", "--test_model_file", checkpoint, "--fp16", "--seed=3")
+    assert (again["do_train"], again["do_eval"]) == (False, True)
+    assert (again["fp16"], again["bf16"], again["tau"], again["seed"]) == (True, False, 0.1, 3)
+    assert again["protocol"] == "corrected"
+
+
+def test_a_configuration_in_yaml(tmp_path):
+    write(tmp_path / "a.yaml", "task_name: CoLA", "do_train: true", "tau: 0.25", "asa_layers: [1, 3]", "bf16: false")
+    args = of("--config", tmp_path / "a.yaml", "--tau", "0.3")
+    assert (args["task_name"], args["do_train"], args["tau"]) == ("CoLA", True, 0.3)
+    assert (args["asa_layers"], args["bf16"]) == ([1, 3], False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("taau: 1", "taau: no such argument; did you mean tau?"),
+        ("tau: [", "not valid YAML"),
+        ("- tau", "names of arguments with their values are expected, as in `tau: 0.3`"),
+        ("tau: true", "tau: a value is expected, not true"),
+    ],
+)
+def test_what_a_configuration_cannot_say(text, said, tmp_path):
+    write(tmp_path / "a.yaml", text)
+    assert said in message(of, *TRAIN, "--config", tmp_path / "a.yaml")
+
+
+def test_files_that_are_none(tmp_path, capsys):
+    assert message(of, "--args_from", tmp_path / "x").endswith("x: cannot be read (No such file or directory)")
+    write(tmp_path / "results.json", "{}")
+    assert message(of, "--args_from", tmp_path).endswith("results.json: not the results.json of a run")
+    write(tmp_path / "a.yaml", "tau: -1")
+    with pytest.raises(SystemExit):
+        of(*TRAIN, "--config", tmp_path / "a.yaml")
+    assert "argument --tau: '-1' is not a number from 0" in capsys.readouterr().err

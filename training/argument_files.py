@@ -1,0 +1,109 @@
+"""Arguments from files: `--config FILE.yaml`, and `--args_from RUN/results.json`, the arguments of a recorded run.
+
+What a file says goes before the command line, so that the same checks hold for it and flags given beside it win.
+"""
+
+import argparse
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils import InputError, log
+
+# Of a recorded run: where it was, and how it went on. Its name is not taken over either.
+NOT_TAKEN = {
+    *("output_dir", "overwrite_output_dir", "resume", "resume_changed_code"),
+    *("config", "args_from", "test_model_file"),
+}
+# Arguments of which one in the command line replaces all in a file.
+TOGETHER = (("do_train", "do_eval", "do_test"), ("fp16", "bf16"), ("eval_on", "eval_file"))
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("arguments from files, which flags given beside them override")
+    group.add_argument("--config", metavar="FILE.yaml", help="names of arguments and their values, without the dashes")
+    group.add_argument("--args_from", metavar="RUN/results.json", help="those of a recorded run")
+
+
+def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
+    """The command line with the arguments of the files that it names in front.
+
+    Raises:
+        InputError: a file cannot be read, or names what is no argument.
+    """
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--config", "--args_from"):
+        finder.add_argument(flag)
+    found, _ = finder.parse_known_args(argv)
+    given = _named(parser, argv)
+    before: list[str] = []
+    if found.args_from is not None:
+        before += _flags(parser, _recorded(Path(found.args_from), parser), given, found.args_from)
+    if found.config is not None:
+        before += _flags(parser, _configured(Path(found.config)), given, found.config)
+    return [*before, *argv]
+
+
+def _named(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
+    """The arguments that a command line gives, and those that it replaces with them."""
+    flags = {part.partition("=")[0] for part in argv}
+    names = {action.dest for action in parser._actions if flags & set(action.option_strings)}
+    return names.union(*(group for group in TOGETHER if names & set(group)))
+
+
+def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        args = dict(json.loads(path.read_text(encoding="utf-8"))["args"])
+    except OSError as error:
+        raise InputError(f"--args_from {path}: cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--args_from {path}: not the results.json of a run") from None
+    args = {name: value for name, value in args.items() if name not in NOT_TAKEN}
+    if args.get("protocol") == "paper":  # as it was called at first
+        args["protocol"] = "corrected"
+    known = {action.dest for action in parser._actions}
+    if unknown := sorted(args.keys() - known):
+        log.info(f"--args_from {path}: left out, as this script does not have them: {', '.join(unknown)}")
+    return {name: value for name, value in args.items() if name in known}
+
+
+def _configured(path: Path) -> dict:
+    import yaml  # only for those who have such a file
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--config {path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path}: names of arguments with their values are expected, as in `tau: 0.3`")
+    return {str(name): value for name, value in values.items()}
+
+
+def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origin: str) -> list[str]:
+    """What one would have typed for these values, without the arguments that are given."""
+    actions: dict[str, list[argparse.Action]] = {}
+    for action in parser._actions:
+        actions.setdefault(action.dest, []).append(action)
+    flags: list[str] = []
+    for name, value in values.items():
+        if name not in actions:
+            near = difflib.get_close_matches(name, actions, n=1)
+            raise InputError(f"{origin}: {name}: no such argument{f'; did you mean {near[0]}?' if near else ''}")
+        if name in given or value is None:
+            continue
+        if isinstance(value, bool):
+            switches = [action for action in actions[name] if action.nargs == 0]
+            if not switches:
+                raise InputError(f"{origin}: {name}: a value is expected, not {str(value).lower()}")
+            flags += [action.option_strings[0] for action in switches if action.const is value]
+            continue
+        flag = actions[name][0].option_strings[0]
+        if isinstance(value, list) and actions[name][0].nargs in ("+", "*"):
+            flags += [flag, *map(str, value)]
+        else:
+            flags.append(f"{flag}={','.join(map(str, value)) if isinstance(value, list) else value}")
+    return flags
