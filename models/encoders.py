@@ -274,6 +274,12 @@ def attention_implementation(config: PreTrainedConfig, given: str | None, traini
     return "eager" if (training and on_cpu) or not has_sdpa else "sdpa"
 
 
+def positions(config: PreTrainedConfig) -> int:
+    """How many tokens an encoder has positions for."""
+    counted_from = (config.pad_token_id or 0) + 1 if config.model_type in COUNT_FROM_PAD else 0
+    return config.max_position_embeddings - counted_from
+
+
 def fit_together(
     name: str,
     config: PreTrainedConfig,
@@ -292,12 +298,9 @@ def fit_together(
     """
     if len(tokenizer) > config.vocab_size:
         raise InputError(f"{flag} {name}: its tokenizer has {len(tokenizer)} tokens, {encoder} {config.vocab_size}")
-    first = 0
-    if config.model_type in COUNT_FROM_PAD:
-        if config.pad_token_id is None:
-            raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
-        first = config.pad_token_id + 1
-    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings - first)
+    if config.model_type in COUNT_FROM_PAD and config.pad_token_id is None:
+        raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
     # As the tokenizers of RoBERTa and its kin do.
     if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from conftest import HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
+from conftest import HEADS, SIZES, relative_error, save_tiny_encoder, tiny_backbone, tiny_batch
 from safetensors.torch import load_file, save_file
 from script_runs import message, run_folder
 from test_data import write
 from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import run_multi_cho
 import run_sent_clas
@@ -568,3 +568,21 @@ def test_names_of_tensorflow_are_not_saved(encoder_folder, data_dir, tmp_path):
     flags = ("--do_train", "--no_token_cache")
     run = run_folder(run_sent_clas.main, data_dir, str(encoder), tmp_path / "run", "SST-2", *flags)
     assert load_file(run / "best" / "model.safetensors").keys() == load_stock(run / "best").state_dict().keys()
+
+
+def test_the_default_length_gives_way_to_the_positions_that_there_are(tmp_path, monkeypatch, caplog):
+    """A length that was typed does not."""
+    write(tmp_path / "data" / "SST-2" / "dev.tsv", "sentence\tlabel", "a warm film with music and a vivid story\t1")
+    save_tiny_encoder(tmp_path / "enc", max_position_embeddings=7)
+    config = AutoConfig.from_pretrained(tmp_path / "enc", num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "enc")
+    places = ["--data_dir", tmp_path / "data", "--load_model_path", tmp_path / "enc", "--output_dir", tmp_path / "out"]
+    argv = ["--do_eval", "--task_name", "SST-2", "--test_model_file", tmp_path / "enc", "--no_cuda", *places]
+    argv = list(map(str, argv))
+    caplog.set_level("INFO", "asa")
+    run_sent_clas.main(argv)
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (record["args"]["max_seq_length"], record["unseen"]["eval"]["truncated_share"]) == (7, 1.0)
+    assert "it has positions for 7 tokens: longer rows are cut there" in caplog.text
+    said = message(run_sent_clas.main, [*argv, "--max_seq_length", "128", "--overwrite_output_dir"])
+    assert said == "--max_seq_length 128: this encoder takes 3 to 7 tokens"

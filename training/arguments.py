@@ -94,6 +94,10 @@ SCRIPTS = {
 }
 
 
+class Default(int):
+    """A number that nobody typed, and that may give way to what an encoder can do."""
+
+
 def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of one of `SCRIPTS`, checked as far as they can be without reading a file.
 
@@ -142,7 +146,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--eval_file", metavar="FILE", help="any file in the format of the task's dev set, in place of it"
     )
-    group.add_argument("--max_seq_length", type=positive_int, default=128, help="in tokens (default: %(default)s)")
+    group.add_argument(
+        "--max_seq_length",
+        type=positive_int,
+        default=Default(128),
+        help="in tokens (default: %(default)s, or what the encoder has positions for)",
+    )
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
     group.add_argument("--num_workers", type=few, default=0, help="processes that collate (default: %(default)s)")
     group.add_argument(

@@ -43,9 +43,11 @@ from models.encoders import (
     load_config,
     load_pretrained,
     load_tokenizer,
+    positions,
     sources,
 )
 from training import accumulation
+from training.arguments import Default
 from training.devices import make_accelerator, wait_for_all
 from training.evaluation import (
     INTERRUPTED,
@@ -84,6 +86,9 @@ def prepare(
     classes_to_score(args, task)  # an error is better found now
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
+    if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
+        log.info(f"{model}: it has positions for {positions(config)} tokens: longer rows are cut there")
+        args.max_seq_length = positions(config)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
     files = [path for rows in sets for path in getattr(rows, "paths", ())]
     RunFolder(args.output_dir).check(args, task, files)

@@ -14,7 +14,7 @@ from data.batches import collate_parts
 from data.features import Features
 from data.readers import Splits
 from models.checkpoints import backbone_of
-from models.encoders import COUNT_FROM_PAD
+from models.encoders import positions
 from training.evaluation import Run
 from training.state import random_states, restore_random_states
 from utils import InputError
@@ -109,12 +109,9 @@ def _check_limits(batch: dict[str, torch.Tensor], backbone: PreTrainedModel, kno
             ' "token_type_ids" out of "model_input_names" in its tokenizer_config.json'
         )
     width = batch["input_ids"].shape[-1]
-    positions = config.max_position_embeddings
-    if config.model_type in COUNT_FROM_PAD:
-        positions -= config.pad_token_id + 1
-    if width > positions:
+    if width > (limit := positions(config)):
         raise InputError(
-            f"its encoder has positions for {positions} tokens, and there are rows of {width}: lower --max_seq_length"
+            f"its encoder has positions for {limit} tokens, and there are rows of {width}: lower --max_seq_length"
         )
 
 
