@@ -14,6 +14,7 @@ test: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 # The installed package in an environment of its own, with PyTorch and transformers alone.
 package:

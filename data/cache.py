@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -174,7 +174,7 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
         write_json(folder / "about.json", about | {"checksum": _checksum(about)})
 
 
-def _whole(reports: list[tuple[int, dict]]) -> dict[str, float]:
+def _whole(reports: list[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
     """The report on all chunks: the mean of a share, the sum of a number."""
     rows = sum(count for count, _ in reports)
     return {

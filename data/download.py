@@ -162,7 +162,7 @@ def fetch(url: str, part: Path) -> None:
         except urllib.error.HTTPError as error:
             raise InputError(f"{url}: the server answers {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
-            problem = getattr(error, "reason", error)
+            problem = str(getattr(error, "reason", error))
         # A server that gave nothing at all in this call is not there: trying again would only make the user wait.
         if wait is None or _size(part) == before:
             break

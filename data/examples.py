@@ -125,11 +125,12 @@ class Tally:
         Raises:
             InputError: the task lacks all of them.
         """
-        if self.numbers:
+        if isinstance(task, SentenceTask) and self.numbers:
             order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
             log.info(f"{task.name}: {self.numbers} labels are numbers, read in Hugging Face's order: {order}")
         if not self.unknown:
             return
+        assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
         where, label = self.unknown[0]
         if len(self.unknown) == self.labels:
             raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
@@ -260,7 +261,7 @@ def whole(word: str) -> str:
 
 def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None = None) -> list[ChoiceExample]:
     """A file of a multiple-choice task; every row has as many choices as the first."""
-    examples = []
+    examples: list[ChoiceExample] = []
     for where, example in _choice_rows(path)(task, path, labelled):
         expected = len(examples[0].choices) if examples else max(2, len(example.choices))
         if len(example.choices) != expected:
@@ -288,10 +289,12 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
             if not isinstance(row, dict):
                 raise InputError(f"{where}: a JSON object is expected, not {type(row).__name__}")
             choices = _texts(row, "choice", where)
-            answer = text_column(row, ("answer",), where) if labelled else None
-            if labelled and answer not in choices:
-                raise InputError(f"{where}: the answer {quoted(answer)} is not among the choices")
-            label = choices.index(answer) if labelled else None
+            label = None
+            if labelled:
+                answer = text_column(row, ("answer",), where)
+                if answer not in choices:
+                    raise InputError(f"{where}: the answer {quoted(answer)} is not among the choices")
+                label = choices.index(answer)
             question = text_column(row, ("question",), where)
             yield where, ChoiceExample(context, question, choices, label, f"{name}/{ordinal}", cloze="_" in question)
             kept += 1
@@ -360,7 +363,7 @@ def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None 
     if task.columns and path.suffix.lower() in SENTENCE_TABLES:
         rows = tagged_rows(path, *task.columns, labelled)
         return [
-            WordsExample(words, tally.classes(task, tags, lambda _, at=where: at) if labelled else None, index)
+            WordsExample(words, tally.classes(task, tags, _at(where)) if labelled else None, index)
             for words, tags, where, index in rows
         ]
     examples, converted = [], 0
@@ -371,11 +374,19 @@ def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None 
                 bio = as_bio(tags)
                 converted += bio != tags
                 tags = bio
-            labels = tally.classes(task, tags, lambda word, places=places: f"{path}, line {places[word]}")
+            labels = tally.classes(task, tags, _at_lines(path, places))
         examples.append(WordsExample(words, labels))
     if converted:
         log.info(f"{path}: {converted} sentences in IOB1, where a span may open with I-, turned into BIO")
     return examples
+
+
+def _at(where: str) -> Callable[[int], str]:
+    return lambda _: where
+
+
+def _at_lines(path: Path, places: list[int]) -> Callable[[int], str]:
+    return lambda word: f"{path}, line {places[word]}"
 
 
 # Formats that can hold lists.
@@ -426,8 +437,11 @@ def read_tagged(
     first = next((columns for _, columns in rows if columns and not columns[0].startswith("#")), [])
     treebank = len(first) == TREEBANK_WIDTH and bool(TREEBANK_ID.fullmatch(first[0]))
     word, tag = (TREEBANK_WORD, _tag_column(path, rows) if labelled else 0) if treebank else (0, -1)
-    words, tags, places, width = [], [], [], None
-    left_out = Counter()
+    words: list[str] = []
+    tags: list[str] = []
+    places: list[int] = []
+    width: int | None = None
+    left_out: Counter[str] = Counter()
     for line, columns in rows:
         if not columns:
             if words:
@@ -482,7 +496,7 @@ def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
 
 def as_bio(tags: list[str]) -> list[str]:
     """Tags of a sentence in IOB1 or BIO -> BIO: an I- that does not continue a span of its type opens one."""
-    bio = []
+    bio: list[str] = []
     for tag in tags:
         kind, before = tag[2:], bio[-1] if bio else "O"
         bio.append(f"B-{kind}" if tag.startswith("I-") and before not in (f"B-{kind}", tag) else tag)

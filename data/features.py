@@ -51,7 +51,7 @@ class Features(Dataset):
         return {name: column[index] for name, column in self.columns.items()}
 
 
-def sentence_features(examples: list[Example], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
+def sentence_features(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
     """Sentences or sentence pairs, cut to `max_seq_length` tokens from the longer of the two first.
 
     Raises:
@@ -63,7 +63,7 @@ def sentence_features(examples: list[Example], tokenizer: PreTrainedTokenizerBas
 
 
 def choice_features(
-    examples: list[ChoiceExample],
+    examples: Sequence[ChoiceExample],
     tokenizer: PreTrainedTokenizerBase,
     max_seq_length: int,
     truncation: str = "longest_first",
@@ -106,7 +106,9 @@ def answered(question: str, choice: str, blank: str | None) -> str:
     return re.sub(blank, lambda _: choice, question) if blank and "_" in question else f"{question} {choice}"
 
 
-def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
+def word_features(
+    examples: Sequence[WordsExample], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> Features:
     """Sentences of words, cut to `max_seq_length` tokens; the label of a word stands on its first token.
 
     A word has no token where it is beyond the limit, or where the tokenizer makes nothing of it (a lone accent).
@@ -117,17 +119,17 @@ def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBa
     if not tokenizer.is_fast:
         raise InputError("--use_slow_tokenizer: a token task needs a fast tokenizer, which says whose token is whose")
     encoding, cut = _encode(tokenizer, [[row.words for row in examples]], max_seq_length, is_split_into_words=True)
-    first_tokens = []
+    first_tokens: list[list[int | None]] = []
     beyond_limit = 0
     for row, example in enumerate(examples):
-        places = {}
+        places: dict[int, int] = {}
         for place, word in enumerate(encoding.word_ids(row)):
             if word is not None:
                 places.setdefault(word, place)
         first_tokens.append([places.get(word) for word in range(len(example.words))])
         if row in cut:
             beyond_limit += len(example.words) - 1 - max(places, default=-1)
-    unseen = sum(places.count(None) for places in first_tokens)
+    unseen = sum(firsts.count(None) for firsts in first_tokens)
     report = _report(
         examples,
         cut,
@@ -136,17 +138,18 @@ def word_features(examples: list[WordsExample], tokenizer: PreTrainedTokenizerBa
         words_without_tokens=unseen - beyond_limit,
     )
 
-    labels = None
+    labels: list[list] | None = None
     if _labels(examples):
         labels = [[IGNORED_LABEL] * len(ids) for ids in encoding["input_ids"]]
-        for row, example, places in zip(labels, examples, first_tokens, strict=True):
-            for label, place in zip(example.labels, places, strict=True):
-                if place is not None:
-                    row[place] = class_index(label)
+        for of_tokens, example, firsts in zip(labels, examples, first_tokens, strict=True):
+            assert example.labels is not None  # as `_labels` finds
+            for label, first in zip(example.labels, firsts, strict=True):
+                if first is not None:
+                    of_tokens[first] = class_index(label)
     return Features(dict(encoding), labels, examples=examples, report=report, first_tokens=first_tokens)
 
 
-def _labels(examples: list) -> list | None:
+def _labels(examples: Sequence) -> list | None:
     labels = [getattr(example, "labels" if isinstance(example, WordsExample) else "label") for example in examples]
     return None if None in labels else [label if isinstance(label, list) else class_index(label) for label in labels]
 

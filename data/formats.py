@@ -70,7 +70,7 @@ def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowe
     file_lines = _without_blank_end(lines(path))
     columns = header or tuple(next(file_lines, (0, ""))[1].split("\t"))
     _check_header(path, columns)
-    broken = []
+    broken: list[int] = []
     for line, text in file_lines:
         values = text.split("\t")
         if len(values) < len(columns) and len(broken) < broken_allowed:

@@ -12,6 +12,9 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from utils import log
 
+# One figure or tag a row, or a list of them.
+Values = Sequence | np.ndarray
+
 IGNORED_LABEL = -100  # of a row whose label the model lacks
 NO_CLASS = -1  # in place of a class where the model's output is not a number
 NO_TAG = "not a number"  # likewise, of a word
@@ -19,15 +22,15 @@ NO_TAG = "not a number"  # likewise, of a word
 UNDEFINED = (UndefinedMetricWarning, stats.ConstantInputWarning)
 
 
-def best_class(logits: Sequence[np.ndarray]) -> np.ndarray:
+def best_class(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
     """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite.
 
     Rows of multiple choice may have different numbers of them.
     """
     if len({len(row) for row in logits}) > 1:
         return np.concatenate([best_class([row]) for row in logits])
-    logits = np.stack(logits)
-    return np.where(np.isfinite(logits).all(-1), logits.argmax(-1), NO_CLASS)
+    stacked = np.stack([*logits])
+    return np.where(np.isfinite(stacked).all(-1), stacked.argmax(-1), NO_CLASS)
 
 
 def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
@@ -62,15 +65,15 @@ OUTSIDE = "O"  # the tag of a word that is no part of an entity
 
 
 def _accuracy(tags: list[list[str]], predictions: list[list[str]]) -> float:
-    tags = [*chain(*tags)]
-    return sklearn_metrics.accuracy_score(tags, [*chain(*predictions)]) if tags else np.nan
+    known = [*chain(*tags)]
+    return sklearn_metrics.accuracy_score(known, [*chain(*predictions)]) if known else np.nan
 
 
 def _token_f1(tags: list[list[str]], predictions: list[list[str]]) -> float:
     """Micro-F1 over words, without O: the release's score."""
-    tags, predictions = list(chain(*tags)), list(chain(*predictions))
-    kinds = sorted({*tags, *predictions} - {OUTSIDE})
-    return sklearn_metrics.f1_score(tags, predictions, labels=kinds, average="micro") if kinds else np.nan
+    known, predicted = list(chain(*tags)), list(chain(*predictions))
+    kinds = sorted({*known, *predicted} - {OUTSIDE})
+    return sklearn_metrics.f1_score(known, predicted, labels=kinds, average="micro") if kinds else np.nan
 
 
 # name -> function of (tags, predictions), both a list of words' tags for each sentence.
@@ -83,18 +86,18 @@ WORD_METRICS = {
 }
 
 
-def compute(names: tuple[str, ...], labels: Sequence, predictions: Sequence) -> dict[str, float]:
+def compute(names: tuple[str, ...], labels: Values, predictions: Values) -> dict[str, float]:
     """Metric name -> per cent; 0 where it is not defined, which is logged.
 
     Args:
         labels: (n,), class indices, or scores of a regression. One that is no class of the model counts as wrong.
         predictions: likewise; with one that is not a number, or `NO_CLASS`, no score is defined.
     """
-    predictions = np.asarray(predictions)
-    broken = not np.isfinite(predictions).all() or (
-        np.issubdtype(predictions.dtype, np.integer) and (predictions == NO_CLASS).any()
+    predicted = np.asarray(predictions)
+    broken = not np.isfinite(predicted).all() or bool(
+        np.issubdtype(predicted.dtype, np.integer) and (predicted == NO_CLASS).any()
     )
-    return _defined(_values(names, METRICS, labels, predictions, broken))
+    return _defined(_values(names, METRICS, labels, predicted, broken))
 
 
 def by_group(
@@ -135,13 +138,13 @@ def compute_words(
 
 
 def _values(
-    names: tuple[str, ...], known: Mapping[str, Callable], labels: Sequence, predictions: Sequence, broken: bool
+    names: tuple[str, ...], known: Mapping[str, Callable], labels: Values, predictions: Values, broken: bool
 ) -> dict[str, float]:
     """Metric name -> per cent, nan where it is not defined: for all of them where the predictions are broken."""
     return {name: np.nan if broken else _value(known[name], labels, predictions) for name in names}
 
 
-def _value(function: Callable, labels: Sequence, predictions: Sequence) -> float:
+def _value(function: Callable, labels: Values, predictions: Values) -> float:
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         value = 100 * float(function(labels, predictions))

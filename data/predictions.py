@@ -54,7 +54,8 @@ def write_predictions(
     from pyarrow import parquet
 
     path = Path(path)
-    rows = _per_word(features, logits) if features.first_tokens is not None else [row.tolist() for row in logits]
+    firsts = features.first_tokens
+    rows = _per_word(firsts, logits) if firsts is not None else [row.tolist() for row in logits]
     columns = {"index": _indices(features), "label": _labels(features), "logits": rows}
     if best_epoch is not None:
         best = rows if is_best else _kept(path, best_epoch)
@@ -109,8 +110,8 @@ def _labels(features: Features) -> Sequence:
     return [[class_index(label) for label in example.labels] for example in features.examples]
 
 
-def _per_word(features: Features, logits: list[np.ndarray]) -> list[list[list[float] | None]]:
+def _per_word(first_tokens: list[list[int | None]], logits: list[np.ndarray]) -> list[list[list[float] | None]]:
     return [
         [None if place is None else row[place].tolist() for place in places]
-        for row, places in zip(logits, features.first_tokens, strict=True)
+        for row, places in zip(logits, first_tokens, strict=True)
     ]

@@ -6,10 +6,11 @@ import dataclasses
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from data.choices import read_choice_table
 from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
@@ -21,7 +22,7 @@ from utils import InputError, log
 READERS: dict[type, Callable] = {SentenceTask: read_sentences, ChoiceTask: read_choices, TokenTask: read_words}
 
 
-class Examples(Sequence):
+class Examples(Sequence[Any]):
     """The examples of one set. Its files are read when the first example is asked for.
 
     labelled: a label is required in each row; without it, none is looked for.
@@ -92,19 +93,23 @@ def withheld() -> Iterator[list[tuple[int, str]]]:
         log.removeFilter(keep)
 
 
+Rows = TypeVar("Rows", bound=Sized)
+Made = TypeVar("Made", bound=Sized)
+
+
 @dataclass
-class Splits:
+class Splits(Generic[Rows]):
     """What a run works on: examples, or what `map` makes of them.
 
     train: None without --do_train.
     eval, test: set name -> examples, the primary set first; empty without --do_eval, --do_test.
     """
 
-    train: Sequence | None
-    eval: dict[str, Sequence]
-    test: dict[str, Sequence]
+    train: Rows | None
+    eval: dict[str, Rows]
+    test: dict[str, Rows]
 
-    def map(self, function: Callable[[Sequence], Sequence]) -> "Splits":
+    def map(self, function: Callable[[Rows], Made]) -> "Splits[Made]":
         """The same splits with `function` applied to each set."""
         return Splits(
             None if self.train is None else function(self.train),
@@ -112,7 +117,7 @@ class Splits:
             {name: function(examples) for name, examples in self.test.items()},
         )
 
-    def primary(self) -> dict[str, Sequence]:
+    def primary(self) -> dict[str, Rows]:
         """Split name -> its examples, without the splits that there are not; of several sets, the primary one."""
         primary = {} if self.train is None else {"train": self.train}
         return primary | {
@@ -124,7 +129,7 @@ class Splits:
         return {split: len(examples) for split, examples in self.primary().items()}
 
 
-def read_splits(task: Task, args: argparse.Namespace) -> Splits:
+def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
     """All sets that the arguments ask for, not yet read.
 
     Raises:
@@ -150,7 +155,7 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits:
     elif args.do_eval:
         evaluated = read_sets(getattr(task, args.eval_on), labelled=True, evaluated=True)
     return Splits(
-        train=read(task.train, labelled=True) if args.do_train else None,
+        train=read(task.train, labelled=True) if args.do_train and task.train else None,
         eval=evaluated,
         test=read_sets(task.submissions, labelled=False) if args.do_test else {},
     )
@@ -203,7 +208,9 @@ def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
     """
     if task.labels:
         return task
+    assert task.train is not None  # else it would have labels
     paths = _paths(task.train, task_folder(data_dir, task.name))
+    assert paths is not None  # no training set is optional
     sentences = (row for path in paths for row in read_tagged(path, True, task.document_mark))
     labels = sorted({tag for _, tags, _ in sentences for tag in tags})
     log.info(f"{task.name}: {len(labels)} tags, those of {', '.join(map(str, paths))}")
@@ -238,11 +245,12 @@ def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evalua
     """
     part = data_set.part
     if part and (folder / part.file).is_file() and not any((folder / name).is_file() for name in part.split_files):
+        assert isinstance(task, SentenceTask)  # no other has such a set
         rows = RowList(part.columns, row_ids(folder, part.ids), part.listed)
         return Examples(dataclasses.replace(task, only=rows), [folder / part.file], labelled, evaluated)
     gold = [folder / name for name in data_set.gold if (folder / name).is_file()]
     paths = gold[:1] if labelled and gold else _paths(data_set, folder)
-    return paths and Examples(task, paths, labelled, evaluated, data_set.share)
+    return None if paths is None else Examples(task, paths, labelled, evaluated, data_set.share)
 
 
 def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:

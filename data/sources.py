@@ -60,7 +60,10 @@ def build_mrpc(folder: Path) -> dict[str, str]:
         InputError: a row has not five columns; the message names file and line.
     """
     header, rows = _mrpc_rows(folder / "msr_paraphrase_train.txt")
-    dev_ids = set(row_ids(folder, SENTENCE_TASKS["MRPC"].train.part.ids))
+    train = SENTENCE_TASKS["MRPC"].train
+    assert train is not None  # as the table has it
+    assert train.part is not None
+    dev_ids = set(row_ids(folder, train.part.ids))
     sets = {"train.tsv": [header], "dev.tsv": [header], "test.tsv": ["index\t#1 ID\t#2 ID\t#1 String\t#2 String"]}
     for label, *ids_and_texts in rows:
         name = "dev.tsv" if tuple(ids_and_texts[:2]) in dev_ids else "train.tsv"

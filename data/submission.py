@@ -16,7 +16,7 @@ from utils import InputError, write_text
 def write_submission(
     path: str | Path,
     task: SentenceTask,
-    examples: list[Example],
+    examples: Sequence[Example],
     predictions: np.ndarray,
     logits: Sequence[np.ndarray] = (),
 ) -> None:
@@ -49,7 +49,7 @@ def _probabilities(logits: np.ndarray) -> list[str]:
 
 
 def write_choices(
-    path: str | Path, examples: list[ChoiceExample], scores: Sequence[np.ndarray], own: bool = False
+    path: str | Path, examples: Sequence[ChoiceExample], scores: Sequence[np.ndarray], own: bool = False
 ) -> None:
     """Write the number of the best choice, counted from 0, and the score of each, whole or not at all.
 
@@ -69,7 +69,7 @@ def write_choices(
     _write_indexed(path, examples, header, rows)
 
 
-def _check_numbers(path: str | Path, rows: Sequence) -> None:
+def _check_numbers(path: str | Path, rows: Sequence[float] | np.ndarray) -> None:
     if broken := (~np.isfinite(rows)).sum():
         raise InputError(
             f"{path}: not written, for the model's output is not a number in {broken} places: use a checkpoint of a run"
@@ -77,14 +77,14 @@ def _check_numbers(path: str | Path, rows: Sequence) -> None:
         )
 
 
-def _write_indexed(path: str | Path, examples: list, header: list[str], rows: Iterable[list[str]]) -> None:
+def _write_indexed(path: str | Path, examples: Sequence, header: list[str], rows: Iterable[list[str]]) -> None:
     lines = ["\t".join(["index", *header])]
     for number, (example, row) in enumerate(zip(examples, rows, strict=True)):
         lines.append("\t".join([str(number) if example.index is None else example.index, *row]))
     write_text(path, "\n".join(lines) + "\n")
 
 
-def write_words(path: str | Path, examples: list[WordsExample], predictions: list[list[str]]) -> None:
+def write_words(path: str | Path, examples: Sequence[WordsExample], predictions: list[list[str]]) -> None:
     """Write `word<TAB>tag`, with an empty line after each sentence, whole or not at all.
 
     The words and sentences are those of the test file; where it has `-DOCSTART-`, nothing is written.

@@ -7,7 +7,7 @@ taken: the official name stands first, the release's own after it.
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from utils import InputError
 
@@ -526,7 +526,9 @@ TOKEN_TASKS: dict[str, TokenTask] = {
     )
 }
 
-TASKS: dict[str, Task] = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
+TASKS: dict[str, Task] = {**SENTENCE_TASKS, **CHOICE_TASKS, **TOKEN_TASKS}
+
+TaskKind = TypeVar("TaskKind", bound=Task)
 
 
 def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
@@ -548,7 +550,7 @@ def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
     for spelling in (str, _plain):  # as they stand first: the labels of a file may differ by case alone
         indices = {spelling(name): index for name, index in known}
         found = [indices.get(spelling(str(word))) for word in words]  # in JSON, a name can be a number
-        if None not in found and sorted(found) == list(range(len(labels))):
+        if len(found) == len(labels) and {*found} == {*range(len(labels))}:
             return [found.index(index) for index in range(len(labels))]
     return None
 
@@ -606,7 +608,7 @@ def model_classes(task: SentenceTask, words: Sequence[str], given: str) -> Names
     raise InputError(f"{given}: its classes are {', '.join(map(str, words))}; {task.name} takes a model of {taken}")
 
 
-def find_task(name: str, tasks: Mapping[str, Task]) -> Task:
+def find_task(name: str, tasks: Mapping[str, TaskKind]) -> TaskKind:
     """The task of that name, in any case.
 
     Raises:
@@ -624,7 +626,7 @@ def find_name(name: str, known: Iterable[str], given: str) -> str:
     by_lower = {other.lower(): word for word in known for other in names_of(word)}
     if name.lower() in by_lower:
         return by_lower[name.lower()]
-    others = {other.lower() for word in SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS for other in names_of(word)}
+    others = {other.lower() for word in TASKS for other in names_of(word)}
     if name.lower() in others:
         raise InputError(f"{given}: a task of another script; known here are {', '.join(known)}")
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.4)

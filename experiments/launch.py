@@ -83,7 +83,9 @@ def recipe_line(recipe: Recipe) -> str:
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
     """Print what would be started; writes nothing."""
     for task in dict.fromkeys(run.task.name for run in runs):
-        print(f"# {task}: {recipe_line(TASKS[task].recipe)}")
+        recipe = TASKS[task].recipe
+        assert recipe is not None  # as `plan_runs` has checked
+        print(f"# {task}: {recipe_line(recipe)}")
     estimate, left = Estimate(folder), []
     for run in runs:
         now = state(run)

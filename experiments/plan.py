@@ -50,6 +50,7 @@ class Planned:
     @property
     def steps(self) -> int:
         """Optimizer steps, of a run on the complete training set."""
+        assert self.task.recipe is not None  # as `plan_runs` has checked
         epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
         return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
 

@@ -38,7 +38,8 @@ def defaults(task: str, protocol: str) -> dict:
 
 def protocol_of(args: dict) -> str:
     """The protocol of a recorded run: the default one was called "paper" at first."""
-    return {"paper": "corrected"}.get(args.get("protocol"), args.get("protocol", "corrected"))
+    protocol = args.get("protocol", "corrected")
+    return {"paper": "corrected"}.get(protocol, protocol)
 
 
 def with_later_flags(args: dict) -> dict:
@@ -61,7 +62,8 @@ def settings(args: dict) -> tuple[dict, dict]:
     unread |= HOW | IDENTITY | unused_flags(args["method"])
     own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
     read = {name: value for name, value in args.items() if name not in unread}
-    return tuple({name: read[name] for name in read if (name in own) == of_method} for of_method in (False, True))
+    of_method = {name: value for name, value in read.items() if name in own}
+    return {name: value for name, value in read.items() if name not in own}, of_method
 
 
 def changes(args: dict) -> tuple[dict, dict]:
@@ -69,7 +71,12 @@ def changes(args: dict) -> tuple[dict, dict]:
     task = TASKS[args["task_name"]]
     usual = defaults(task.name, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
     usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "corrected"}
-    return tuple({name: value for name, value in part.items() if value != usual.get(name)} for part in settings(args))
+
+    def changed(part: dict) -> dict:
+        return {name: value for name, value in part.items() if value != usual.get(name)}
+
+    training, own = settings(args)
+    return changed(training), changed(own)
 
 
 def different_settings(run: dict, args: dict) -> str:

@@ -218,10 +218,11 @@ def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
         return None
     read = [{seed: read_predictions(paths[seed]) for seed in seeds} for paths in files]
     labels = read[0][seeds[0]]["label"]
-    if any(columns["label"] != labels for runs in read for columns in runs.values()):
+    if any(columns["label"] != labels for each in read for columns in each.values()):
         raise InputError(f"{files[0][seeds[0]]}: its rows are not those of the runs it is compared with")
-    found = [{seed: bootstrap.predicted(runs[seed], group.first.metric) for seed in seeds} for runs in read]
-    return bootstrap.compare(group.first.metric, labels, *found)
+    found = [{seed: bootstrap.predicted(each[seed], group.first.metric) for seed in seeds} for each in read]
+    runs, reference = found
+    return bootstrap.compare(group.first.metric, labels, runs, reference)
 
 
 def sampling_errors(records: Sequence[dict]) -> list[str]:

@@ -10,9 +10,11 @@ import contextlib
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
@@ -45,7 +47,7 @@ class BaselineOutput(ModelOutput):
 class Baseline(nn.Module):
     """The frame: `step` in training mode, the backbone in evaluation mode."""
 
-    def __init__(self, backbone: nn.Module):
+    def __init__(self, backbone: PreTrainedModel):
         super().__init__()
         self.backbone = backbone
 
@@ -79,7 +81,7 @@ class RDrop(Baseline):
         alpha: weight of the divergence; of a regression, of the mean squared difference.
     """
 
-    def __init__(self, backbone: nn.Module, alpha: float):
+    def __init__(self, backbone: PreTrainedModel, alpha: float):
         super().__init__(backbone)
         self.alpha = alpha
 
@@ -114,9 +116,9 @@ class RandomMask(AsaModel):
         super().__init__(backbone, tau=0.0, protocol=protocol, one_forward=one_forward, layers=layers)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
-    def forward(self, **batch):
+    def forward(self, labels: torch.Tensor | None = None, **batch):
         """As `AsaModel.forward`; the output has no penalty."""
-        output = super().forward(**batch)
+        output = super().forward(labels, **batch)
         if self.training:
             output = AsaOutput(**{name: value for name, value in output.items() if name != "penalty"})
         return output
@@ -139,7 +141,7 @@ class EmbeddingNoise(Baseline):
 
     def real_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_) -> torch.Tensor:
         """(sequences, L, width of the embeddings): 1 on real tokens, 0 on padding, in the type noise has: float32."""
-        embeddings = self.backbone.get_input_embeddings()
+        embeddings = _word_embeddings(self.backbone)
         dtype = torch.promote_types(embeddings.weight.dtype, torch.float32)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         return real.flatten(0, -2).ne(0).to(dtype)[..., None].expand(-1, -1, embeddings.embedding_dim)
@@ -147,7 +149,7 @@ class EmbeddingNoise(Baseline):
     @contextlib.contextmanager
     def added(self, noise: torch.Tensor):
         """Within this context the word embeddings are those of the model plus the noise."""
-        embeddings = self.backbone.get_input_embeddings()
+        embeddings = _word_embeddings(self.backbone)
         hook = embeddings.register_forward_hook(lambda module, inputs, output: output + noise)
         try:
             yield
@@ -173,7 +175,7 @@ class FineNoise(EmbeddingNoise):
         """As `Baseline.forward`; a training step without dropout is in float32, also under autocast."""
         dropout = any(isinstance(module, nn.Dropout) and module.training and module.p for module in self.modules())
         precise = self.training and not dropout
-        device = self.backbone.get_input_embeddings().weight.device.type
+        device = _word_embeddings(self.backbone).weight.device.type
         with torch.autocast(device, enabled=False) if precise else contextlib.nullcontext():
             return super().forward(**batch)
 
@@ -220,7 +222,9 @@ class FreeLB(EmbeddingNoise):
         embedding_norm: the norm that the three are given for; 0 takes them as they stand.
     """
 
-    def __init__(self, backbone: nn.Module, steps: int, lr: float, init: float, max_norm: float, embedding_norm: float):
+    def __init__(
+        self, backbone: PreTrainedModel, steps: int, lr: float, init: float, max_norm: float, embedding_norm: float
+    ):
         super().__init__(backbone)
         scale = mean_embedding_norm(backbone) / embedding_norm if embedding_norm else 1.0
         self.steps, self.lr, self.init, self.max_norm = steps, scale * lr, scale * init, scale * max_norm
@@ -280,9 +284,11 @@ class Smart(FineNoise):
             at 1, and the momentum is that of after the first tenth.
     """
 
+    seen: torch.Tensor
+
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: PreTrainedModel,
         weight: float,
         noise: float,
         step_size: float,
@@ -359,7 +365,7 @@ class R3F(FineNoise):
         noise: "uniform", z ~ U(-eps, eps), or "normal", z ~ N(0, eps^2).
     """
 
-    def __init__(self, backbone: nn.Module, weight: float, noise: str, eps: float):
+    def __init__(self, backbone: PreTrainedModel, weight: float, noise: str, eps: float):
         super().__init__(backbone)
         if noise not in R3F_NOISES:
             raise ValueError(f"noise {noise!r} is unknown: choose one of {', '.join(R3F_NOISES)}")
@@ -376,9 +382,13 @@ class R3F(FineNoise):
         return BaselineOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
 
 
-def mean_embedding_norm(backbone: nn.Module) -> float:
+def _word_embeddings(backbone: PreTrainedModel) -> nn.Embedding:
+    return cast(nn.Embedding, backbone.get_input_embeddings())
+
+
+def mean_embedding_norm(backbone: PreTrainedModel) -> float:
     """The quadratic mean, over the vocabulary, of the norms of the word embeddings."""
-    weight = backbone.get_input_embeddings().weight.detach()
+    weight = _word_embeddings(backbone).weight.detach()
     norm = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     return norm.item() / len(weight) ** 0.5
 

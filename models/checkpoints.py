@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from accelerate.utils import extract_model_from_parallel
@@ -31,6 +32,9 @@ from models.encoders import (
 )
 from utils import InputError, atomic_file, atomic_folder
 
+if TYPE_CHECKING:
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
 ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+)\.(?:query|key)\.(?:weight|bias)")
 # Index buffers that older transformers versions stored; today's models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
@@ -40,10 +44,10 @@ WRAPPED = ("module.", "_orig_mod.", "model.")
 LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
-def backbone_of(model: nn.Module) -> nn.Module:
+def backbone_of(model: nn.Module) -> PreTrainedModel:
     """The Hugging Face model inside: the model itself, where it is not wrapped."""
-    model = _unwrapped(model)
-    return getattr(model, "backbone", model)
+    inner = _unwrapped(model)
+    return cast(PreTrainedModel, getattr(inner, "backbone", inner))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -108,7 +112,9 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         for name, tensor in target.items():
             tensor.copy_(state[name])
     if pooler:
-        backbone.unused_pooler = {name.removeprefix(of_pooler): tensor for name, tensor in pooler.items()}
+        found = {name.removeprefix(of_pooler): tensor for name, tensor in pooler.items()}
+        # To the stub of nn.Module, every attribute is a tensor or a module.
+        backbone.unused_pooler = found  # type: ignore[assignment]
 
 
 def _check_numbers(tensor: torch.Tensor, what: str) -> None:
@@ -234,7 +240,7 @@ def saved_classes(source: str | Path, flag: str = "--test_model_file") -> list[s
 
 
 def load_saved(
-    auto_class: type,
+    auto_class: "type[_BaseAutoModelClass]",
     source: str | Path,
     config: PreTrainedConfig,
     attn_implementation: str,
@@ -262,7 +268,8 @@ def load_saved(
     saved = load_config(str(source), None, None, flag=flag)
     check_same_type(f"{flag} {source}", saved, config)
     if not same_head(saved, auto_class):
-        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it is a {saved.architectures[0]}")
+        own = (saved.architectures or [""])[0]
+        raise InputError(f"{flag} {source}: not a model fine-tuned for such a task: it is a {own}")
     saved.problem_type, saved.id2label, saved.label2id = config.problem_type, config.id2label, config.label2id
     model, missing = load_folder(auto_class, str(source), saved, None, attn_implementation, flag)
     if missing:

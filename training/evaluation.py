@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from training.folder import RunFolder
 from training.state import Interruption, Means
 from utils import Interrupted, log
 
+if TYPE_CHECKING:
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
 INTERRUPTED = "interrupted, and its state saved: the same command with --resume goes on from there"
 
 
@@ -39,7 +43,7 @@ class Head:
     loss_name: what the epoch lines call the training loss.
     """
 
-    auto_class: type
+    auto_class: "type[_BaseAutoModelClass]"
     collate: Callable[[list[dict]], dict[str, torch.Tensor]]
     score: Callable[[Features, list[np.ndarray]], dict[str, float]]
     write: Callable[[Path, Features, list[np.ndarray]], None]
@@ -79,7 +83,7 @@ def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[
 
     The scores are `eval_loss` and `eval_score` of the first set, and `metrics`, where the others' have a prefix.
     """
-    scores = {"eval_loss": None, "eval_score": None, "metrics": {}}
+    scores: dict[str, Any] = {"eval_loss": None, "eval_score": None, "metrics": {}}
     predictions = {}
     for name, features in sets.items():
         logits, loss = predict(run, features)

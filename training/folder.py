@@ -180,7 +180,7 @@ class RunFolder:
         values = {name: getattr(args, name, None) for name in INPUTS}
         inputs = [(f"--{name} {value}", Path(value)) for name, value in values.items() if value]
         for name in ("load_model_path", "test_model_file"):
-            if values[name] and (folder := Path(values[name])).is_dir():
+            if (value := values[name]) and (folder := Path(value)).is_dir():
                 inputs += [(f"--{name} {folder}", path) for path in sorted(folder.iterdir()) if path.is_symlink()]
         inputs += [(f"--data_dir {args.data_dir}: {path}", path) for path in data_files]
         places = {path.resolve(): path for path in removed}
@@ -307,7 +307,9 @@ class RunFolder:
 
     def finish(self) -> None:
         """Say that the training run is complete, and remove what only an unfinished one needs."""
-        self.write_results(self.read_results() | {"finished": True})
+        results = self.read_results()
+        assert results is not None  # written before the first step
+        self.write_results(results | {"finished": True})
         _remove(_named(self.states.glob("*"), STATE.fullmatch), self.path)
 
     def close(self) -> None:
@@ -340,7 +342,7 @@ def _named(paths: Iterable[Path], belongs: Callable[[str], object]) -> list[Path
 
 def _remove(paths: Iterable[Path], folder: Path) -> None:
     """Remove files and folders, and then the folders below `folder` that held nothing else."""
-    parents = set()
+    parents: set[Path] = set()
     for path in paths:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         parents.update(parent for parent in path.parents if folder in parent.parents)
@@ -376,7 +378,7 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
 @functools.cache
 def versions() -> dict[str, str | None]:
     """Package name -> version, and `code`: the commit of this project; None for what is not known."""
-    found = {"python": platform.python_version()}
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -12,6 +12,7 @@ import itertools
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
@@ -23,7 +24,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_schedule
 from data.batches import StepSampler, collate_parts
 from data.features import Features
 from data.predictions import write_predictions
-from data.readers import Splits, read_splits
+from data.readers import Examples, Splits, read_splits
 from data.tasks import Task, class_order, match_classes
 from models import methods
 from models.checkpoints import (
@@ -72,7 +73,7 @@ MAX_SKIPPED_STEPS = 25
 
 def prepare(
     args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
-) -> tuple[Splits, PreTrainedConfig, PreTrainedTokenizerBase]:
+) -> tuple[Splits[Examples], PreTrainedConfig, PreTrainedTokenizerBase]:
     """The sets that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
 
     Raises:
@@ -126,7 +127,7 @@ def execute(
     head: Head,
     config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
-    features: Splits,
+    features: Splits[Features],
 ) -> None:
     """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
 
@@ -135,7 +136,8 @@ def execute(
         Interrupted: by SIGTERM or Ctrl-C, in training; its state has been saved.
     """
     folder = RunFolder(args.output_dir)
-    if args.resume and folder.read_results().get("finished"):
+    begun = folder.read_results() if args.resume else None
+    if begun and begun.get("finished"):
         log.info(f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch")
         return
     unseen = {split: rows.report for split, rows in features.primary().items()}
@@ -144,7 +146,7 @@ def execute(
             f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {round(value, 4)}" for name, value in report.items())
         )
     set_seed(args.seed)
-    classes = {}
+    classes: dict[str, dict] = {}
     if args.do_train:
         order_of = functools.partial(class_order, task)
         backbone = load_pretrained(
@@ -187,17 +189,18 @@ def execute(
         folder.close()
 
 
-def _work(run: Run, task: Task, features: Splits, record: dict) -> None:
+def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
     """What `execute` does once the model stands and the folder is open."""
     args, accelerator, folder = run.args, run.accelerator, run.folder
     if args.do_train:
+        assert features.train is not None
         best = train(run, features.train, features.eval, record)
         log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
     elif args.do_eval:
-        scores, logits = evaluate(run, features.eval)
+        scores, of_sets = evaluate(run, features.eval)
         if accelerator.is_main_process:
             for name, rows in features.eval.items():
-                write_predictions(folder.predictions_of(name, training=False), rows, logits[name])
+                write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
@@ -268,6 +271,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         accelerator.get_tracker("tensorboard").finish()
 
     best = progress.best
+    assert best is not None  # there is a step at the least, and so an epoch
     if best is not progress.epochs[-1]:
         if accelerator.is_main_process:
             load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
@@ -282,13 +286,15 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         Interrupted: the state has been saved.
     """
     args, progress, sampler = run.args, state.progress, state.sampler
+    assert run.interruption is not None
     sampler.epoch, sampler.skip = progress.epoch, progress.step_of_epoch
     left = min(len(sampler) - progress.step_of_epoch, steps - progress.step)
     run.model.train()
     clock = time.perf_counter()
     for parts in itertools.islice(loader, left):
         if hasattr(state.model, "share_done"):  # a method with a schedule of its own
-            state.model.share_done = progress.step / steps
+            # To the stub of nn.Module, every attribute is a tensor or a module.
+            state.model.share_done = progress.step / steps  # type: ignore[assignment]
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
         progress.count_step()
@@ -328,8 +334,9 @@ def resume(run: Run, state: TrainingState) -> None:
         progress = state.progress
         folder.write_metrics(progress.metrics)
         folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
-        if progress.epochs and folder.checkpoint(progress.epoch).exists():
-            load_release_checkpoint(model, folder.checkpoint(progress.best["epoch"]))
+        best = progress.best
+        if best is not None and folder.checkpoint(progress.epoch).exists():
+            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
             export(model, run.tokenizer, folder.best)
             state.load(path)
 
@@ -355,10 +362,11 @@ def optimize(
         What this process adds to the step's figures, and whether loss and gradient were finite; still on the device.
     """
     accelerator, model = run.accelerator, run.model
-    own = torch.stack([_size(part["labels"]) for part in parts or [idle]]) * bool(parts)  # (parts, 2)
+    computed = parts if idle is None else parts or [idle]
+    own = torch.stack([_size(part["labels"]) for part in computed]) * bool(parts)  # (parts, 2)
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
     figures = Means()
-    for number, (part, size) in enumerate(zip(parts or [idle], own, strict=True), 1):
+    for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
@@ -389,7 +397,8 @@ def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     norms = {}
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
         if parameters:
-            norms[name] = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
+            norms[name] = nn.utils.get_total_norm(gradients)
             if max_norm:
                 nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[name])
     return norms
@@ -456,7 +465,11 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         save_state(run, state)
         raise
     means = progress.of_epoch.take(accelerator.reduce)
-    record = {"epoch": progress.epoch, "global_step": progress.step, "train_loss": means.get("train_loss")}
+    record: dict[str, Any] = {
+        "epoch": progress.epoch,
+        "global_step": progress.step,
+        "train_loss": means.get("train_loss"),
+    }
     record |= scores | {"seconds": round(progress.seconds, 4), "skipped_steps": int(progress.skipped[0])}
     record |= {name: means.get(name) for name in ("keep_rate", "fully_masked")}
     progress.epochs.append(record)
@@ -466,6 +479,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         model = accelerator.unwrap_model(run.model)
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
+        assert best is not None  # of this epoch and those before
         for name, rows in eval_sets.items():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
@@ -498,14 +512,14 @@ def _log_window(run: Run, state: TrainingState) -> None:
     run.folder.add_metrics(record)
     if run.args.report_to != "none":
         scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-        rates = means.get("keep_rate", [])
+        rates: list[float] = means.get("keep_rate", [])
         layers = run.args.asa_layers or range(len(rates))
         scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
         run.accelerator.log(scalars, step=step)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
-        rates = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
-        line += f", keep rate {rates}, fully masked {means['fully_masked']:.4f}"
+        shown = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
+        line += f", keep rate {shown}, fully masked {means['fully_masked']:.4f}"
     if record.get("skipped_steps"):
         line += f", {record['skipped_steps']} steps of this epoch skipped by the loss scale"
     log.info(line)

@@ -5,9 +5,11 @@ An encoder and a tokenizer that do not fit together are found now, and not after
 
 import argparse
 from pathlib import Path
+from typing import cast
 
 import torch
 from accelerate.utils import send_to_device
+from torch import nn
 from transformers import PreTrainedModel
 
 from data.batches import collate_parts
@@ -20,7 +22,7 @@ from training.state import random_states, restore_random_states
 from utils import InputError
 
 
-def probe(run: Run, features: Splits) -> None:
+def probe(run: Run, features: Splits[Features]) -> None:
     """Let a batch of each set go through the model as it will: forward, and one of the training set backward too.
 
     Each process does it alone, in the run's precision. No figure of the run depends on it: the gradients are dropped,
@@ -72,7 +74,8 @@ def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[di
     Raises:
         InputError: the model cannot take it; on a GPU the library would not say why.
     """
-    tokenizer, known = run.tokenizer, backbone.get_input_embeddings().num_embeddings
+    tokenizer = run.tokenizer
+    known = cast(nn.Embedding, backbone.get_input_embeddings()).num_embeddings
     if tokenizer.pad_token_id is None:
         raise InputError(
             "its tokenizer has no pad token, which a batch of rows of different lengths needs: name one as"

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,8 +48,8 @@ class Means:
             self.sums[name] = self.sums.get(name, 0) + figure
         self.added = self.added + (1 if counts is None else counts.long())
 
-    def take(self, reduce: Callable) -> dict[str, float | list[float]]:
-        """The means since the last call; none, where nothing counted.
+    def take(self, reduce: Callable) -> dict[str, Any]:
+        """The means since the last call, a number each or a list of them; none, where nothing counted.
 
         Args:
             reduce: sums what the processes have added.
@@ -69,8 +70,14 @@ class Means:
 
 @dataclass
 class Progress:
-    """How far a run has come, and what it has to tell so far."""
+    """How far a run has come, and what it has to tell so far.
 
+    broken: the first step that was not finite, or 0; on the device.
+    skipped: (2,), steps that fp16 skipped in this epoch, and of late in a row; likewise.
+    """
+
+    broken: torch.Tensor
+    skipped: torch.Tensor
     epoch: int = 0
     step: int = 0  # optimizer steps taken
     step_of_epoch: int = 0
@@ -78,8 +85,6 @@ class Progress:
     epochs: list[dict] = field(default_factory=list)  # the records of results.json
     metrics: list[dict] = field(default_factory=list)  # the lines of metrics.jsonl
     segments: list[dict] = field(default_factory=list)  # which steps were taken with which code and libraries
-    broken: torch.Tensor | None = None  # the first step that was not finite, or 0; on the device
-    skipped: torch.Tensor | None = None  # (2,): steps that fp16 skipped in this epoch, and of late in a row; likewise
     of_epoch: Means = field(default_factory=Means)
     of_window: Means = field(default_factory=Means)
 
@@ -275,7 +280,7 @@ def data_identity(features: Features) -> str:
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a model keeps, sharing its storage; of tensors that are tied, the first name."""
-    seen = {}
+    seen: dict[int | str, tuple[str, torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         seen.setdefault(tensor.data_ptr() if tensor.numel() else name, (name, tensor))
     return dict(seen.values())
