@@ -279,11 +279,11 @@ def test_what_a_training_reads_is_not_removed(make, flag, command, given, capsys
 
 def test_any_of_several_files_is_not_removed(given):
     """Of a flag that takes several."""
-    write(given / "out" / "predictions" / "a.npz", "x")
+    own = write(given / "out" / "best" / "a.tsv", "x")
     args = argparse_of("--do_train", OVERWRITE, output_dir=given / "out")
-    args.train_file = [str(given / "data" / "a.npz"), str(given / "out" / "predictions" / "a.npz")]
+    args.train_file = [str(given / "data" / "a.tsv"), str(own)]
     said = message(RunFolder(given / "out").check, args, TASK)
-    assert said.startswith(f"--train_file {given}/out/predictions/a.npz: this run needs it, and --overwrite_output_dir")
+    assert said.startswith(f"--train_file {own}: this run needs it, and --overwrite_output_dir would remove")
 
 
 def test_what_an_evaluation_reads_is_not_removed(command, given, capsys):
