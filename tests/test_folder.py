@@ -283,6 +283,15 @@ def test_what_a_training_reads_is_not_removed(make, flag, command, given, capsys
     assert snapshot(given) == before
 
 
+def test_any_of_several_files_is_not_removed(given):
+    """Of a flag that takes several."""
+    own = write(given / "out" / "best" / "a.tsv", "x")
+    args = argparse_of("--do_train", OVERWRITE, output_dir=given / "out")
+    args.train_file = [str(given / "data" / "a.tsv"), str(own)]
+    said = message(RunFolder(given / "out").check, args, TASK)
+    assert said.startswith(f"--train_file {own}: this run needs it, and --overwrite_output_dir would remove")
+
+
 def test_what_an_evaluation_reads_is_not_removed(command, given, capsys):
     """The predictions of an earlier evaluation, and a file of the task's set of the same name."""
     assert command("--do_train", output_dir=given / "model") == 0

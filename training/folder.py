@@ -41,7 +41,10 @@ EXPORTED = re.compile(
 # Beside its place, what is being written (utils.atomic_file), and what it replaces.
 HIDDEN = re.compile(r"^\.(?P<name>.+)\.(tmp|old)$")
 # The arguments that name files which a run reads, or caches to read again.
-INPUTS = ("load_model_path", "test_model_file", "data_dir", "eval_file", "cache_dir", "token_cache_dir")
+INPUTS = (
+    *("load_model_path", "test_model_file", "data_dir", "eval_file", "cache_dir", "token_cache_dir"),
+    *("train_file", "dev_file", "test_file", "dataset_name"),
+)
 
 
 class RunFolder:
@@ -177,11 +180,14 @@ class RunFolder:
 
     def _check_removal(self, args: argparse.Namespace, removed: list[Path], data_files: Iterable[Path]) -> None:
         """Raise `InputError` if what is to be removed holds something that the run reads, or that no run wrote."""
-        values = {name: getattr(args, name, None) for name in INPUTS}
-        inputs = [(f"--{name} {value}", Path(value)) for name, value in values.items() if value]
-        for name in ("load_model_path", "test_model_file"):
-            if (value := values[name]) and (folder := Path(value)).is_dir():
-                inputs += [(f"--{name} {folder}", path) for path in sorted(folder.iterdir()) if path.is_symlink()]
+        inputs: list[tuple[str, Path]] = []
+        for name in INPUTS:
+            value = getattr(args, name, None) or []
+            for given in [value] if isinstance(value, str) else value:
+                paths = [Path(given)]
+                if name in ("load_model_path", "test_model_file"):  # a folder of links, perhaps
+                    paths += sorted(path for path in Path(given).glob("*") if path.is_symlink())
+                inputs += [(f"--{name} {given}", path) for path in paths]
         inputs += [(f"--data_dir {args.data_dir}: {path}", path) for path in data_files]
         places = {path.resolve(): path for path in removed}
         for said, path in inputs:
