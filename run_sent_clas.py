@@ -5,9 +5,10 @@ python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path
 
 import functools
 from collections.abc import Sequence
+from typing import cast
 
 from data.own import task_of
-from data.tasks import model_classes
+from data.tasks import SentenceTask, model_classes
 from training import arguments
 from utils import run_script
 
@@ -19,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_sent_clas", argv)
-    task = task_of("run_sent_clas", args)
+    task = cast(SentenceTask, task_of("run_sent_clas", args))
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cached(args.token_cache_dir, sentence_features, tokenizer, max_seq_length=args.max_seq_length)
     )
 
-    counts_as = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
-    counts_as = np.array([*counts_as, metrics.NO_CLASS])  # which is its own, being the last index
+    known = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
+    counts_as = np.array([*known, metrics.NO_CLASS])  # which is its own, being the last index
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]

@@ -4,9 +4,11 @@ python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_p
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 from data.own import task_of
 from data.readers import with_labels
+from data.tasks import TokenTask
 from training import arguments
 from utils import run_script
 
@@ -18,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_tok_clas", argv)
-    task = with_labels(task_of("run_tok_clas", args), args.data_dir)
+    task = with_labels(cast(TokenTask, task_of("run_tok_clas", args)), args.data_dir)
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tags = (*task.labels, metrics.NO_TAG)  # of the class -1
         return [
             [None if place is None else tags[classes[place]] for place in places]
-            for classes, places in zip(map(metrics.best_class, logits), rows.first_tokens, strict=True)
+            for classes, places in zip(map(metrics.best_class, logits), rows.first_tokens or (), strict=True)
         ]
 
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:

@@ -18,6 +18,7 @@ import contextlib
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,7 +112,7 @@ class AsaModel(nn.Module):
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
         # Under the number of its layer, with None for a layer that has no adversary.
         self.adversaries = nn.ModuleList(
-            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype)
+            Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype)  # type: ignore[misc]
             if number in adversarial
             else None
             for number in range(layer_calls(config))
@@ -183,7 +184,8 @@ class AsaModel(nn.Module):
         given = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
         if given["use_reentrant"]:
             raise ValueError(REENTRANT)
-        plain(self.backbone).activation_checkpointing_enable(given, **settings)
+        model: Any = plain(self.backbone)
+        model.activation_checkpointing_enable(given, **settings)
 
     def _two_forwards(self, **batch) -> tuple:
         """Logits of the clean and of the adversarial pass, the clean loss, and the record of the adversarial pass."""
@@ -256,7 +258,9 @@ class AsaModel(nn.Module):
         hidden_states = args[0] if args else kwargs["hidden_states"]
         place = self.encoder_type.mask
         incoming = args[place] if len(args) > place else kwargs.get("attention_mask")
-        own = incoming.bool() if self.encoder_type.scores else incoming  # there 1 and 0, of any type
+        own = incoming
+        if self.encoder_type.scores and incoming is not None:  # there 1 and 0, of any type
+            own = incoming.bool()
         # Detached: the adversary must not reach the encoder except through the mask.
         read = hidden_states.detach()
         if self._pass.below_clean_rows:
@@ -463,9 +467,11 @@ def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 def lose_attention_dropout(backbone: nn.Module) -> None:
     """Make a RoBERTa drop no attention probabilities: the release's copy of it lost that, for every method."""
-    if backbone.config.model_type == "roberta":
+    config: Any = backbone.config
+    if config.model_type == "roberta":
         for layer in encoder_layers(backbone):
-            layer.attention.self.dropout.p = 0.0
+            attention: Any = layer.attention  # as RoBERTa's layers have it
+            attention.self.dropout.p = 0.0
 
 
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:

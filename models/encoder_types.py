@@ -5,6 +5,7 @@
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -114,7 +115,8 @@ def unsupported(model_type: str) -> str:
 
 def plain(backbone: nn.Module) -> nn.Module:
     """The Hugging Face model itself, also where PEFT has put its adapters around it."""
-    return backbone.get_base_model() if hasattr(backbone, "get_base_model") else backbone
+    adapted: Any = backbone
+    return adapted.get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
 
 def encoder_type(backbone: nn.Module) -> EncoderType:
@@ -178,8 +180,9 @@ def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: the model is not supported.
     """
-    model, row = plain(backbone), encoder_type(backbone)
-    modules = [model.base_model]
+    model: Any = plain(backbone)
+    row = encoder_type(backbone)
+    modules: list[Any] = [model.base_model]
     try:
         for name in row.layers.split("."):
             modules = [child for module in modules for child in (module if name == "*" else [getattr(module, name)])]

@@ -9,6 +9,7 @@ which `AutoModelFor*.from_pretrained` loads, with the adversaries in a file of t
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -40,6 +41,8 @@ class AsaTrainer(Trainer):
         ValueError: the model is no `AsaModel`, or the training is to be shared out in a way that does not work.
         RuntimeError: this version of transformers has another Trainer.
     """
+
+    model: Any  # an AsaModel, or within `_backbone_alone` its backbone
 
     loss_is_scaled_for_ga = True
 
@@ -128,7 +131,9 @@ class AsaTrainer(Trainer):
         with self._backbone_alone():
             super()._save(output_dir)
         if self.args.should_save:
-            save_file(self.model.adversaries.state_dict(), Path(output_dir or self.args.output_dir) / ADVERSARIES)
+            save_file(
+                self.model.adversaries.state_dict(), Path(output_dir or self.args.output_dir or ".") / ADVERSARIES
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         adversaries = self._saved_adversaries(resume_from_checkpoint)
@@ -137,7 +142,7 @@ class AsaTrainer(Trainer):
         self.model.adversaries.load_state_dict(adversaries)
 
     def _load_best_model(self) -> None:
-        adversaries = self._saved_adversaries(self.state.best_model_checkpoint)
+        adversaries = self._saved_adversaries(str(self.state.best_model_checkpoint))
         with self._backbone_alone():
             super()._load_best_model()
         self.model.adversaries.load_state_dict(adversaries)
