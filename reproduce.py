@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data import own
 from data.readers import task_folder
-from data.tasks import TASKS, find_name
+from data.tasks import TASKS, Task, find_name, names_of
 from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(report(folder, read_results(folder), missing(folder), output, times=not args.no_times))
         return
     folder = Path(args.output_dir)
-    tasks = [TASKS[name] for name in args.tasks]
+    tasks = [args.own_tasks.get(name) or TASKS[name] for name in args.tasks]
     flags = [*passed_flags(args), *extra]
     runs = plan.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
     if args.command == "robustness":
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.warning(f"{task}: nothing to score its models on: give --eval_file {task}=FILE")
             runs = [run for run in runs if run.task.name != task]
         runs = plan.with_evaluations(runs, sets, flags)
+    for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # better now than in its turn
+        own.task_of(run.task.script, argparse.Namespace(**run.args))
     if args.dry_run:
         launch.dry_run(runs, folder, args.jobs)
         return
@@ -112,8 +115,28 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
             raise InputError(f"{part} after --: it is the grid that gives it")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
-    args.tasks = list(dict.fromkeys(find_name(name, TASKS, f"--tasks {name}") for name in args.tasks))
+    args.tasks, args.own_tasks = _known_and_own(args.tasks)
     return args, extra
+
+
+def _known_and_own(given: Sequence[str]) -> tuple[list[str], dict[str, Task]]:
+    """The names of the tasks of a grid, and those of them that are folders with data of the user's own.
+
+    Raises:
+        InputError: there is no such task or folder, or two have one name.
+    """
+    known = {other.lower() for name in TASKS for other in names_of(name)}
+    names, own_tasks = [], {}
+    for name in dict.fromkeys(given):
+        if name.lower() in known or not Path(name).is_dir():
+            names.append(find_name(name, TASKS, f"--tasks {name}"))
+            continue
+        task = plan.folder_task(name)
+        if task.name in own_tasks:
+            raise InputError(f"--tasks {name}: another folder is called {task.name} too: rename one")
+        own_tasks[task.name] = task
+        names.append(task.name)
+    return list(dict.fromkeys(names)), own_tasks
 
 
 EPILOG = "What stands after -- goes to every run: ... -- --learning_rate 1e-5"
@@ -123,7 +146,12 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     group = command.add_argument_group("the grid")
     group.add_argument("--encoder", default="bert-base-uncased", help="folder, package or name (default: %(default)s)")
     group.add_argument("--output_dir", required=True, help="gets a folder per run: <TASK>/<METHOD>/seed<SEED>")
-    group.add_argument("--tasks", type=_words, default=TASKS_OF[table], help=f"(default: {','.join(TASKS_OF[table])})")
+    group.add_argument(
+        "--tasks",
+        type=_words,
+        default=TASKS_OF[table],
+        help=f"or folders of your own with train.*, dev.* (default: {','.join(TASKS_OF[table])})",
+    )
     if table in METHODS_OF:
         methods = METHODS_OF[table]
         group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
@@ -196,7 +224,7 @@ def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
     sets = {task: [OtherSet(name) for name in SCORED_ON.get(task, ())] for task in args.tasks}
     for given in args.eval_file:
         name, _, file = given.partition("=")
-        task = find_name(name, TASKS, f"--eval_file {given}")
+        task = name if name in args.own_tasks else find_name(name, TASKS, f"--eval_file {given}")
         if task not in sets or not Path(file).is_file():
             raise InputError(f"--eval_file {given}: give TASK=FILE, of one of --tasks, and a file that is there")
         sets[task].append(OtherSet(task, file))

@@ -163,10 +163,10 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
     Raises:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
-    name = _name(args)
+    name = task_name(args)
     files = _files(args, SUFFIXES)
     first, columns = _first(args, files)
-    saved = None if args.do_train else _saved_labels(args.test_model_file)
+    saved = None if args.do_train else saved_labels(args.test_model_file)
     regression = args.regression or saved == ()
     texts = _given("--text_columns", args.text_columns, first, columns, most=2)
     label = next(iter(_given("--label_column", args.label_column, first, columns)), None)
@@ -199,7 +199,7 @@ def token_task(args: argparse.Namespace) -> TokenTask:
     Raises:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
-    name = _name(args)
+    name = task_name(args)
     files = _files(args, ())
     paths = [path for split in SPLITS for paths in files[split] for path in paths]
     for path in paths:
@@ -212,7 +212,7 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         raise InputError(f"--{flag}: {paths[0]} has a word a line, the tag being its last column: leave the flag out")
 
     train = [path for paths in files["train"] for path in paths]
-    saved = None if args.do_train else _saved_labels(args.test_model_file) or None
+    saved = None if args.do_train else saved_labels(args.test_model_file) or None
     if saved is None or _unnamed(saved):
         if not train:
             raise _says_no_classes(args)
@@ -281,7 +281,7 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     Raises:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
-    name = _name(args)
+    name = task_name(args)
     files = _files(args, SUFFIXES)
     first, columns = _first(args, files)
     given = {
@@ -355,10 +355,42 @@ def recorded_task(args: Mapping) -> Task | None:
     name = args["task_name"]
     names = {split: _set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
-    return SentenceTask(name=name, metrics=(), train=None, text=(), label=(), own=True, **sets)
+    given = {"name": name, "metrics": (), "train": None, "own": True, **sets}
+    if "token_column" in args:
+        return TokenTask(**given)
+    return ChoiceTask(**given) if "choice_columns" in args else SentenceTask(**given, text=(), label=())
 
 
-def _name(args: argparse.Namespace) -> str:
+def script_of(train: Path) -> str:
+    """Which script a training file is for, by its suffix and the names of its columns.
+
+    Raises:
+        InputError: it cannot be read, or its columns fit several times.
+    """
+    suffix = train.suffix.lower()
+    if suffix not in SUFFIXES:
+        return "run_tok_clas"
+    columns = _columns(train)
+    if suffix in SENTENCE_TABLES and all(any(_matching(columns, tier) for tier in tiers) for tiers in (WORDS, TAGS)):
+        return "run_tok_clas"
+    if _guessed_choices(train, columns):
+        return "run_multi_cho"
+    # A word and its tag a line are tab-separated too, and have no header.
+    known = any(_matching(columns, group) for group in (*TEXTS, *LABELS))
+    return "run_tok_clas" if suffix == ".tsv" and not known else "run_sent_clas"
+
+
+def count_rows(train: Path, script: str) -> int:
+    """The rows of a training file, of words its sentences.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    words = script == "run_tok_clas" and train.suffix.lower() not in SENTENCE_TABLES
+    return sum(1 for _ in (read_tagged(train, False, DOCUMENT_MARK) if words else rows_of(train)))
+
+
+def task_name(args: argparse.Namespace) -> str:
     """What the task is called: as given, else after its data; never as one of the table."""
     known = {other.lower() for task in TASKS for other in names_of(task)}
     if args.task_name is not None:
@@ -708,7 +740,7 @@ def _number(word: str) -> float | None:
     return value if abs(value) < float("inf") else None
 
 
-def _saved_labels(checkpoint: str) -> Names | None:
+def saved_labels(checkpoint: str) -> Names | None:
     """The classes of a saved model, none of a regression; None where neither it nor its run's best/ says so."""
     path = Path(checkpoint)
     file = path / "config.json" if path.is_dir() else path.parent / "best" / "config.json"

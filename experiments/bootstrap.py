@@ -83,6 +83,12 @@ CORRELATIONS = {
 }
 
 
+def computes(metric: str, labels: Sequence) -> bool:
+    """Whether a metric follows from sums over rows here; F1 and Matthews' coefficient do for two classes alone."""
+    two_classes = metric not in ("f1", "matthews") or max(labels, default=0) < 2
+    return metric in CORRELATIONS or (metric in SCORES and two_classes)
+
+
 def predicted(columns: Mapping[str, Sequence], metric: str) -> list:
     """What a run predicted for each row, from the logits of its file of predictions.
 

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from data.tasks import TASKS, Recipe
+from data.tasks import Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
@@ -82,10 +82,9 @@ def recipe_line(recipe: Recipe) -> str:
 
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
     """Print what would be started; writes nothing."""
-    for task in dict.fromkeys(run.task.name for run in runs):
-        recipe = TASKS[task].recipe
-        assert recipe is not None  # as `plan_runs` has checked
-        print(f"# {task}: {recipe_line(recipe)}")
+    for name, task in {run.task.name: run.task for run in runs}.items():
+        assert task.recipe is not None  # as `plan_runs` has checked
+        print(f"# {name}: {recipe_line(task.recipe)}")
     estimate, left = Estimate(folder), []
     for run in runs:
         now = state(run)

@@ -3,6 +3,7 @@
 A run is a command of one of the scripts in a folder of its own, which tells whether it is finished, cut off or new.
 """
 
+import argparse
 import math
 import os
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.tasks import Task
+from data import own
+from data.tasks import TASKS, Recipe, SentenceTask, Task
 from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError
 
@@ -123,12 +125,48 @@ def with_evaluations(
             raise InputError(f"--eval_file: two of {run.task.name} have the same name")
         for other in others:
             folder = run.folder / other.label
-            given = ["--task_name", other.task, *(("--eval_file", other.file) if other.file else ("--eval_on", "test"))]
+            file_flag = "--dev_file" if run.task.own else "--eval_file"
+            given = ["--task_name", other.task, *((file_flag, other.file) if other.file else ("--eval_on", "test"))]
             given += ["--do_eval", "--max_seq_length", str(run.args["max_seq_length"]), *flags]
             command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
             name = f"{run.name}/{other.label}"
             planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
     return planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRecipe(Recipe):
+    """Of data of the user's own: where they are. All else is the default of the script, or given to the grid.
+
+    given: argument of the script -> its value.
+    """
+
+    given: Mapping[str, str | float]
+
+    def settings(self) -> dict[str, str | float]:
+        return dict(self.given)
+
+    def source(self, name: str) -> str:
+        return "own data"
+
+
+def folder_task(folder: str) -> Task:
+    """The task of a folder with train.*, and as may be dev.* and test.*; its script is guessed from its columns.
+
+    Raises:
+        InputError: it has no training file, or that cannot be read.
+    """
+    files = own.split_files(Path(folder), ())
+    if "train" not in files:
+        raise InputError(f"--tasks {folder}: it has no training file, train.csv or the like")
+    script = own.script_of(files["train"])
+    data = {"dataset_name": folder, "dataset_config_name": None, "task_name": None}
+    name = own.task_name(argparse.Namespace(**data))
+    given = {"dataset_name": folder} | ({} if "dev" in files else {"dev_fraction": own.DEV_FRACTION})
+    recipe = OwnRecipe(train_examples=own.count_rows(files["train"], script), given=given)
+    kind = next(type(task) for task in TASKS.values() if task.script == script)
+    texts = {"text": (), "label": ()} if kind is SentenceTask else {}
+    return kind(name=name, metrics=(), train=None, dev={}, test={}, own=True, recipe=recipe, **texts)
 
 
 def script_command(script: str) -> list[str]:
@@ -163,7 +201,8 @@ def state(run: Planned) -> str:
         path = run.folder / "evaluation.json"
         if not path.exists() or state(run.needs) == "new":  # the scores are of other weights
             return "new"
-        scored = read_run(path)["args"].get("eval_file")
+        args = read_run(path)["args"]
+        scored = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
         if scored and scored not in run.command:
             raise InputError(f"{run.folder}: it has the scores of another file ({scored}): move it away")
         return "finished"

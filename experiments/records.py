@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data import own
+from data.own import recorded_task
 from data.predictions import file_name
-from data.tasks import TASKS, Task
+from data.tasks import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import EXECUTION
@@ -31,9 +33,35 @@ def parsed(task: Task, argv: Sequence[str]) -> dict:
     return vars(arguments.of_script(task.script, argv))
 
 
+def task_of(args: dict) -> Task:
+    """The task of recorded arguments.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    task = recorded_task(args)
+    if task is None:
+        raise KeyError(args["task_name"])
+    return task
+
+
+def defaults(task: Task, protocol: str) -> dict:
+    """The arguments of a task's script where nothing is given."""
+    data = "--train_file" if task.own else "--task_name"  # of own data the name alone says nothing
+    return _defaults(task.script, data, task.name, protocol)
+
+
 @functools.cache
-def defaults(task: str, protocol: str) -> dict:
-    return parsed(TASKS[task], ["--do_train", "--task_name", task, "--protocol", protocol])
+def _defaults(script: str, *data_and_protocol: str) -> dict:
+    data, name, protocol = data_and_protocol
+    return vars(arguments.of_script(script, ["--do_train", data, name, "--protocol", protocol])) | {"train_file": None}
+
+
+def own_data(args: dict) -> dict:
+    """Which data of the user's own a run had, wherever they were: the names of the files."""
+    names = {name: [Path(path).name for path in args[name]] for name in own.FILES if args.get(name)}
+    folder = args.get("dataset_name")
+    return names | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
 
 
 def protocol_of(args: dict) -> str:
@@ -57,7 +85,7 @@ def settings(args: dict) -> tuple[dict, dict]:
     An argument that the run's script did not have yet counts as its default; those of other methods do not count.
     """
     args = with_later_flags(args) | {"protocol": protocol_of(args)}
-    args = defaults(args["task_name"], args["protocol"]) | args
+    args = defaults(task_of(args), args["protocol"]) | args | own_data(args)
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= HOW | IDENTITY | unused_flags(args["method"])
     own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
@@ -68,8 +96,8 @@ def settings(args: dict) -> tuple[dict, dict]:
 
 def changes(args: dict) -> tuple[dict, dict]:
     """As `settings`, without what is as published, or is the default of a method."""
-    task = TASKS[args["task_name"]]
-    usual = defaults(task.name, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
+    task = task_of(args)
+    usual = defaults(task, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
     usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "corrected"}
 
     def changed(part: dict) -> dict:
@@ -227,13 +255,14 @@ def _steps(epochs: list[dict]) -> list[int]:
 
 def _predictions(folder: Path, args: dict) -> Path:
     """The file of predictions on the primary set; a run of older code has none."""
-    primary = args.get("eval_file") or next(iter(getattr(TASKS[args["task_name"]], args["eval_on"])))
+    primary = args.get("eval_file") or next(iter(getattr(task_of(args), args["eval_on"])))
     return folder / "predictions" / file_name(primary)
 
 
 def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Result:
     args = evaluation["args"]
-    given = Path(args["eval_file"]).name if args.get("eval_file") else args["eval_on"]
+    file = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
+    given = Path(file).name if file else args["eval_on"]
     trained = vars(_of_run(folder, name, run))
     return Result(
         **trained

@@ -154,10 +154,10 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 
 def _order(group: Group) -> tuple:
-    place, task = list(METHODS).index(group.method), list(TASKS).index(group.task)
+    place, task = list(METHODS).index(group.method), (*TASKS, group.task).index(group.task)
     setting = group.first.scored_on, len(group.training), group.base
     own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
-    return group.first.args["load_model_path"], task, *setting, place, own
+    return group.first.args["load_model_path"], task, group.task, *setting, place, own
 
 
 def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
@@ -209,6 +209,8 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
 
 def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
     """The bootstrap over seeds and rows of the last epoch; None without two seeds whose predictions both sides keep."""
+    if group.first.args.get("dev_fraction"):  # each seed holds out other rows
+        return None
     files = [
         {seed: result.predictions for seed, result in each.results.items() if result.predictions.exists()}
         for each in (group, naive)
@@ -220,6 +222,8 @@ def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
     labels = read[0][seeds[0]]["label"]
     if any(columns["label"] != labels for each in read for columns in each.values()):
         raise InputError(f"{files[0][seeds[0]]}: its rows are not those of the runs it is compared with")
+    if not bootstrap.computes(group.first.metric, labels):
+        return None
     found = [{seed: bootstrap.predicted(each[seed], group.first.metric) for seed in seeds} for each in read]
     runs, reference = found
     return bootstrap.compare(group.first.metric, labels, runs, reference)

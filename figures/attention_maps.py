@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from data.examples import Example
 from data.features import sentence_features
+from data.own import saved_labels
 from data.tasks import SENTENCE_TASKS, SentenceTask, find_task, match_classes
 from figures.drawing import QUANTITIES, WIDTH, picture
 from models.asa import MASKED_SCORE, AsaModel, encoder_layers
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = parse_arguments(argv)
-    task = find_task(args.task_name, SENTENCE_TASKS)
+    task = task_of(args)
     words = label_words(task, args.label_words)
     config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
     tokenizer = load_tokenizer(args.load_model_path, None, args.do_lower_case, slow=False)
@@ -118,7 +119,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model_file", required=True, help="<epoch>_pytorch_model.bin of a run with --method asa")
     parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the map on the left")
     parser.add_argument("--load_model_path", default="bert-base-uncased", help="the encoder that was fine-tuned")
-    parser.add_argument("--task_name", required=True, metavar="TASK", help=f"in any case: {', '.join(SENTENCE_TASKS)}")
+    parser.add_argument(
+        "--task_name",
+        metavar="TASK",
+        help=f"in any case: {', '.join(SENTENCE_TASKS)} (default: that of own data, by the best/ folder of the run)",
+    )
     parser.add_argument("--text", required=True)
     parser.add_argument("--text_b", help="the second sentence of a pair")
     parser.add_argument("--label_words", nargs="+", metavar="WORD", help="what to call the task's labels, in order")
@@ -127,6 +132,27 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--do_lower_case", action="store_true", help="as it was given for the fine-tuning")
     parser.add_argument("--output_dir", default="figures", help="(default: %(default)s)")
     return parser.parse_args(argv)
+
+
+def task_of(args: argparse.Namespace) -> SentenceTask:
+    """The task that is named, or for a model of own data one with the labels that its run has saved.
+
+    Raises:
+        InputError: there is none of that name, or the run does not say its labels.
+    """
+    if args.task_name is not None:
+        return find_task(args.task_name, SENTENCE_TASKS)
+    labels = saved_labels(args.model_file)
+    if labels is None:
+        raise InputError(
+            f"--task_name is missing, and there is no best/ folder beside --model_file {args.model_file}, which would"
+            " say the labels of data of your own: give the file where its run has left it"
+        )
+    texts = 1 if args.text_b is None else 2
+    folder = Path(args.model_file).resolve().parent
+    return SentenceTask(
+        name=folder.name, text=((),) * texts, label=(), labels=labels, metrics=(), train=None, dev={}, test={}
+    )
 
 
 def label_words(task: SentenceTask, given: list[str] | None) -> tuple[str, ...]:
