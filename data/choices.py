@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from data.examples import ChoiceExample, index_of, whole
 from data.formats import checked_text, place_of, quoted, rows_of, text_column
@@ -78,7 +79,7 @@ def read_choice_table(columns: ChoiceColumns, path: Path, labelled: bool) -> lis
             ChoiceExample(
                 context,
                 question,
-                tuple(found.texts[place] for place in there),
+                tuple(found.texts[place] or "" for place in there),
                 label,
                 index_of(row, where),
                 cloze=blank,
@@ -120,6 +121,7 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
         InputError: they are something else, or fewer than two.
     """
     names: Sequence = ()
+    texts: Any
     if len(columns.choices) > 1:
         texts = [row.get(name) or None for name in columns.choices]  # an empty cell is no choice
         names = columns.choices

@@ -177,7 +177,8 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
     if label is None and (args.do_train or args.do_eval):
         raise _unclear(first, "label", columns, "--label_column")
     _tell(first, {"text": texts, "label": (label,) if label else ()}, said)
-    labels, declared = (), False
+    labels: Names = ()
+    declared = False
     if not regression:
         labels, declared = _labels(args, name, files, label, saved)
     return SentenceTask(
@@ -301,7 +302,8 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     if not label and (args.do_train or args.do_eval):
         raise _unclear(first, "answer", columns, "--label_column")
     _tell(first, {"context": context, "question": question, "choices": choices, "answer": label}, given)
-    found = ChoiceColumns(*(next(iter(names), None) for names in (context, question)), choices, *(label or ("",)), "")
+    about, asked = (next(iter(names), None) for names in (context, question))
+    found = ChoiceColumns(about, asked, choices, next(iter(label), ""), "")
     # In the training set; where there is none, in what is scored.
     labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
     answers = "number from 0"
@@ -351,11 +353,11 @@ MAKERS: dict[str, Callable[[argparse.Namespace], Task]] = {
 def recorded_task(args: Mapping) -> Task | None:
     """The task of a recorded run, of which own data tell the names of the sets alone; None where it is not known."""
     if not is_own(args):
-        return TASKS.get(args.get("task_name"))
+        return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
     names = {split: _set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
-    given = {"name": name, "metrics": (), "train": None, "own": True, **sets}
+    given: dict = {"name": name, "metrics": (), "train": None, "own": True, **sets}
     if "token_column" in args:
         return TokenTask(**given)
     return ChoiceTask(**given) if "choice_columns" in args else SentenceTask(**given, text=(), label=())
@@ -563,7 +565,7 @@ def _columns(path: Path) -> list[str]:
 
 def _given(flag: str, value: str | None, path: Path, columns: Sequence[str], most: int = 1) -> Names:
     """The columns that a flag names; none where it is not given."""
-    names = () if value is None else (value,)
+    names: Names = () if value is None else (value,)
     if most > 1 and value not in columns:
         names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
     if value is not None and not 1 <= len(names) <= most:
@@ -661,7 +663,7 @@ def _labels(
         return labels, bool(declared)
     if not train:
         raise _says_no_classes(args)
-    labels = declared or find_labels(train, column)
+    labels = declared or find_labels(train, column or "")
     log.info(f"{name}: {len(labels)} labels, in the order of their classes: {_some(labels)}")
     return labels, bool(declared)
 
@@ -708,7 +710,7 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
     numbers = {word: _number(word) for word in times}
     given = f"{', '.join(map(str, paths))}: column {quoted(column)}"
     if None not in numbers.values():
-        if all(number.is_integer() for number in numbers.values()):
+        if all(number is not None and number.is_integer() for number in numbers.values()):
             numbers = {whole(word): number for word, number in numbers.items()}
         elif len(numbers) > MOST_NUMBERS:
             raise InputError(

@@ -13,6 +13,7 @@ import importlib
 EXPORTS = {
     "AsaModel": "asa",
     "AsaOutput": "asa",
+    "AsaTrainer": "trainer",
     "FreeLB": "baselines",
     "R3F": "baselines",
     "RDrop": "baselines",

@@ -91,7 +91,7 @@ class AsaTrainer(Trainer):
         of_adversary = outputs.loss - task_loss
         # The gradient is averaged over the processes, and what they add to the loss is to be summed.
         processes = self.accelerator.num_processes
-        examples, labelled = processes * _sizes(labels) / num_items_in_batch.clamp(min=1)
+        examples, labelled = processes * _sizes(labels).to(task_loss.dtype) / num_items_in_batch.clamp(min=1)
         task_loss = labelled * task_loss
         if other := self.compute_loss_func or self.label_smoother:
             task_loss = processes * other(outputs, labels, num_items_in_batch=num_items_in_batch[1].clamp(min=1))

@@ -1,0 +1,444 @@
+"""`AsaTrainer`: the Hugging Face Trainer gives what a plain loop gives, and its checkpoints are stock folders."""
+
+import copy
+import gc
+import io
+import pickle
+import sys
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from asa_models import training_step
+from conftest import HEADS, gradients, relative_error, tiny_backbone, tiny_batch
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments, get_scheduler
+
+from models.asa import AsaModel
+from models.baselines import RandomMask
+from models.encoder_types import encoder_layers
+from models.trainer import ADVERSARIES, AsaTrainer
+
+ROWS = 16
+
+
+def rows(head: str = "sequence") -> Dataset:
+    """Rows of 3 to 10 tokens, and a column that no model takes."""
+    batch = tiny_batch(head, lengths=[3 + 5 * row % 8 for row in range(ROWS)])
+    columns = {name: values.tolist() for name, values in batch.items()}
+    return Dataset.from_dict(columns | {"text": ["a film"] * len(batch["labels"])})
+
+
+def batches(head: str, size: int) -> list[dict[str, torch.Tensor]]:
+    whole = tiny_batch(head, lengths=[3 + 5 * row % 8 for row in range(ROWS)])
+    return [{name: values[at : at + size] for name, values in whole.items()} for at in range(0, ROWS, size)]
+
+
+def trainer_of(model, folder, callback=None, head: str = "sequence", compute_loss_func=None, **settings) -> AsaTrainer:
+    """Two epochs of sixteen rows in order, four a step."""
+    settings = {
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.1,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+    } | settings
+    given = TrainingArguments(str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **settings)
+    return AsaTrainer(
+        model,
+        given,
+        train_dataset=rows(head),
+        eval_dataset=rows(head),
+        callbacks=[callback] if callback else None,
+        compute_loss_func=compute_loss_func,
+        compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean().item()},
+    )
+
+
+def logged(trainer: AsaTrainer, name: str) -> list[float]:
+    """A figure of each record that has it; the Trainer adds the losses up in float32."""
+    return [record[name] for record in trainer.state.log_history if name in record]
+
+
+def plain_loop(model: AsaModel, loss_of=lambda output, labels: output.loss, size: int = 4) -> list[float]:
+    """The losses of eight steps with AdamW, and the gradient of either part clipped to a norm of 1."""
+    named = list(model.named_parameters())
+    groups = [
+        {"params": [value for name, value in named if value.ndim > 1], "weight_decay": 0.1},
+        {"params": [value for name, value in named if value.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    scheduler = get_scheduler("linear", optimizer, 0, 2 * ROWS // size)
+    losses = []
+    for batch in batches("sequence", size) * 2:
+        loss = loss_of(model.train()(**batch), batch["labels"])
+        loss.backward()
+        for part in (model.backbone, model.adversaries):
+            nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
+def assert_same_weights(model: nn.Module, expected: nn.Module, tolerance: float = 1e-9) -> None:
+    found = model.state_dict()
+    for name, value in expected.state_dict().items():
+        # A key's bias has no gradient but rounding, which Adam scales up; nor has a bias that all choices share.
+        if "self.key.bias" not in name:
+            assert (found[name] - value).norm() <= tolerance * value.norm() + 1e-9, name
+
+
+# --- what it computes ---
+
+
+@pytest.mark.parametrize("one_forward", [False, True])
+def test_it_is_a_plain_loop(one_forward, tmp_path):
+    models = [AsaModel(tiny_backbone(), tau=0.2, one_forward=one_forward) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    losses = plain_loop(models[1])
+    trainer = trainer_of(models[0], tmp_path)
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
+    assert_same_weights(*models)
+
+    metrics = trainer.evaluate()
+    whole = batches("sequence", ROWS)[0]
+    with torch.no_grad():
+        plain = models[1].backbone.eval()(**whole)
+    assert metrics["eval_loss"] == pytest.approx(plain.loss.item(), rel=1e-6)
+    assert metrics["eval_accuracy"] == (plain.logits.argmax(-1) == whole["labels"]).double().mean().item()
+
+
+def test_the_logs_have_the_parts_of_the_loss(tmp_path):
+    model = AsaModel(tiny_backbone(), tau=0.2)
+    expected = []
+    for batch in batches("sequence", 4):
+        found, output = training_step(model, batch)
+        of_adversaries = [gradient for name, gradient in found.items() if name.startswith("adversaries")]
+        norm = torch.stack([gradient.norm() for gradient in of_adversaries]).norm()
+        expected.append([output.task_loss, output.divergence, output.penalty, output.keep_rate.mean(), norm])
+    trainer = trainer_of(model, tmp_path, learning_rate=0.0, logging_steps=2, num_train_epochs=1)
+    trainer.train()
+    means = torch.tensor(expected).view(2, 2, 5).mean(1)
+    for column, name in enumerate(("task_loss", "divergence", "penalty", "keep_rate", "adversary_grad_norm")):
+        assert logged(trainer, name) == pytest.approx(means[:, column].tolist(), rel=1e-6), name
+
+
+@pytest.mark.parametrize("head", ["sequence", "token", "choice"])
+def test_accumulation_changes_nothing(head, tmp_path):
+    """Also where the parts have unequal numbers of labels."""
+    size, found = 2 if head == "choice" else 4, []
+    for parts in (1, 2, size):
+        model = AsaModel(tiny_backbone(head=head), tau=0.2)
+        trainer = trainer_of(
+            model, tmp_path, head=head, gradient_accumulation_steps=parts, per_device_train_batch_size=size // parts
+        )
+        trainer.train()
+        found.append((model, trainer))
+    (model, trainer), *others = found
+    for other, accumulated in others:
+        for name in ("loss", "task_loss", "penalty", "grad_norm"):
+            assert logged(accumulated, name) == pytest.approx(logged(trainer, name), rel=1e-6), name
+        assert_same_weights(other, model, 1e-7)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_label_smoothing(parts, tmp_path):
+    models = [AsaModel(tiny_backbone(), tau=0.2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+
+    def smoothed(output, labels):
+        task = nn.functional.cross_entropy(output.logits, labels, label_smoothing=0.1)
+        return task + output.divergence + 0.2**2 * output.penalty
+
+    losses = plain_loop(models[1], smoothed)
+    settings = {"gradient_accumulation_steps": parts, "per_device_train_batch_size": 4 // parts}
+    trainer = trainer_of(models[0], tmp_path, label_smoothing_factor=0.1, **settings)
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
+    assert_same_weights(*models, 1e-5)  # the library's smoothing is in float32
+
+
+def test_a_loss_function_of_one_s_own(tmp_path):
+    weight = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+    models = [AsaModel(tiny_backbone(), tau=0.2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+
+    def weighted(output, labels, num_items_in_batch=4):
+        total = nn.functional.cross_entropy(output.logits, labels, weight, reduction="sum")
+        return total / num_items_in_batch
+
+    losses = plain_loop(
+        models[1], lambda output, labels: weighted(output, labels) + output.divergence + 0.2**2 * output.penalty
+    )
+    settings = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 2}
+    trainer = trainer_of(models[0], tmp_path, compute_loss_func=weighted, **settings)
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
+
+
+class KeepNorms(TrainerCallback):
+    def __init__(self):
+        self.norms = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        parts = [model.backbone, model.adversaries]
+        self.norms.append([nn.utils.get_total_norm([each.grad for each in part.parameters()]) for part in parts])
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_the_adversaries_are_clipped_apart(max_grad_norm, tmp_path):
+    model, callback = AsaModel(tiny_backbone(), tau=0.2), KeepNorms()
+    trainer = trainer_of(model, tmp_path, callback, max_grad_norm=max_grad_norm, num_train_epochs=1, learning_rate=0.0)
+    trainer.train()
+    of_encoder, of_adversaries = logged(trainer, "grad_norm"), logged(trainer, "adversary_grad_norm")
+    for step, norms in enumerate(callback.norms):
+        before = torch.tensor([of_encoder[step], of_adversaries[step]])
+        assert before[1] > 10
+        after = before.clamp(max=max_grad_norm) if max_grad_norm else before
+        assert torch.stack(norms).tolist() == pytest.approx(after.tolist(), rel=1e-5)
+
+
+def test_lower_precision(tmp_path):
+    losses = []
+    for settings in ({}, {"bf16": True}):
+        model = AsaModel(tiny_backbone(dtype=torch.float32, initializer_range=0.1), tau=0.2)
+        trainer = trainer_of(model, tmp_path, num_train_epochs=1, learning_rate=1e-3, **settings)
+        trainer.train()
+        losses.append(logged(trainer, "task_loss"))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] != losses[0]
+
+
+def test_checkpointed_activations(tmp_path):
+    models, losses = [], []
+    for settings in ({}, {"activation_checkpointing": True}):
+        models.append(AsaModel(tiny_backbone(hidden_dropout_prob=0.1), tau=0.2))
+        trainer = trainer_of(models[-1], tmp_path, **settings)
+        trainer.train()
+        losses.append(logged(trainer, "loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert_same_weights(*models)
+    assert models[1].backbone.is_activation_checkpointing
+
+
+def test_random_masks_can_be_trained(tmp_path):
+    trainer = trainer_of(RandomMask(tiny_backbone(), keep_rate=0.5), tmp_path, save_strategy="epoch")
+    trainer.train()
+    assert "penalty" not in trainer.state.log_history[0]
+    assert 0.3 < logged(trainer, "keep_rate")[0] < 0.7
+
+
+# --- checkpoints ---
+
+
+def test_a_checkpoint_is_a_stock_folder(tmp_path):
+    model = AsaModel(tiny_backbone(dtype=torch.float32), tau=0.2)
+    trainer = trainer_of(model, tmp_path, save_strategy="epoch")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    for folder in (tmp_path / "checkpoint-8", tmp_path / "final"):
+        stock = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        assert torch.equal(stock(**tiny_batch()).logits, model.eval()(**tiny_batch()).logits)
+        assert load_file(folder / "model.safetensors").keys() == model.backbone.state_dict().keys()
+        saved = load_file(folder / ADVERSARIES)
+        assert saved.keys() == model.adversaries.state_dict().keys()
+        assert all(torch.equal(saved[name], value) for name, value in model.adversaries.state_dict().items())
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
+    """With dropout, bit by bit."""
+
+    def fresh(seed: int) -> AsaTrainer:
+        model = AsaModel(tiny_backbone(hidden_dropout_prob=0.1, seed=seed), tau=0.2)
+        return trainer_of(model, tmp_path, save_strategy="steps", save_steps=3, train_sampling_strategy="random")
+
+    whole, resumed = fresh(0), fresh(1)
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert logged(resumed, "loss") == logged(whole, "loss")
+    expected = whole.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+def test_the_best_model_is_loaded_with_its_adversaries(tmp_path):
+    """The first epoch's: the second is evaluated with a head that is wrong on purpose."""
+
+    class Spoil(TrainerCallback):
+        def on_epoch_end(self, args, state, control, model, **_):
+            if state.global_step == 8:
+                with torch.no_grad():
+                    model.backbone.classifier.weight.mul_(-100)
+                    model.adversaries[0].query.weight.zero_()
+
+    model = AsaModel(tiny_backbone(), tau=0.2)
+    each_epoch = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = trainer_of(model, tmp_path, Spoil(), **each_epoch)
+    trainer.train()
+    assert logged(trainer, "eval_loss")[1] > 2 * logged(trainer, "eval_loss")[0]
+    best = tmp_path / "checkpoint-4"
+    assert Path(trainer.state.best_model_checkpoint) == best
+    assert torch.equal(model.backbone.classifier.weight, load_file(best / "model.safetensors")["classifier.weight"])
+    assert torch.equal(model.adversaries[0].query.weight, load_file(best / ADVERSARIES)["0.query.weight"])
+
+
+def test_a_checkpoint_without_adversaries_is_refused(tmp_path):
+    model = AsaModel(tiny_backbone())
+    model.backbone.save_pretrained(tmp_path / "checkpoint-1")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"checkpoint-1 has no adversaries.safetensors: it is not a checkpoint of an"):
+        trainer_of(model, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --- what is refused ---
+
+
+def test_what_the_trainer_refuses(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="trains an AsaModel, not BertForSequenceClassification: give it AsaModel"):
+        trainer_of(tiny_backbone(), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingArguments, "n_gpu", 2)
+        with pytest.raises(ValueError, match="2 GPUs in one process do not work with ASA: start a process for each"):
+            trainer_of(AsaModel(tiny_backbone()), tmp_path)
+    monkeypatch.delattr("transformers.Trainer._clip_grad_norm")
+    with pytest.raises(RuntimeError, match="whose Trainer has no _clip_grad_norm: use"):
+        trainer_of(AsaModel(tiny_backbone()), tmp_path)
+
+
+# --- adapters ---
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+def test_adapters_of_peft(model_type, tmp_path):
+    """The backbone is frozen, the adversaries are trained, and the adapter is saved alone."""
+    peft = pytest.importorskip("peft")
+    target = ["query_proj"] if model_type == "deberta-v2" else ["query", "value"]
+    settings = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=target)
+    adapted = peft.get_peft_model(tiny_backbone(model_type), settings)
+    model = AsaModel(adapted, tau=0.2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    each_epoch = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = trainer_of(model, tmp_path, **each_epoch)
+    trainer.train()
+    for name, value in model.state_dict().items():
+        trained = name.startswith("adversaries") or "lora_" in name or "modules_to_save" in name
+        assert torch.equal(value, before[name]) is not trained or name.endswith("key.bias"), name
+    best = Path(trainer.state.best_model_checkpoint)
+    assert {"adapter_model.safetensors", ADVERSARIES} <= {path.name for path in best.iterdir()}
+    assert not (best / "model.safetensors").exists()
+    again = peft.PeftModel.from_pretrained(tiny_backbone(model_type), best).eval()
+    assert torch.equal(again(**tiny_batch()).logits, model.eval()(**tiny_batch()).logits)
+    resumed = AsaModel(peft.get_peft_model(tiny_backbone(model_type), settings), tau=0.2)
+    trainer_of(resumed, tmp_path, **each_epoch).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert model.detach() is adapted
+
+
+def test_prompt_learning_is_refused():
+    peft = pytest.importorskip("peft")
+    settings = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="prompt learning adds tokens"):
+        AsaModel(peft.get_peft_model(tiny_backbone(dtype=torch.float32), settings))
+
+
+# --- the backbone without its adversaries ---
+
+
+def hooks_of(backbone: nn.Module) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in backbone.modules())
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta"])
+def test_detach_gives_the_backbone_back(model_type):
+    backbone = tiny_backbone(model_type)
+    model, batch = AsaModel(backbone), tiny_batch()
+    assert hooks_of(backbone) == (3 if model_type == "bert" else 9)
+    assert model.detach() is backbone
+    assert hooks_of(backbone) == 0
+    assert torch.equal(model.eval()(**batch).logits, backbone(**batch).logits)
+    with pytest.raises(ValueError, match="was detached from its backbone"):
+        model.train()(**batch)
+    found, _ = training_step(AsaModel(backbone), batch)
+    assert found["adversaries.0.query.weight"].norm() > 0
+
+
+def test_the_backbone_keeps_no_adversary_alive():
+    model = AsaModel(tiny_backbone())
+    backbone, batch = model.backbone, tiny_batch()
+    adversary = weakref.ref(model.adversaries[0])
+    gc.disable()  # nor does a circle of references
+    try:
+        training_step(model, batch)
+        del model
+        assert adversary() is None
+    finally:
+        gc.enable()
+    assert backbone.train()(**batch).loss.isfinite()
+    assert AsaModel(backbone).train()(**batch).penalty > 0
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta"])
+def test_copies_and_pickles_of_the_backbone_carry_no_adversary(model_type):
+    model, batch = AsaModel(tiny_backbone(model_type)), tiny_batch()
+    pickled = pickle.dumps(model.backbone)
+    assert b"adversaries" not in pickled
+    assert len(pickled) < 1.2 * len(pickle.dumps(tiny_backbone(model_type)))
+    for again in (copy.deepcopy(model.backbone), pickle.loads(pickled)):
+        assert torch.equal(again.eval()(**batch).logits, model.eval()(**batch).logits)
+        found, output = training_step(AsaModel(again), batch)
+        assert output.penalty > 0
+        assert found["adversaries.2.key.weight"].norm() > 0
+        assert not any(isinstance(module, type(model.adversaries[0])) for module in again.modules())
+
+
+def test_a_whole_model_is_saved_and_loaded():
+    model, batch = AsaModel(tiny_backbone(), tau=0.2), tiny_batch()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    expected, output = training_step(model, batch)
+    found, loaded = training_step(again, batch)
+    assert torch.equal(loaded.loss, output.loss)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert hooks_of(again.backbone) == len(encoder_layers(again.backbone))
+
+
+# --- compiled ---
+
+
+@pytest.mark.parametrize("one_forward", [False, True])
+def test_one_graph(one_forward):
+    model, batch = AsaModel(tiny_backbone(), one_forward=one_forward), tiny_batch()
+    expected, output = training_step(model, batch)
+    expected = {name: gradient.clone() for name, gradient in expected.items()}
+    model.zero_grad()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(**batch)
+    compiled.loss.backward()
+    assert relative_error(compiled.loss, output.loss) < 1e-12
+    for name, gradient in gradients(model).items():
+        assert (gradient - expected[name]).norm() <= 1e-10 * expected[name].norm() + 1e-14, name
+    torch._dynamo.reset()
+
+
+# --- the script of the documentation ---
+
+
+def test_the_script_of_the_documentation(encoder_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "docs"))
+    import own_trainer
+
+    monkeypatch.setattr(own_trainer, "ROWS", {"train": 64, "dev": 8, "shifted": 8})
+    own_trainer.main(["--encoder", encoder_folder, "--output_dir", str(tmp_path)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == f"{tmp_path / 'checkpoint-2'}: the model, and {ADVERSARIES} beside it"
+    assert [line[1:9] for line in printed[-5:-1]] == [" (label "] * 4
+    assert HEADS["sequence"].from_pretrained(tmp_path / "checkpoint-2").config.num_labels == 2
+    sys.modules.pop("own_trainer")
