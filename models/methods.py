@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# What the modules accept, for the choices of the command line; tests/test_methods.py holds them to it.
+# What the modules accept, for the choices of the command line; tests/training/test_methods.py holds them to it.
 PROTOCOLS = ("corrected", "release")
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 R3F_NOISES = ("uniform", "normal")

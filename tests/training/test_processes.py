@@ -21,7 +21,7 @@ from models.checkpoints import read_state_dict
 from training import devices
 from utils import InputError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 FILES = [
     "0_pytorch_model.bin",
     "1_pytorch_model.bin",

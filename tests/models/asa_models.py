@@ -7,7 +7,7 @@ from models.asa import AsaModel
 from models.encoder_types import ENCODER_TYPES
 
 ATTENTIONS = ("eager", "sdpa")
-# What is tested with every head and setting; tests/test_encoder_types.py has what is tested of every type.
+# What is tested with every head and setting; test_encoder_types.py has what is tested of every type.
 ENCODERS = [
     (model_type, attention)
     for model_type in ("albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")

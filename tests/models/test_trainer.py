@@ -432,7 +432,7 @@ def test_one_graph(one_forward):
 
 
 def test_the_script_of_the_documentation(encoder_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "docs"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent.parent / "docs"))
     import own_trainer
 
     monkeypatch.setattr(own_trainer, "ROWS", {"train": 64, "dev": 8, "shifted": 8})
