@@ -17,7 +17,11 @@ NOT_TAKEN = {
     *("config", "args_from", "test_model_file"),
 }
 # Arguments of which one in the command line replaces all in a file.
-TOGETHER = (("do_train", "do_eval", "do_test"), ("fp16", "bf16"), ("eval_on", "eval_file"))
+TOGETHER = (
+    *(("do_train", "do_eval", "do_test"), ("fp16", "bf16"), ("eval_on", "eval_file")),
+    *(("dev_file", "dev_fraction"), ("dev_file", "eval_file")),
+    *((name, "dataset_name") for name in ("train_file", "dev_file", "test_file")),
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

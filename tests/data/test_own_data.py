@@ -1053,3 +1053,18 @@ def test_training_curves_of_own_data(tmp_path):
     folder = own_run(tmp_path, "asa", 3, 80.0)
     (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": 1.0}\n')
     assert training_curves.read_run(folder).label == "mine, asa, seed 3"
+
+
+def test_other_data_with_the_arguments_of_a_run(tmp_path):
+    """What is given beside them replaces what it excludes."""
+    train, dev = (table(tmp_path / f"{name}.csv", rows_of_films(4)) for name in ("train", "dev"))
+    recorded = vars(arguments.of_script("run_sent_clas", ["--do_train", "--do_eval", "--train_file", train]))
+    (tmp_path / "results.json").write_text(json.dumps({"args": recorded}))
+
+    def again(*flags: str):
+        args = arguments.of_script("run_sent_clas", ["--args_from", str(tmp_path / "results.json"), *flags])
+        return args.train_file, args.dev_file, args.dev_fraction, args.dataset_name
+
+    assert again() == ([train], None, 0.1, None)
+    assert again("--dev_file", dev) == ([train], [dev], None, None)
+    assert again("--dataset_name", "films")[0] is None
