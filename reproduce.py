@@ -18,6 +18,7 @@ from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
 from models.methods import METHODS
+from training.arguments import SCRIPTS
 from utils import InputError, Parser, log, run_script
 
 # Table -> its tasks and variants where none are given.
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs = [run for run in runs if run.task.name != task]
         runs = plan.with_evaluations(runs, sets, flags)
     for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # better now than in its turn
-        own.task_of(run.task.script, argparse.Namespace(**run.args))
+        own.task_of(argparse.Namespace(**run.args), SCRIPTS[run.task.script].tasks)
     if args.dry_run:
         launch.dry_run(runs, folder, args.jobs)
         return

@@ -5,10 +5,9 @@ python run_multi_cho.py --do_train --do_eval --task_name DREAM --load_model_path
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
 
 from data.own import task_of
-from data.tasks import ChoiceTask
+from data.tasks import CHOICE_TASKS
 from training import arguments
 from utils import InputError, run_script
 
@@ -20,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_multi_cho", argv)
-    task = cast(ChoiceTask, task_of("run_multi_cho", args))
+    task = task_of(args, CHOICE_TASKS)
     args.task_name = task.name
     if args.dream_questions != task.questions and task.name != "DREAM":
         raise InputError(f"--dream_questions {args.dream_questions}: only DREAM has several questions to a dialogue")

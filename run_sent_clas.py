@@ -5,10 +5,9 @@ python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path
 
 import functools
 from collections.abc import Sequence
-from typing import cast
 
 from data.own import task_of
-from data.tasks import SentenceTask, model_classes
+from data.tasks import SENTENCE_TASKS, model_classes
 from training import arguments
 from utils import run_script
 
@@ -20,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_sent_clas", argv)
-    task = cast(SentenceTask, task_of("run_sent_clas", args))
+    task = task_of(args, SENTENCE_TASKS)
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np

@@ -4,11 +4,10 @@ python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_p
 """
 
 from collections.abc import Sequence
-from typing import cast
 
 from data.own import task_of
 from data.readers import with_labels
-from data.tasks import TokenTask
+from data.tasks import TOKEN_TASKS
 from training import arguments
 from utils import run_script
 
@@ -20,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: something given cannot be used; nothing has been written then.
     """
     args = arguments.of_script("run_tok_clas", argv)
-    task = with_labels(cast(TokenTask, task_of("run_tok_clas", args)), args.data_dir)
+    task = with_labels(task_of(args, TOKEN_TASKS), args.data_dir)
     args.task_name = task.name
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
     import numpy as np

@@ -8,13 +8,37 @@ import argparse
 import dataclasses
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.choices import kind_of_answers
-from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, read_tagged, tagged_rows, whole
-from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
+from data.columns import (
+    ARROW,
+    CONTEXTS,
+    DOCUMENT_MARK,
+    LABELS,
+    OUTSIDE,
+    QUESTIONS,
+    RIGHT,
+    SCORES,
+    SUFFIXES,
+    TAGS,
+    WORDS,
+    columns_of,
+    find_labels,
+    find_tags,
+    given_columns,
+    guessed,
+    guessed_choices,
+    guessed_texts,
+    only_other,
+    some,
+    tell,
+    unclear,
+)
+from data.examples import SENTENCE_TABLES
+from data.formats import arrow_dataset, class_names
 from data.tasks import (
     TASKS,
     ChoiceColumns,
@@ -24,6 +48,7 @@ from data.tasks import (
     SentenceTask,
     Share,
     Task,
+    TaskKind,
     TokenTask,
     find_task,
     names_of,
@@ -39,8 +64,6 @@ SETTINGS = (
 )
 # What the file of a split is called in a folder, and a split in a data set.
 SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
-
 # Script -> what --metric may be.
 METRICS = {
     "run_sent_clas": ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"),
@@ -50,40 +73,7 @@ METRICS = {
 OF_CLASSES = ("accuracy", "macro_f1")
 OF_NUMBERS = ("spearman", "pearson")
 OF_ENTITIES = ("entity_f1", "token_f1", "entity_precision", "entity_recall", "accuracy")
-OUTSIDE = "O"  # the tag of a word that is no part of an entity
 ENTITY_TAG = re.compile(r"[BIESLU]-.+|O")  # BIO, and the schemes with tags for ends and single words
-DOCUMENT_MARK = "-DOCSTART-"
-ARROW = (".parquet", ".arrow")  # files that say what their columns are
-
-# The names of columns, in any case. Of the groups, all columns of one are wanted.
-PAIRS = (
-    *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
-    *(("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage")),
-    *(("claim", "evidence"), ("question", "context"), ("context", "hypothesis")),
-)
-SINGLE = ("sentence", "text", "review", "content", "comment", "tweet", "utterance", "document")
-TEXTS = (*PAIRS, *((name,) for name in SINGLE))
-# The first group with a column in the file counts.
-LABELS = (
-    ("label", "labels"),
-    ("gold_label", "class", "target", "category", "sentiment", "intent", "emotion", "rating", "stars", "score"),
-)
-WORDS = (("tokens", "words"), ("token", "word"))
-TAGS = (("ner_tags", "tags"), ("labels", "label", "ner"), ("pos_tags", "pos", "upos"), ("chunk_tags",))
-CONTEXTS = (("context", "passage", "article", "story", "paragraph", "dialogue", "premise", "sent1", "ctx"),)
-QUESTIONS = (("question", "query", "question_stem", "stem", "prompt", "sent2"),)
-CHOICES = ("choices", "endings", "options", "candidates", "answers", "choice")
-CHOICE_COLUMN = re.compile(r"(|choice|option|ending|answer|sol|solution)[-_ ]?([a-z]|\d{1,2})")
-RIGHT = (
-    ("label", "labels"),
-    ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "gold", "target"),
-)
-SCORES = (("score", "similarity", "similarity_score"), ("label", "labels"), ("target", "value", "rating", "stars"))
-
-LISTED = 20  # columns or labels in a message
-MOST_NUMBERS = 20  # classes that are numbers with decimals: with more, it is a regression
-# More classes than this, each with hardly two rows, are no classes.
-MOST_CLASSES = 100
 
 
 def is_own(args: Mapping) -> bool:
@@ -146,15 +136,15 @@ def _check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> Non
     args.dev_fraction = args.dev_fraction or DEV_FRACTION
 
 
-def task_of(script: str, args: argparse.Namespace) -> Task:
-    """The task of a script that the arguments name, or which is made of the data that they give.
+def task_of(args: argparse.Namespace, tasks: Mapping[str, TaskKind]) -> TaskKind:
+    """The one of a script's tasks that the arguments name, or one of its kind that is made of the data that they give.
 
     Raises:
         InputError: there is none of that name, or the data cannot be used.
     """
     if not is_own(vars(args)):
-        return find_task(args.task_name, {name: task for name, task in TASKS.items() if task.script == script})
-    return MAKERS[script](args)
+        return find_task(args.task_name, tasks)
+    return MAKERS[type(next(iter(tasks.values())))](args)
 
 
 def sentence_task(args: argparse.Namespace) -> SentenceTask:
@@ -168,23 +158,27 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
     first, columns = _first(args, files)
     saved = None if args.do_train else saved_labels(args.test_model_file)
     regression = args.regression or saved == ()
-    texts = _given("--text_columns", args.text_columns, first, columns, most=2)
-    label = next(iter(_given("--label_column", args.label_column, first, columns)), None)
+    texts = given_columns("--text_columns", args.text_columns, first, columns, most=2)
+    label = given_columns("--label_column", args.label_column, first, columns)
     said = {"--text_columns": texts, "--label_column": label}
-    label = label or _guessed_label(first, columns, SCORES if regression else LABELS, texts)
-    texts = texts or _guessed_texts(first, [column for column in columns if column != label], label)
-    label = label or _only_other(columns, texts)
-    if label is None and (args.do_train or args.do_eval):
-        raise _unclear(first, "label", columns, "--label_column")
-    _tell(first, {"text": texts, "label": (label,) if label else ()}, said)
+    needed = args.do_train or args.do_eval  # a test set may have columns that look like labels
+    if not label:
+        known = SCORES if regression else LABELS
+        label = guessed(
+            first, "label", [each for each in columns if each not in texts], known, "--label_column", needed
+        )
+    texts = texts or guessed_texts(first, columns, label, needed)
+    if needed and not label and not (label := only_other(columns, texts)):
+        raise unclear(first, "label", columns, "--label_column")
+    tell(first, {"text": texts, "label": label if needed else ()}, said)
     labels: Names = ()
     declared = False
     if not regression:
-        labels, declared = _labels(args, name, files, label, saved)
+        labels, declared = _labels(args, name, files, label[0] if needed else None, saved)
     return SentenceTask(
         name=name,
         text=tuple((text,) for text in texts),
-        label=(label or LABELS[0][0],),
+        label=label[:1] or LABELS[0][:1],
         labels=labels,
         numbered=labels if declared else (),
         no_gold_label=("-1",) if declared else (),  # how `datasets` marks it
@@ -218,10 +212,10 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         if not train:
             raise _says_no_classes(args)
         labels = find_tags(train, columns)
-        log.info(f"{name}: {len(labels)} tags, in the order of their classes: {_some(labels)}")
+        log.info(f"{name}: {len(labels)} tags, in the order of their classes: {some(labels)}")
     else:
         labels = saved
-        log.info(f"{name}: {len(labels)} tags of {args.test_model_file}: {_some(labels)}")
+        log.info(f"{name}: {len(labels)} tags of {args.test_model_file}: {some(labels)}")
     return TokenTask(
         name=name,
         labels=labels,
@@ -235,45 +229,21 @@ def token_task(args: argparse.Namespace) -> TokenTask:
 
 def _token_columns(args: argparse.Namespace, tables: Sequence[Path]) -> tuple[str, str]:
     """The columns of words and of tags; where no tag is needed, the second may not be there."""
-    first, columns = tables[0], _columns(tables[0])
+    first, columns = tables[0], columns_of(tables[0])
     given = {
-        "--token_column": _given("--token_column", args.token_column, first, columns),
-        "--tag_column": _given("--tag_column", args.tag_column, first, columns),
+        "--token_column": given_columns("--token_column", args.token_column, first, columns),
+        "--tag_column": given_columns("--tag_column", args.tag_column, first, columns),
     }
-    words = next(iter(given["--token_column"]), None) or _guessed(first, "words", columns, WORDS, "--token_column")
-    tags = next(iter(given["--tag_column"]), None) or _guessed(first, "tags", columns, TAGS, "--tag_column")
-    if words is None:
-        raise _unclear(first, "words", columns, "--token_column")
-    if tags is None and (args.do_train or args.do_eval):
-        raise _unclear(first, "tags", columns, "--tag_column")
-    _tell(first, {"words": (words,), "tags": (tags,) if tags else ()}, given)
-    return words, tags or TAGS[0][0]
-
-
-def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
-    """The tags of files: as a numbered class has them, else O, and then in numeric order or sorted.
-
-    Args:
-        columns: of words and of tags, in tables.
-
-    Raises:
-        InputError: a file is not readable, or has fewer than two tags.
-    """
-    found: dict[str, None] = {}
-    declared = False
-    for path in paths:
-        if columns and path.suffix.lower() in SENTENCE_TABLES:
-            if path.suffix.lower() in ARROW and (names := class_names(arrow_dataset(path).features.get(columns[1]))):
-                found |= dict.fromkeys(names)
-                declared = True
-            sentences = (tags for _, tags, _, _ in tagged_rows(path, *columns, labelled=True))
-        else:
-            sentences = (tags for _, tags, _ in read_tagged(path, True, DOCUMENT_MARK))
-        found |= dict.fromkeys(tag for tags in sentences for tag in tags)
-    if len(found) < 2:
-        alike = f"the tag of every word is {quoted(next(iter(found)))}" if found else "no words"
-        raise InputError(f"{', '.join(map(str, paths))}: {alike}; two tags at the least are needed")
-    return tuple(sorted(found if declared else in_order(found), key=lambda tag: tag != OUTSIDE))
+    needed = args.do_train or args.do_eval
+    words, tags = given.values()
+    words = words or guessed(first, "words", columns, WORDS, "--token_column")
+    tags = tags or guessed(first, "tags", columns, TAGS, "--tag_column", needed)
+    if not words:
+        raise unclear(first, "words", columns, "--token_column")
+    if needed and not tags:
+        raise unclear(first, "tags", columns, "--tag_column")
+    tell(first, {"words": words, "tags": tags if needed else ()}, given)
+    return words[0], next(iter(tags), TAGS[0][0])
 
 
 def choice_task(args: argparse.Namespace) -> ChoiceTask:
@@ -286,28 +256,30 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     files = _files(args, SUFFIXES)
     first, columns = _first(args, files)
     given = {
-        f"--{flag}": _given(f"--{flag}", getattr(args, flag), first, columns, most)
+        f"--{flag}": given_columns(f"--{flag}", getattr(args, flag), first, columns, most)
         for flag, most in (("context_column", 1), ("question_column", 1), ("choice_columns", 26), ("label_column", 1))
     }
     context, question, choices, label = given.values()
     left = [column for column in columns if not any(column in names for names in given.values())]
-    choices = choices or _guessed_choices(first, left)
-    label = label or _guessed_one(first, "answer", left, RIGHT, "--label_column")
-    question = question or _guessed_one(first, "question", left, QUESTIONS, "--question_column")
-    context = context or _guessed_one(first, "context", left, CONTEXTS, "--context_column")
+    choices = choices or guessed_choices(first, left)
+    needed = args.do_train or args.do_eval
+    label = label or guessed(first, "answer", left, RIGHT, "--label_column", needed)
+    question = question or guessed(first, "question", left, QUESTIONS, "--question_column")
+    context = context or guessed(first, "context", left, CONTEXTS, "--context_column")
     if not choices:
-        raise _unclear(first, "list of choices", columns, "--choice_columns")
+        raise unclear(first, "list of choices", columns, "--choice_columns")
     if not (context or question):
-        raise _unclear(first, "context", columns, "--context_column or --question_column")
-    if not label and (args.do_train or args.do_eval):
-        raise _unclear(first, "answer", columns, "--label_column")
-    _tell(first, {"context": context, "question": question, "choices": choices, "answer": label}, given)
+        raise unclear(first, "context", columns, "--context_column or --question_column")
+    if needed and not label:
+        raise unclear(first, "answer", columns, "--label_column")
+    named = {"context": context, "question": question, "choices": choices, "answer": label if needed else ()}
+    tell(first, named, given)
     about, asked = (next(iter(names), None) for names in (context, question))
     found = ChoiceColumns(about, asked, choices, next(iter(label), ""), "")
     # In the training set; where there is none, in what is scored.
     labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
     answers = "number from 0"
-    if label and labelled:
+    if len(label) == 1 and labelled:
         answers = kind_of_answers(found, labelled[0])
         log.info(f"{name}: the answer is the {answers} of a choice")
     return ChoiceTask(
@@ -318,35 +290,10 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     )
 
 
-def _guessed_one(path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str) -> Names:
-    found = _guessed(path, what, columns, tiers, flag)
-    return () if found is None else (found,)
-
-
-def _guessed_choices(path: Path, columns: Sequence[str]) -> Names:
-    """The column with a list of choices, or those with a choice each, which are numbered or lettered."""
-    rows: dict[str, dict[str, str]] = {}
-    for column in columns:
-        if match := CHOICE_COLUMN.fullmatch(column.strip().lower()):
-            rows.setdefault(match[1], {})[match[2]] = column
-    runs = [("0", "1"), ("1", "2"), ("a", "b")]
-    complete = [
-        tuple(each[key] for key in sorted(each, key=lambda key: (len(key), key)))
-        for each in rows.values()
-        if any({*run} <= each.keys() for run in runs)
-    ]
-    lists = [(column,) for column in _matching(columns, CHOICES)]
-    found = [*lists, *complete]
-    if len(found) > 1:
-        names = [", ".join(map(quoted, group)) for group in found]
-        raise _unclear(path, "list of choices", columns, "--choice_columns", names)
-    return found[0] if found else ()
-
-
-MAKERS: dict[str, Callable[[argparse.Namespace], Task]] = {
-    "run_sent_clas": sentence_task,
-    "run_multi_cho": choice_task,
-    "run_tok_clas": token_task,
+MAKERS: dict[type[Task], Callable[[argparse.Namespace], Any]] = {
+    SentenceTask: sentence_task,
+    ChoiceTask: choice_task,
+    TokenTask: token_task,
 }
 
 
@@ -361,35 +308,6 @@ def recorded_task(args: Mapping) -> Task | None:
     if "token_column" in args:
         return TokenTask(**given)
     return ChoiceTask(**given) if "choice_columns" in args else SentenceTask(**given, text=(), label=())
-
-
-def script_of(train: Path) -> str:
-    """Which script a training file is for, by its suffix and the names of its columns.
-
-    Raises:
-        InputError: it cannot be read, or its columns fit several times.
-    """
-    suffix = train.suffix.lower()
-    if suffix not in SUFFIXES:
-        return "run_tok_clas"
-    columns = _columns(train)
-    if suffix in SENTENCE_TABLES and all(any(_matching(columns, tier) for tier in tiers) for tiers in (WORDS, TAGS)):
-        return "run_tok_clas"
-    if _guessed_choices(train, columns):
-        return "run_multi_cho"
-    # A word and its tag a line are tab-separated too, and have no header.
-    known = any(_matching(columns, group) for group in (*TEXTS, *LABELS))
-    return "run_tok_clas" if suffix == ".tsv" and not known else "run_sent_clas"
-
-
-def count_rows(train: Path, script: str) -> int:
-    """The rows of a training file, of words its sentences.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    words = script == "run_tok_clas" and train.suffix.lower() not in SENTENCE_TABLES
-    return sum(1 for _ in (read_tagged(train, False, DOCUMENT_MARK) if words else rows_of(train)))
 
 
 def task_name(args: argparse.Namespace) -> str:
@@ -551,100 +469,7 @@ def _sets(args: argparse.Namespace, name: str, files: Mapping[str, list[list[Pat
 def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> tuple[Path, list[str]]:
     """The file by which the columns are guessed, and its columns."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
-    return path, _columns(path)
-
-
-def _columns(path: Path) -> list[str]:
-    if path.suffix.lower() in ARROW:
-        return list(arrow_dataset(path).column_names)
-    _, row = next(rows_of(path), (0, None))
-    if row is None:
-        raise InputError(f"{path}: the file has no rows")
-    return list(row)
-
-
-def _given(flag: str, value: str | None, path: Path, columns: Sequence[str], most: int = 1) -> Names:
-    """The columns that a flag names; none where it is not given."""
-    names: Names = () if value is None else (value,)
-    if most > 1 and value not in columns:
-        names = tuple(name.strip() for name in (value or "").split(",") if name.strip())
-    if value is not None and not 1 <= len(names) <= most:
-        raise InputError(f"{flag} {value}: name {'one column or two' if most == 2 else 'columns'}, as in a,b")
-    if len(set(names)) < len(names):
-        raise InputError(f"{flag} {value}: it names a column twice")
-    for name in names:
-        if name not in columns:
-            raise InputError(f"{flag} {value}: {path} has no column {quoted(name)}; it has {_listed(columns)}")
-    return names
-
-
-def _listed(columns: Sequence[str]) -> str:
-    return ", ".join(map(quoted, columns[:LISTED])) + ", ..." * (len(columns) > LISTED)
-
-
-def _unclear(path: Path, what: str, columns: Sequence[str], flag: str, found: Sequence[str] = ()) -> InputError:
-    which = f" ({' or '.join(found)}?)" if found else ""
-    return InputError(
-        f"{path}: which column is the {what} is not clear{which}: give {flag}; the columns are {_listed(columns)}"
-    )
-
-
-def _tell(path: Path, columns: Mapping[str, Names], given: Mapping[str, object]) -> None:
-    """Log what is read from which columns, and for what was guessed of it the flags to choose with.
-
-    Args:
-        given: the flag of each kind of columns, in the same order -> whether it was given.
-    """
-    said = [
-        f"{what} in {' and '.join(map(quoted, names))}" + ("" if given[flag] else f" (guessed; {flag} chooses)")
-        for (what, names), flag in zip(columns.items(), given, strict=True)
-        if names
-    ]
-    log.info(f"{path}: {', '.join(said)}")
-
-
-def _matching(columns: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The columns with these names in any case, in the order of the names."""
-    by_lower = {column.strip().lower(): column for column in reversed(columns)}
-    return [by_lower[name] for name in names if name in by_lower]
-
-
-def _guessed(path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str) -> str | None:
-    """The column that the first of the groups of names knows; None where none does."""
-    found = next(filter(None, (_matching(columns, tier) for tier in tiers)), [])
-    if len(found) > 1:
-        raise _unclear(path, what, columns, flag, list(map(quoted, found)))
-    return next(iter(found), None)
-
-
-def _guessed_label(path: Path, columns: Sequence[str], tiers: Sequence[Names], texts: Names) -> str | None:
-    return _guessed(path, "label", [column for column in columns if column not in texts], tiers, "--label_column")
-
-
-def _guessed_texts(path: Path, columns: Sequence[str], label: str | None) -> Names:
-    """The text, or the two texts, by the names of the columns; without a name that is known, the only column left."""
-    groups = [tuple(_matching(columns, group)) for group in TEXTS]
-    found = [group for group, wanted in zip(groups, TEXTS, strict=True) if len(group) == len(wanted)]
-    found = [group for group in found if not any({*group} < {*other} for other in found)]
-    if len(found) == 1:
-        return found[0]
-    others = _others(columns, ())
-    if not found and len(others) == 1 and label is not None:
-        return (others[0],)
-    listed = [*columns, *([label] if label else [])]
-    raise _unclear(path, "text", listed, "--text_columns", [" with ".join(map(quoted, group)) for group in found])
-
-
-def _only_other(columns: Sequence[str], texts: Names) -> str | None:
-    """The column that is neither text nor the name of a row, if there is just one."""
-    others = _others(columns, texts)
-    return others[0] if len(others) == 1 else None
-
-
-def _others(columns: Sequence[str], but: Sequence[str]) -> list[str]:
-    unnamed = ("", "unnamed: 0", "__index_level_0__")  # the numbers that pandas writes before its rows
-    known = {name.lower() for name in INDEX_COLUMNS} | {*unnamed}
-    return [column for column in columns if column not in but and column.strip().lower() not in known]
+    return path, columns_of(path)
 
 
 def _labels(
@@ -659,12 +484,12 @@ def _labels(
     declared = _declared(files, column)
     if saved is not None and not (train and _unnamed(saved)):
         labels = tuple(map(str, range(len(saved)))) if _unnamed(saved) else saved
-        log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {_some(labels)}")
+        log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {some(labels)}")
         return labels, bool(declared)
     if not train:
         raise _says_no_classes(args)
     labels = declared or find_labels(train, column or "")
-    log.info(f"{name}: {len(labels)} labels, in the order of their classes: {_some(labels)}")
+    log.info(f"{name}: {len(labels)} labels, in the order of their classes: {some(labels)}")
     return labels, bool(declared)
 
 
@@ -673,10 +498,6 @@ def _says_no_classes(args: argparse.Namespace) -> InputError:
         f"--test_model_file {args.test_model_file}: it does not say what its classes are: give the best/ folder of its"
         " run, or the --train_file that it was trained on"
     )
-
-
-def _some(labels: Sequence[str]) -> str:
-    return ", ".join(labels[:LISTED]) + ", ..." * (len(labels) > LISTED)
 
 
 def _unnamed(labels: Names) -> bool:
@@ -689,57 +510,6 @@ def _declared(files: Mapping[str, list[list[Path]]], column: str | None) -> Name
     if column is None or path.suffix.lower() not in ARROW:
         return ()
     return tuple(class_names(arrow_dataset(path).features[column]) or ())
-
-
-def find_labels(paths: Sequence[Path], column: str) -> Names:
-    """The labels in a column of files: in numeric order if all of them are numbers, else sorted.
-
-    Raises:
-        InputError: a row has none, or they are no classes.
-    """
-    times: Counter[str] = Counter()
-    for path in paths:
-        for number, row in rows_of(path):
-            where = place_of(path, number)
-            if column not in row:
-                raise InputError(f"{where}: there is no column {quoted(column)}")
-            word = label_word(row[column], column, where)
-            if not word.strip():
-                raise InputError(f"{where}: the label in column {quoted(column)} is empty")
-            times[word] += 1
-    numbers = {word: _number(word) for word in times}
-    given = f"{', '.join(map(str, paths))}: column {quoted(column)}"
-    if None not in numbers.values():
-        if all(number is not None and number.is_integer() for number in numbers.values()):
-            numbers = {whole(word): number for word, number in numbers.items()}
-        elif len(numbers) > MOST_NUMBERS:
-            raise InputError(
-                f"{given} has {len(numbers)} different numbers, which are no classes: add --regression to predict"
-                " numbers, or give another --label_column"
-            )
-    if len(numbers) > max(MOST_CLASSES, times.total() // 2):
-        raise InputError(
-            f"{given} has {len(numbers)} different values in {times.total()} rows, which are no classes: give the"
-            " label's column with --label_column"
-        )
-    if len(numbers) < 2:
-        alike = f"the label {quoted(next(iter(numbers)))} in every row" if numbers else "no rows"
-        raise InputError(f"{given} has {alike}: two labels at the least are needed")
-    return in_order(numbers)
-
-
-def in_order(words: Iterable[str]) -> Names:
-    """In numeric order if all of them are numbers, else sorted."""
-    numbers = {word: _number(word) for word in words}
-    return tuple(sorted(numbers, key=lambda word: (numbers[word], word) if None not in numbers.values() else word))
-
-
-def _number(word: str) -> float | None:
-    try:
-        value = float(word)
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None
 
 
 def saved_labels(checkpoint: str) -> Names | None:

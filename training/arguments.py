@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data import own
+from data.columns import SUFFIXES
 from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
 from training import argument_files
@@ -316,7 +317,7 @@ OWN_COLUMNS = {
 def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
     """The flags for data of the user's own; data/own.py says how they are read."""
     group = parser.add_argument_group("data of your own, in place of a task that has a name here")
-    forms = ", ".join(own.SUFFIXES[:-1])
+    forms = ", ".join(SUFFIXES[:-1])
     if script == "run_tok_clas":
         forms = "lists in .json, .jsonl or .parquet, else a word and its tag a line (CoNLL)"
     group.add_argument("--train_file", nargs="+", metavar="FILE", help=f"{forms}; several are one set")

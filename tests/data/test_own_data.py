@@ -28,7 +28,7 @@ from data.cache import StoredFeatures, cached
 from data.features import Features, choice_features, sentence_features
 from data.predictions import read_predictions, write_predictions
 from data.readers import read_splits
-from data.tasks import TASKS
+from data.tasks import SENTENCE_TASKS, TASKS
 from experiments import plan
 from figures import attention_maps, training_curves
 from models.asa import AsaModel
@@ -67,7 +67,7 @@ def table(path: Path, rows: list[dict], features: datasets.Features | None = Non
 def task_and_sets(*flags, script: str = "run_sent_clas"):
     """The task that flags make, and its sets."""
     args = arguments.of_script(script, list(map(str, flags)))
-    task = own.task_of(script, args)
+    task = own.task_of(args, arguments.SCRIPTS[script].tasks)
     return task, read_splits(task, args)
 
 
@@ -154,6 +154,19 @@ def test_columns_are_guessed_by_their_names(columns, texts, label, regression, t
     task, _ = task_and_sets(*flags)
     assert " ".join(name for (name,) in task.text) == texts
     assert task.label == (label,)
+
+
+def test_what_is_to_be_predicted_needs_no_label(script, tmp_path):
+    """Other columns of a test set may look like labels, and its only other column is the text."""
+    train = table(tmp_path / "train.csv", [{"remark": row["text"], "label": row["label"]} for row in rows_of_films(4)])
+    assert script(run_sent_clas, "--do_train", "--train_file", train, max_train_steps=1) == 0
+    given = {"test_model_file": tmp_path / "out", "max_train_steps": None}
+    for number, others in enumerate((["id"], ["rating", "stars", "id"])):
+        rows = [{"remark": "a film"} | dict.fromkeys(others, "7")] * 2
+        flags = ("--do_test", "--test_file", table(tmp_path / f"test{number}.csv", rows), "--task_name", "films")
+        assert script(run_sent_clas, *flags, **given, output_dir=tmp_path / str(number)) == 0
+        assert (tmp_path / str(number) / "films.tsv").read_text().startswith("index\tprediction\tprobability_bad")
+        assert "\n7\t" in (tmp_path / str(number) / "films.tsv").read_text()
 
 
 def test_flags_choose_the_columns(tmp_path):
@@ -317,7 +330,7 @@ def test_a_fraction_of_the_training_rows_is_held_out_by_seed_and_label(tmp_path,
     )
     args.do_train, args.do_eval = False, True
     args.test_model_file = str(tmp_path / "absent")
-    assert list(read_splits(own.task_of("run_sent_clas", args), args).eval["x"]) == dev
+    assert list(read_splits(own.task_of(args, SENTENCE_TASKS), args).eval["x"]) == dev
 
 
 def test_numbers_are_held_out_too_and_two_rows_are_enough(tmp_path):
@@ -934,7 +947,7 @@ def test_a_folder_is_a_task_of_a_grid(write, name, script_name, tmp_path, monkey
     for run in mine:
         assert Path(run.command[1]).stem == script_name
         assert (run.args["dataset_name"], run.args["dev_fraction"]) == ("mine", 0.1)
-        again = own.task_of(script_name, arguments.of_script(script_name, run.command[2:]))
+        again = own.task_of(arguments.of_script(script_name, run.command[2:]), arguments.SCRIPTS[script_name].tasks)
         assert (again.name, again.script) == ("mine", script_name)
     assert mine[0].steps == 3  # epochs of one step
     write(tmp_path / "mine" / name.replace("train", "dev"))
