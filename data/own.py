@@ -363,9 +363,10 @@ def _files(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, list[
                     f"--{split}_file {path}: its name must end in one of {', '.join(suffixes[:-1])}, which says how it"
                     " is read"
                 )
-    both = {path.resolve() for path in files["train"]} & {path.resolve() for path in files["dev"]}
-    if both and args.do_train and args.do_eval:
-        log.warning(f"{min(both)}: rows of the training are evaluated, which says nothing about others")
+    trained_on = {path.resolve() for path in files["train"]}
+    for path in files["dev"]:
+        if path.resolve() in trained_on and args.do_train and args.do_eval:
+            log.warning(f"{path}: a --dev_file that is trained on says nothing about new rows")
     sets = {split: [[path] for path in paths] for split, paths in files.items()}
     return sets | {"train": [files["train"]] if files["train"] else []}
 
