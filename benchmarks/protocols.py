@@ -38,9 +38,9 @@ def main() -> None:
     """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
     args = parse_arguments()
     rows = [row for case in CASES for row in measure(args, *case)]
-    print("| task | figure | release | paper |\n|---|---|---|---|")
+    print("| task | figure | release | corrected |\n|---|---|---|---|")
     for row in rows:
-        print(f"| {row['task']} | {row['figure'].replace('_', ' ')} | {row['release']:.4g} | {row['paper']:.4g} |")
+        print(f"| {row['task']} | {row['figure'].replace('_', ' ')} | {row['release']:.4g} | {row['corrected']:.4g} |")
     if args.output:
         settings = {name: value for name, value in vars(args).items() if name != "output"}
         write_json(args.output, {"args": settings, "versions": versions(), "rows": rows})

@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         report_to="none",
     )
     # The two lines that differ from a script without ASA.
-    model = AsaModel(model, tau=0.3)
+    model = AsaModel(model, tau=0.1)
     trainer = AsaTrainer(
         model,
         settings,

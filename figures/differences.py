@@ -28,7 +28,7 @@ FRAME = 0.55  # inches, below
 LINE = 0.16  # inches, of what is said there
 CHARACTERS = 100  # in such a line
 BESIDE = 1.02  # where the figures stand, in widths of the axis
-AXIS = "points to plain fine-tuning after the last epoch: mean, 95 % interval, and each seed"
+AXIS = "points from plain fine-tuning after the last epoch: mean, 95 % interval, and each seed"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -241,7 +241,8 @@ class FreeLB(EmbeddingNoise):
                 outputs.append(self.backbone(**batch, labels=labels))
             losses.append(zero_without_labels(outputs[-1].loss, labels))
             if remaining:
-                gradient = _per_largest(_gradient(losses[-1], noise, retain_graph=True), dim=(1, 2))
+                # MobileBERT's embeddings read their neighbours, of the last token the padding.
+                gradient = _per_largest(_gradient(losses[-1], noise, retain_graph=True) * real, dim=(1, 2))
                 # Its largest component is 1, or all are 0.
                 ascent = gradient / _norm(gradient).clamp(min=1)
                 noise = self._project(noise.detach() + self.lr * ascent)
@@ -320,7 +321,7 @@ class Smart(FineNoise):
         for _ in range(self.steps):
             with self.added(noise.requires_grad_()):
                 noisy = self.backbone(**batch).logits
-            gradient = _gradient(self.apart(noisy, fixed, labels), noise)
+            gradient = _gradient(self.apart(noisy, fixed, labels), noise) * real
             noise = noise.detach() + self.step_size * _per_largest(gradient, dim=-1)
             noise = noise.clamp(-self.radius, self.radius) if self.radius else noise
         with self.added(noise):

@@ -74,7 +74,7 @@ ENCODER_TYPES = {
     "jina_embeddings_v3": EncoderType("layers", heads="STM"),
     "layoutlm": EncoderType(heads="STM"),
     "megatron-bert": EncoderType(norm="attention.ln", attention=EAGER),
-    "mobilebert": EncoderType(),
+    "mobilebert": EncoderType(),  # its last token reads the embedding of the padding, without ASA, too: best zero
     "modernbert": EncoderType("layers", norm="attn_norm"),  # Ettin is of this type too
     "mpnet": EncoderType(attention=EAGER),
     "nomic_bert": EncoderType("layers", heads="STM"),

@@ -11,6 +11,8 @@ from test_data import write
 import run_multi_cho
 import run_sent_clas
 import run_tok_clas
+from models import asa, baselines, encoder_types
+from models import methods as registry
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
 from training import arguments
@@ -97,3 +99,9 @@ def test_some_layers_from_the_command_line(method, data_dir, encoder_folder, tmp
     assert len(record["best"]["keep_rate"]) == 1
     numbers = {name.split(".")[3] for name in read_state_dict(out / "0_pytorch_model.bin") if "adversary" in name}
     assert numbers == ({"1"} if method == "asa" else set())
+
+
+def test_the_choices_of_the_command_line_are_those_of_the_modules():
+    assert registry.PROTOCOLS == asa.PROTOCOLS
+    assert registry.ATTENTION_IMPLEMENTATIONS == encoder_types.EAGER_AND_SDPA
+    assert registry.R3F_NOISES == baselines.R3F_NOISES
