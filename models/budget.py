@@ -48,9 +48,10 @@ class RowBudget:
             above = score - thresholds(score, pairs, self.beta)
             kept = (above > 0) & visible
             gate = (above / spread(score, pairs)).sigmoid()
-            slope = gate * (1 - gate) * torch.where(kept, 1, 1 / EPS) * pairs
-            bias = torch.where(kept, 0.0, self.hidden_score).to(score.dtype)
-        return kept.to(score.dtype), bias - slope * (score - score.detach())
+            slope = gate * (1 - gate) * torch.where(kept, 1.0, 1 / EPS) * pairs
+            keep = kept.to(score.dtype)
+            bias = (1 - keep) * self.hidden_score
+        return keep, bias - slope * (score - score.detach())
 
 
 def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.Tensor:
