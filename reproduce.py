@@ -13,7 +13,8 @@ from pathlib import Path
 
 from data import own
 from data.readers import task_folder
-from data.tasks import TASKS, Task, find_name, names_of
+from data.task_kinds import Task
+from data.tasks import TASKS, find_name, names_of
 from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results

@@ -10,7 +10,7 @@ from typing import Any
 
 from data.examples import ChoiceExample, index_of, whole
 from data.formats import checked_text, place_of, quoted, rows_of, text_column
-from data.tasks import ChoiceColumns
+from data.task_kinds import ChoiceColumns
 from utils import InputError
 
 # A blank in a question stands alone: an underscore in a word is none.

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, read_tagged, tagged_rows, whole
+from data.conll import read_tagged
+from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, tagged_rows, whole
 from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
-from data.tasks import Names
+from data.task_kinds import Names
 from utils import InputError, log
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")

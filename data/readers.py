@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from data.choices import read_choice_table
-from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
+from data.conll import read_tagged
+from data.examples import Tally, read_choices, read_sentences, read_words
 from data.formats import row_ids
-from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask, names_of
+from data.task_kinds import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask
+from data.tasks import names_of
 from utils import InputError, log
 
 # kind of task -> function of (task, path, labelled, tally) that gives the examples of a file

@@ -9,7 +9,7 @@ from scipy import special
 
 from data.examples import ChoiceExample, Example, WordsExample, in_a_table
 from data.metrics import NO_CLASS, NO_TAG
-from data.tasks import SentenceTask
+from data.task_kinds import SentenceTask
 from utils import InputError, write_text
 
 

@@ -22,7 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from data.tasks import Recipe
+from data.task_kinds import Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text

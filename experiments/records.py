@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import own
+from data import own_flags
 from data.own import recorded_task
 from data.predictions import file_name
-from data.tasks import Task
+from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import EXECUTION
@@ -59,7 +59,7 @@ def _defaults(script: str, *data_and_protocol: str) -> dict:
 
 def own_data(args: dict) -> dict:
     """Which data of the user's own a run had, wherever they were: the names of the files."""
-    names = {name: [Path(path).name for path in args[name]] for name in own.FILES if args.get(name)}
+    names = {name: [Path(path).name for path in args[name]] for name in own_flags.FILES if args.get(name)}
     folder = args.get("dataset_name")
     return names | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
 

@@ -19,10 +19,11 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Patch, Rectangle
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from data.classes import match_classes, saved_labels
 from data.examples import Example
 from data.features import sentence_features
-from data.own import saved_labels
-from data.tasks import SENTENCE_TASKS, SentenceTask, find_task, match_classes
+from data.task_kinds import SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
 from figures.drawing import QUANTITIES, WIDTH, picture
 from models.asa import MASKED_SCORE, AsaModel, encoder_layers
 from models.checkpoints import ADVERSARY, load_release_checkpoint, load_saved, read_state_dict, saved_classes

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import own
+from data import own_flags
 from data.columns import SUFFIXES
-from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
+from data.task_kinds import DREAM_QUESTIONS, Task
+from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
 from training import argument_files
 from utils import InputError, Parser
@@ -332,7 +333,8 @@ def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
     group.add_argument(
         "--dev_fraction",
         type=share,
-        help=f"of the training rows, held out by --seed where there is no dev set (default: {own.DEV_FRACTION:g})",
+        help="of the training rows, held out by --seed where there is no dev set"
+        f" (default: {own_flags.DEV_FRACTION:g})",
     )
     for name, text in OWN_COLUMNS[script]:
         group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
@@ -340,7 +342,7 @@ def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
         group.add_argument("--regression", action="store_true", help="predict numbers, not classes")
     group.add_argument(
         "--metric",
-        choices=own.METRICS[script],
+        choices=own_flags.METRICS[script],
         help="the primary one, which chooses the best epoch (default: by the data)",
     )
 
@@ -384,7 +386,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.test_model_file is not None:
         args.test_model_file = _best_of_run(args.test_model_file)
     if "dataset_name" in args:
-        own.check(args)
+        own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
     if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:

@@ -22,10 +22,11 @@ from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
 from data.batches import StepSampler, collate_parts
+from data.classes import class_order, match_classes
 from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Examples, Splits, read_splits
-from data.tasks import Task, class_order, match_classes
+from data.task_kinds import Task
 from models import methods
 from models.checkpoints import (
     export,

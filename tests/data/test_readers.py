@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 import data
 import run_tok_clas
 from data import cache, download, metrics
-from data.examples import ChoiceExample, Example, WordsExample, read_tagged
+from data.conll import read_tagged
+from data.examples import ChoiceExample, Example, WordsExample
 from data.features import choice_features, sentence_features, word_features
 from data.predictions import read_predictions
 from data.readers import Examples, read_file, read_set, read_splits, with_labels

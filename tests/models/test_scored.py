@@ -17,7 +17,8 @@ import run_multi_cho
 import run_sent_clas
 import run_tok_clas
 from data import cache
-from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS, class_order, match_classes
+from data.classes import class_order, match_classes
+from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS
 from models.encoders import (
     NO_CLASSES,
     fit_together,
