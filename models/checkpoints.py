@@ -210,9 +210,15 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
-    """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out."""
+def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> None:
+    """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out.
+
+    Args:
+        card: the text of its README.md, which is what the Hub shows of a model.
+    """
     with atomic_folder(folder) as temporary:
+        if card:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         # By the names of today's library, also where the encoder's file has those of TensorFlow.
         backbone_of(model).save_pretrained(temporary, save_original_format=False)
         try:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from data.own import recorded_task
 from data.predictions import file_name
 from training.arguments import EXECUTION, SETTLED
+from training.card import is_card
 from training.state import damage, latest_good
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
@@ -203,7 +204,7 @@ class RunFolder:
     def _check_best(self) -> None:
         """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
         for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
-            if not EXPORTED.fullmatch(file.name):
+            if not EXPORTED.fullmatch(file.name) and not is_card(file):
                 raise InputError(
                     f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
                     " best/: move it away"

@@ -6,7 +6,6 @@ files are those of one process.
 
 import argparse
 import contextlib
-import ctypes
 import functools
 import itertools
 import sys
@@ -29,6 +28,7 @@ from data.readers import Examples, Splits, read_splits
 from data.task_kinds import Task
 from models import methods
 from models.checkpoints import (
+    backbone_of,
     export,
     load_release_checkpoint,
     load_saved,
@@ -50,6 +50,7 @@ from models.encoders import (
 )
 from training import accumulation
 from training.arguments import Default
+from training.card import model_card
 from training.devices import make_accelerator, wait_for_all
 from training.evaluation import (
     INTERRUPTED,
@@ -66,7 +67,7 @@ from training.evaluation import (
 from training.folder import EVENTS_SUFFIX, RunFolder, describe, versions
 from training.probe import probe
 from training.state import Interruption, Means, Progress, TrainingState, data_identity
-from utils import InputError, Interrupted, keep_freed_memory, log
+from utils import InputError, Interrupted, keep_freed_memory, log, never_destroy
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
@@ -172,7 +173,7 @@ def execute(
     if accelerator.num_processes > 1:
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
+        never_destroy(model)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
     if args.resume:
         folder.check_same(record)
@@ -248,7 +249,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
-    resume(run, state)
+    resume(run, state, results)
     progress.begin_segment(versions())
     if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
@@ -312,8 +313,11 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         clock = time.perf_counter()
 
 
-def resume(run: Run, state: TrainingState) -> None:
+def resume(run: Run, state: TrainingState, results: dict) -> None:
     """Put a run that is to be resumed where it was; any other is left at its beginning.
+
+    Args:
+        results: as of `train`.
 
     Raises:
         InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
@@ -338,7 +342,7 @@ def resume(run: Run, state: TrainingState) -> None:
         best = progress.best
         if best is not None and folder.checkpoint(progress.epoch).exists():
             load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
-            export(model, run.tokenizer, folder.best)
+            _export(run, results, progress)
             state.load(path)
 
 
@@ -485,13 +489,20 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
-            export(model, run.tokenizer, run.folder.best)
+            _export(run, results, progress)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
         run.folder.write_lines(lines)
         tqdm.write(lines[-1])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
+
+
+def _export(run: Run, results: dict, progress: Progress) -> None:
+    """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
+    model = run.accelerator.unwrap_model(run.model)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    export(model, run.tokenizer, run.folder.best, card)
 
 
 def _results(head: dict, progress: Progress) -> dict:

@@ -12,7 +12,6 @@ from test_data import write
 from benchmarks import throughput
 from data import cache
 from training import loop
-from utils import keep_freed_memory
 
 
 @pytest.fixture
@@ -83,8 +82,3 @@ def test_lengths_of_the_official_files(flags, tmp_path):
     throughput.main([*flags, "--quick", "--data_dir", REAL_DATA, "--output", str(tmp_path / "results.json")])
     tasks = json.loads((tmp_path / "results.json").read_text())["tasks"]
     assert all(1 < row["widths"][0] <= 60 for task in tasks.values() for row in task["training"])
-
-
-def test_freed_memory_is_kept_by_glibc_alone(monkeypatch):
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    assert not keep_freed_memory()
