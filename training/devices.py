@@ -21,7 +21,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
     if precision == "fp16" and not on_gpu:
-        precision = "bf16" if _has_bf16() else "no"
+        precision = "bf16" if has_bf16() else "no"
         log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
@@ -46,7 +46,7 @@ def wait_for_all(accelerator: Accelerator) -> None:
         accelerator.wait_for_everyone()
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
