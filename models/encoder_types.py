@@ -90,18 +90,18 @@ ENCODER_TYPES = {
 # What was tried and does not work.
 REFUSED_TYPES = {
     "big_bird": "its attention is sparse",
-    "canine": "it shortens the sequence on the way, and its attention is local in chunks",
-    "convbert": "without ASA, too, its predictions depend on padding",
-    "flaubert": "it has no modules for its layers",
+    "canine": "it shortens the sequence between layers, and its attention is local to chunks",
+    "convbert": "its predictions depend on padding even without ASA",
+    "flaubert": "its layers are not modules, so that ASA cannot hook into them",
     "fnet": "it has no attention",
-    "funnel": "it shortens the sequence on the way",
+    "funnel": "it shortens the sequence between layers",
     "longformer": "its attention is sparse",
-    "luke": "its layers read words and entities apart",
-    "nystromformer": "without ASA, too, its predictions depend on padding",
+    "luke": "its layers take words and entities as separate inputs",
+    "nystromformer": "its predictions depend on padding even without ASA",
     "splinter": "it has only a head for question answering",
-    "squeezebert": "it calls its layers past their hooks",
-    "xlm": "it has no modules for its layers",
-    "xlnet": "its layers read two streams, each with a mask of its own form",
+    "squeezebert": "it calls its layers in a way that skips their hooks",
+    "xlm": "its layers are not modules, so that ASA cannot hook into them",
+    "xlnet": "its layers read two streams with masks of different shapes",
 }
 
 
@@ -166,7 +166,7 @@ def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
     library = [each.__name__ for each in type(model).__mro__ if each.__module__.startswith("transformers.")]
     head = next((head for head, classes in HEADS.items() if classes.get(model.config.model_type) in library), "")
     if head and head not in row.heads:
-        raise ValueError(f"{library[0]} is not supported, as without ASA, too, its predictions depend on padding")
+        raise ValueError(f"{library[0]} is not supported, as its predictions depend on padding even without ASA")
     if not head and not library[0].endswith("PreTrainedModel"):
         raise ValueError(
             f"{library[0]} is not supported: ASA is for the heads of sequence classification, multiple choice,"
