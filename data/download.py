@@ -63,8 +63,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         InputError: neither a task nor --list is given.
     """
     parser = Parser(description="Fetch the official files of tasks.", allow_abbrev=False)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"in any case: {', '.join(SOURCES)}, glue, all")
-    parser.add_argument("--data_dir", default="data/sets", help="gets a folder per task (default: %(default)s)")
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help=f"upper or lower case: {', '.join(SOURCES)}, glue, all"
+    )
+    parser.add_argument(
+        "--data_dir", default="data/sets", help="where to make a folder per task (default: %(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="show size, licence, terms and origin; fetch nothing")
     args = parser.parse_args(argv)
     if not args.tasks and not args.list:

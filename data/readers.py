@@ -236,7 +236,9 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     for known in names_of(name):
         if known.lower() in folders:
             return folders[known.lower()]
-    raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
+    raise InputError(
+        f"--data_dir {data_dir}: it has no folder {name} (in upper or lower case); put the files there, or: {fetch}"
+    )
 
 
 def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evaluated: bool = False) -> Examples | None:

@@ -149,7 +149,7 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     assert f"error: {lacks} to train it again" in capsys.readouterr().err
     places = ["--output_dir", str(tmp_path / "qqp"), "--data_dir", str(tmp_path)]
     said = message(reproduce.main, ["robustness", "--tasks", "QQP", *places])
-    assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP in any case")
+    assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP (in upper or lower case)")
     assert stand_in.runs() == []
     # Scores whose training is gone are of other weights.
     scores = write(folder / "on-hard" / "evaluation.json", json.dumps({"args": {"eval_file": str(sentences)}}))
@@ -189,7 +189,9 @@ def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, cap
     assert recipe.startswith("# CoLA: learning_rate 2e-05 (ours), train_batch_size 32 (script default), ")
     assert lines[0] == "# CoLA/naive/seed42: finished"
     # What the finished run took; or, of 8,551 examples, 804 steps of 32 at 50 examples a second and pass.
-    assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a CPU)")
+    assert lines[1].startswith(
+        "# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples/s per forward-backward pass on a CPU)"
+    )
     assert lines[3] == "# CoLA/naive/seed43: 0:00:20 in all (as 1 finished run of this task and method)"
     assert lines[7] == "# 4 runs, 1 finished, 3 to do: about 0:34:38 with --jobs 1"
     for command, method, seed in ((lines[2], "asa", 42), (lines[4], "naive", 43), (lines[6], "asa", 43)):
