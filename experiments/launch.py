@@ -68,7 +68,7 @@ class Estimate:
         device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
-        return seconds, f"roughly, {ROUGH_RATES[device]} examples/s per forward-backward pass on {device}"
+        return seconds, f"roughly, at {ROUGH_RATES[device]} examples/s per pass on {device}"
 
 
 def duration(seconds: float) -> str:

@@ -178,7 +178,7 @@ BAD_FOLDERS = {
     below_a_file: "--output_dir .*given/out: the file given is in the way",
     of_an_earlier_run: r"--output_dir .*given: it has results already \(results\.json\)",
     a_file_for_the_data: "--data_dir .*given: no such folder; .*python -m data.download SST-2",
-    a_file_for_the_task: r"--data_dir .*given: it has no folder SST-2 \(in upper or lower case\); .*data.download SST-2",
+    a_file_for_the_task: r"--data_dir .*given: it has no folder SST-2 \(in upper or lower case\); .*data.download",
     a_folder_for_the_file: r".*train\.tsv: no such file \(looked for train\.tsv in .*SST-2\)",
     without_a_dev_file: r".*dev\.tsv: no such file \(looked for dev\.tsv in .*SST-2\)",
     lambda path: {"data_dir": "absent"}: "--data_dir absent: no such folder; .*python -m data.download SST-2",
