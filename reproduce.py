@@ -116,7 +116,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         return args, extra
     for part in extra:
         if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
-            raise InputError(f"{part} after --: it is the grid that gives it")
+            raise InputError(f"{part} after --: the grid sets it itself")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
     args.tasks, args.own_tasks = _known_and_own(args.tasks)

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.error(f"{source.name}: {error}")
             failed.append(source.name)
     if failed:
-        raise InputError(f"could not be fetched: {', '.join(failed)} (the reasons stand above)")
+        raise InputError(f"could not be fetched: {', '.join(failed)} (see the reasons above)")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -34,7 +34,7 @@ BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
 
 
 class Estimate:
-    """How long runs take: as the finished ones of the same task and method below a folder, else a rough rate."""
+    """How long runs take: the median of finished runs of the same task and method in a folder, else a rough rate."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -76,7 +76,7 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """The settings of a task, each with where it is from."""
+    """The settings of a recipe in one line, each followed by its source."""
     return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
 
 

@@ -25,15 +25,17 @@ EAGER_AND_SDPA = ("eager", "sdpa")  # the kernels that take any float mask and g
 
 @dataclass(frozen=True)
 class EncoderType:
-    """Where ASA enters the encoders of one `config.model_type`.
+    """How ASA attaches to the encoders of one `config.model_type`.
 
-    layers: where the encoder layers stand below `base_model`; "*" goes through a list of modules.
-    norm: what stands, below a layer, between its input and its attention, where the layer normalises first.
-    mask: the number of the attention mask among the layer's arguments.
-    scores: where the attention takes no float mask: the method, below a layer, whose result it adds to its scores.
-    attention: the implementations of attention that the library has for the type and that ASA works with.
-    heads: the letters in `HEADS` of those that the library has and that ASA works with.
-    never: settings that it does not work with: name in the configuration, value, and why.
+    layers: dotted path from `base_model` to the list of encoder layers; "*" goes through a list of modules.
+    norm: path from a layer to the norm that it applies before its attention, if it normalises first (pre-norm); the
+        adversary then reads this norm's output.
+    mask: the position of the attention mask among the arguments of a layer's `forward`, from 0; hidden states are 0.
+    scores: only if the attention takes no float mask: the path from a layer to a method whose result the attention adds
+        to its scores, and to which the adversary's bias is added.
+    attention: the attention implementations that transformers has for the type and that ASA works with.
+    heads: the heads that transformers has for the type and that ASA works with, as letters of `HEADS`.
+    never: settings that ASA does not work with: (name in the configuration, value, reason).
     """
 
     layers: str = "encoder.layer"

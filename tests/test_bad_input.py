@@ -104,7 +104,7 @@ BAD_FLAGS = [
     (
         "SST-2",
         [TRAIN, "--test_model_file", "absent.bin"],
-        "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested",
+        "--test_model_file and --do_train exclude each other: after training, its own model is evaluated and tested",
     ),
     ("SST-2", [TEST, "--test_model_file", "absent.bin"], "--test_model_file absent.bin: no such file or folder"),
     ("SST-2", [TRAIN, "--output_dir="], "--output_dir is empty: name the folder of this run"),
@@ -415,7 +415,7 @@ def test_bad_encoders(make, expected, data_dir, tmp_path, refused):
 def test_an_encoder_that_cannot_be_had(data_dir, refused):
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="no-such-encoder")
     known = "all-MiniLM-L6-v2, all-mpnet-base-v2"
-    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not to be had from")
+    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not available on")
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="all-MiniLM-L6-v3")
     assert said.endswith("; did you mean all-MiniLM-L6-v2?")
 

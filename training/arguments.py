@@ -410,7 +410,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"{flag} without --do_train needs --test_model_file, the checkpoint to use")
     if args.test_model_file is not None and args.do_train:
         raise InputError(
-            "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
+            "--test_model_file and --do_train exclude each other: after training, its own model is evaluated and tested"
         )
     if args.resume is not None and not args.do_train:
         raise InputError("--resume goes on with training: it needs --do_train")

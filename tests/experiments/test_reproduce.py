@@ -277,7 +277,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
-    assert said("--", "--seed", "3") == "--seed after --: it is the grid that gives it"
+    assert said("--", "--seed", "3") == "--seed after --: the grid sets it itself"
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
     assert "invalid choice: 'assa'" in said("--methods", "assa")
     assert said("--keep_checkpoints", "none", table="robustness").startswith("--keep_checkpoints none: robustness")
