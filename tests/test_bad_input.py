@@ -21,6 +21,7 @@ from test_bad_files import GOOD_FILES, write_set
 import run_sent_clas
 from models.asa import AsaModel
 from models.checkpoints import release_state_dict
+from models.encoders import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVAL, TEST = "--do_train", "--do_eval", "--do_test"
@@ -414,7 +415,7 @@ def test_bad_encoders(make, expected, data_dir, tmp_path, refused):
 
 def test_an_encoder_that_cannot_be_had(data_dir, refused):
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="no-such-encoder")
-    known = "all-MiniLM-L6-v2, all-mpnet-base-v2"
+    known = ", ".join(PACKAGES)
     assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not available on")
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="all-MiniLM-L6-v3")
     assert said.endswith("; did you mean all-MiniLM-L6-v2?")

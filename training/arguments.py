@@ -177,7 +177,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         default="bert-base-uncased",
         help="the encoder: a folder, an installed or fetched one, or a name on the Hub (default: %(default)s)",
     )
-    group.add_argument("--model_type", help="optional, as in bert; an error if the checkpoint is of another type")
+    group.add_argument("--model_type", help="optional, such as bert: an error if the checkpoint is of another type")
     group.add_argument(
         "--test_model_file",
         help="the saved model to evaluate or test: a .bin file of a run or of the release, or a folder",
