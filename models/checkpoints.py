@@ -197,9 +197,9 @@ def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Write `release_state_dict(model)` and what the release has beside it with `torch.save`, whole or not at all.
+    """Save `release_state_dict(model)` and what else the release saves, with `torch.save`.
 
-    It can be read on any device.
+    The file is written completely or not at all, and can be read on any device.
     """
     state = {name: tensor.cpu() for name, tensor in (release_state_dict(model) | unused_by_us(model)).items()}
     with atomic_file(path) as temporary:
@@ -231,7 +231,7 @@ def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> N
 
 
 def saved_classes(source: str | Path, flag: str = "--test_model_file") -> list[str]:
-    """The classes of a saved classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
+    """The class names of a saved classifier, in order; `LABEL_<i>` if it has none, as in a single weights file.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is not a classifier.

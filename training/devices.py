@@ -13,7 +13,7 @@ SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGA
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """The device and precision that the arguments ask for; says so where the machine has something less.
+    """An `Accelerator` with the device and precision of the arguments; the log says where the machine has less.
 
     Raises:
         InputError: there are several processes, and the work cannot be shared between them.

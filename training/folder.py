@@ -291,7 +291,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def last_state_named(self) -> Iterator[None]:
-        """Within this block, an error also says from which state the run can go on."""
+        """Within this block, an error message also names the state from which the run can be resumed."""
         try:
             yield
         except InputError as error:

@@ -131,7 +131,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits[Features],
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
+    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -389,15 +389,15 @@ def optimize(
 def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     """Clip the gradient of the adversaries and that of everything else, each by its own norm.
 
-    Together the one would decide on the other: an adversary's gradient has the gain of the masked score, and is often a
-    hundred times as long as the encoder's.
+    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
+    as long as the encoder's.
 
     Args:
-        model: out of what distributes it.
-        max_norm: of each of the two; 0 leaves them as they are.
+        model: the module itself, not wrapped for distributed training.
+        max_norm: the limit for each of the two; 0 does not clip.
 
     Returns:
-        Their norms before that, on the device: `grad_norm`, and `adversary_grad_norm` where there are adversaries.
+        The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
     """
     norms = {}
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
