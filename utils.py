@@ -282,6 +282,11 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things: 1 row, 2 rows; what is counted has its own plural where an s does not make it."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def short(value) -> str:
     """The value of an argument, for a table or a label."""
     if isinstance(value, list):  # of layers

@@ -17,7 +17,7 @@ from data.columns import SUFFIXES
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
-from training import argument_files
+from training import argument_files, trackers
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -260,7 +260,13 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--save_total_limit", type=positive_int, default=2, help="states that are kept (default: %(default)s)"
     )
     group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
-    group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
+    group.add_argument(
+        "--report_to",
+        nargs="+",
+        metavar="TRACKER",
+        default=["none"],
+        help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
+    )
 
     parser.set_defaults(**defaults)
     return parser
@@ -389,8 +395,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
-    if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    args.report_to = trackers.chosen(args.report_to)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.

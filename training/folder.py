@@ -21,6 +21,7 @@ from data.own import recorded_task
 from data.predictions import file_name
 from training.arguments import EXECUTION, SETTLED
 from training.state import damage, latest_good
+from training.trackers import EVENTS_SUFFIX
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
@@ -31,7 +32,6 @@ RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|best|{CHE
 STATE = re.compile(r"\d{8,}(-evaluated)?")
 PREDICTIONS = re.compile(r".+\.parquet")
 BESIDE_TRAINING = "evaluation-"  # begins the names of predictions that are not those of the training
-EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
 EVENTS = re.compile(rf"events\.out\.tfevents\..+{re.escape(EVENTS_SUFFIX)}")
 # What transformers writes into best/, which is always replaced as a whole.
 EXPORTED = re.compile(
@@ -58,6 +58,7 @@ class RunFolder:
     predictions/       label and logits of each evaluated row, a file a set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
     states/            until the run has finished: what it takes to go on from a step
+    trackers.json      with --report_to: which runs are those of this one, and what they have been told
     tensorboard/       with --report_to tensorboard
     """
 
@@ -66,6 +67,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.lines = self.path / "eval_results.txt"
         self.metrics = self.path / "metrics.jsonl"
+        self.trackers = self.path / "trackers.json"
         self.best = self.path / "best"
         self.predictions = self.path / "predictions"
         self.evaluation = self.path / "evaluation.json"
@@ -238,6 +240,13 @@ class RunFolder:
                     f"--resume: the {name} is {of(record)}, and the run in {self.path} began with {of(begun)}:"
                     " resume it with that"
                 )
+
+    def told(self) -> tuple[int, int]:
+        """The last logging step, and the last step of an epoch, that the files tell of; 0 where there is none."""
+        lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        steps = re.findall(r'^\{"step": (\d+)', lines, re.MULTILINE)  # the last line may be half written
+        epochs = (self.read_results() or {}).get("epochs") or [{}]
+        return int(steps[-1]) if steps else 0, epochs[-1].get("global_step", 0)
 
     def state_to_resume(self, resume: str) -> Path | None:
         """The state that `--resume` means, checked; None if the run was cut off before it saved any.
