@@ -11,7 +11,7 @@ from typing import Any
 from data.examples import ChoiceExample, index_of, whole
 from data.formats import checked_text, place_of, quoted, rows_of, text_column
 from data.task_kinds import ChoiceColumns
-from utils import InputError
+from utils import InputError, counted
 
 # A blank in a question stands alone: an underscore in a word is none.
 BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
@@ -102,7 +102,7 @@ def _answer(row: dict, columns: ChoiceColumns, where: str):
 def _no_choice(answer, answers: str, found: Choices, where: str) -> InputError:
     there = [name for name, text in zip(found.called(answers), found.texts, strict=False) if text is not None]
     return InputError(
-        f"{where}: the answer {quoted(str(answer))} is none of its {len(there)} choices, which are called"
+        f"{where}: the answer {quoted(str(answer))} is none of its {counted(len(there), 'choice')}, which are called"
         f" {', '.join(map(quoted, there))} ({answers})"
     )
 

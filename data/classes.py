@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.task_kinds import ChoiceTask, Names, SentenceTask, Task
-from utils import InputError
+from utils import InputError, counted
 
 
 def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
@@ -46,7 +46,7 @@ def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | N
     if order is None and not getattr(task, "counts_as", None):
         count = len(labels) or 1
         if len(words) != count:
-            raise InputError(f"{given}: it has {len(words)} labels, the task {count}")
+            raise InputError(f"{given}: it has {counted(len(words), 'label')}, the task {count}")
         if named(words):
             theirs, ours = (", ".join(map(str, names)) for names in (words, labels))
             raise InputError(

@@ -10,7 +10,7 @@ from scipy import special
 from data.examples import ChoiceExample, Example, WordsExample, in_a_table
 from data.metrics import NO_CLASS, NO_TAG
 from data.task_kinds import SentenceTask
-from utils import InputError, write_text
+from utils import InputError, counted, write_text
 
 
 def write_submission(
@@ -72,8 +72,8 @@ def write_choices(
 def _check_numbers(path: str | Path, rows: Sequence[float] | np.ndarray) -> None:
     if broken := (~np.isfinite(rows)).sum():
         raise InputError(
-            f"{path}: not written, for the model's output is not a number in {broken} places: use a checkpoint of a run"
-            " that did not diverge, or leave out --fp16"
+            f"{path}: not written, for the model's output is not a number in {counted(broken, 'place')}: use a"
+            " checkpoint of a run that did not diverge, or leave out --fp16"
         )
 
 

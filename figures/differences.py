@@ -19,7 +19,7 @@ from experiments.tables import Group, compare, grouped, listed, sections
 from figures.drawing import COLOURS, WIDTH, picture
 from models.methods import METHODS
 from training.arguments import positive
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, counted, log, run_script
 
 TABLES = ("main", "comparison", "robustness")
 MARKS = "osD^vPX"
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{', '.join(args.folders)}: nothing to draw ({left_out})")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, shown, args.points, left_out)
-    log.info(f"{len(shown)} rows: {args.output}{left_out and f'; {left_out}'}")
+    log.info(f"{counted(len(shown), 'row')}: {args.output}{left_out and f'; {left_out}'}")
 
 
 def read_pairs(folder: Path) -> list[tuple[Group, Group]]:

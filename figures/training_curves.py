@@ -22,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
 from models.methods import METHODS
 from training.folder import RunFolder
-from utils import InputError, Parser, log, run_script, short
+from utils import InputError, Parser, counted, log, run_script, short
 
 COLUMNS = 2  # panels in a row
 TOGETHER = 3  # panels with a curve of each run
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = read_runs(args.runs)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, runs)
-    log.info(f"{len(runs)} runs: {args.output}")
+    log.info(f"{counted(len(runs), 'run')}: {args.output}")
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:

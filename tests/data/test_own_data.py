@@ -154,7 +154,7 @@ def test_bad_labels_are_refused(rows, flags, said, tmp_path, encoder_folder, ref
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 columns where 2 are expected"),
+        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 column where 2 are expected"),
         ("x.csv", "text,label\n", "x.csv: the file has no rows"),
         ("x.csv", "", "x.csv: the file has no rows"),
         ("x.tsv", "text\tlabel\na\t1\t2\n", "x.tsv, line 2: 3 columns where 2 are expected"),
@@ -340,7 +340,7 @@ def test_several_dev_and_test_files(script, tmp_path, caplog):
         *("macro_f1", "accuracy"),
         *("films-far/macro_f1", "films-far/accuracy"),
     ]
-    assert f"{other}, line 5: the first of 1 rows (of 4) with a label that films does not have ('fair')" in caplog.text
+    assert f"{other}, line 5: the only row (of 4) with a label that films does not have ('fair')" in caplog.text
     assert recorded_names(tmp_path / "out") == (
         ["films-near", "films-far"],
         ["films-near.tsv", "films-far.tsv"],

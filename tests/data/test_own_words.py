@@ -56,7 +56,7 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
-        ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tags in 'tags' for 2 words in 'tokens'"),
+        ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tag in 'tags' for 2 words in 'tokens'"),
         ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
         ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not NoneType"),
         ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; two tags at the"),
@@ -103,7 +103,7 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     best = results_of(out)["best"]["metrics"]
     assert (best["entity_f1"], best["accuracy"]) == (100, 100)
     assert best["works-other/accuracy"] == pytest.approx(100 * 8 / 9)
-    assert "other.jsonl, line 3: the first of 1 rows (of 9) with a label that works does not have" in caplog.text
+    assert "other.jsonl, line 3: the only row (of 9) with a label that works does not have" in caplog.text
     assert (out / "works.tsv").read_text() == "".join(
         f"{word}\t{tag}\n" + "\n" * (place + 1 == len(tags))
         for words, tags in SENTENCES
