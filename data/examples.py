@@ -52,7 +52,7 @@ class ChoiceExample:
     """A question about a context, with its possible answers.
 
     question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
-    label: index of the right choice; None in a test file.
+    label: index of the right choice, or the answer that is none of them; None in a test file.
     index: as for `Example`.
     names: what the file calls each choice, where it is the user's own.
     """
@@ -60,7 +60,7 @@ class ChoiceExample:
     context: str
     question: str
     choices: tuple[str, ...]
-    label: int | None
+    label: int | str | None
     index: str | None
     cloze: bool = False
     names: tuple[str, ...] = ()
@@ -125,16 +125,22 @@ class Tally:
             log.info(f"{task.name}: {said}: {order}")
         if not self.unknown:
             return
-        assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
         where, label = self.unknown[0]
-        if len(self.unknown) == self.labels:
-            raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
         names = sorted({label for _, label in self.unknown})
         shown = ", ".join(map(quoted, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
+        if isinstance(task, ChoiceTask):
+            wrong = f"{where}: the answer {quoted(label)} is none of its choices; no answer of this set is"
+            lacking = "an answer that is none of its choices"
+        else:
+            assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
+            wrong = f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?"
+            lacking = f"a label that {task.name} does not have"
+        if len(self.unknown) == self.labels:
+            raise InputError(wrong)
         first = "the only row" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} rows"
         log.warning(
-            f"{where}: {first} (of {self.labels}) with a label that {task.name} does not have ({shown}); such a row"
-            " counts as wrong and gives no loss"
+            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a row counts as wrong and gives no"
+            " loss"
         )
 
     def report(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ EXECUTION = {
         "report_to",
     ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
-    "test_file",
+    *("test_file", "predictions_format"),
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -342,6 +342,11 @@ def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
         help="of the training rows, held out by --seed where there is no dev set"
         f" (default: {own_flags.DEV_FRACTION:g})",
     )
+    group.add_argument(
+        "--predictions_format",
+        choices=own_flags.FORMATS,
+        help="of the predictions of a test file; jsonl has the probabilities of words too (default: tsv)",
+    )
     for name, text in OWN_COLUMNS[script]:
         group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
     if script == "run_sent_clas":
@@ -406,9 +411,21 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _best_of_run(path: str) -> str:
-    """A checkpoint as given; where it is a whole run's folder, its best epoch."""
-    best = Path(path) / "best"
-    return str(best) if best.is_dir() and (Path(path) / "results.json").is_file() else path
+    """A checkpoint as given; where it is a whole run's folder, its best epoch.
+
+    Raises:
+        InputError: the run's folder has none.
+    """
+    folder, best = Path(path), Path(path) / "best"
+    if not (folder / "results.json").is_file() or (folder / "config.json").is_file():
+        return path
+    if best.is_dir():
+        return str(best)
+    raise InputError(
+        f"--test_model_file {path}: the folder of a run without best/, the model of its best epoch: it was cut off"
+        " before its first epoch ended, or its models were removed (reproduce.py --keep_checkpoints keeps them); give"
+        " another"
+    )
 
 
 def layers(text: str) -> list[int] | None:

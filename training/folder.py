@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from data.own import recorded_task
+from data.own_flags import FORMATS
 from data.predictions import file_name
 from training.arguments import EXECUTION, SETTLED
 from training.state import damage, latest_good
@@ -90,12 +91,13 @@ class RunFolder:
         """The states of this run, oldest first."""
         return [path for path in _named(self.states.glob("*"), STATE.fullmatch) if not HIDDEN.fullmatch(path.name)]
 
-    def submission(self, name: str) -> Path:
-        return self.path / f"{name}.tsv"
+    def submission(self, name: str, form: str | None = None) -> Path:
+        return self.path / f"{name}.{form or FORMATS[0]}"
 
-    def submissions(self, task) -> list[Path]:
-        """The predictions files of a task, there or not."""
-        return [self.submission(data_set.submission) for data_set in task.submissions.values()]
+    def submissions(self, task, forms: Iterable[str | None] = FORMATS) -> list[Path]:
+        """The predictions files of a task, there or not; only the user's own data may have another form."""
+        names = [data_set.submission for data_set in task.submissions.values()]
+        return [self.submission(name, form) for name in names for form in (forms if task.own else FORMATS[:1])]
 
     def replaced(self, args: argparse.Namespace, task) -> list[Path]:
         """What stands here that a run with these arguments writes over, or that tells of weights which it replaces.
@@ -108,7 +110,8 @@ class RunFolder:
         if args.do_train:  # what other tasks' test sets got from the weights that go
             known = [_arguments(record) for record in (self.results, self.evaluation)]
             tasks += filter(None, (recorded_task(of) for of in known if of.get("do_test")))
-        names |= {path.name for each in tasks for path in self.submissions(each)}
+        forms = FORMATS if args.do_train else (getattr(args, "predictions_format", None),)
+        names |= {path.name for each in tasks for path in self.submissions(each, forms)}
         found = _named(self.path.glob("*"), names.__contains__)
         if args.do_train or args.do_eval:
             own = BESIDE_TRAINING if self.results.exists() and not args.do_train else ""
@@ -128,8 +131,9 @@ class RunFolder:
             args = _arguments(path)
             if self._is_of_here(args.get("test_model_file")):
                 task = recorded_task(args)
-                scored = argparse.Namespace(do_train=False, do_eval=True, do_test=task and args.get("do_test"))
-                found += RunFolder(path.parent).replaced(scored, task)
+                scored = {"do_train": False, "do_eval": True, "do_test": task and args.get("do_test")}
+                scored["predictions_format"] = args.get("predictions_format")
+                found += RunFolder(path.parent).replaced(argparse.Namespace(**scored), task)
         return found
 
     def _is_of_here(self, checkpoint: str | None) -> bool:

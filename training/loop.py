@@ -226,7 +226,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
-        path = folder.submission(task.submissions[name].submission)
+        path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
             run.head.write(path, test_features, logits)
