@@ -264,7 +264,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--report_to",
         nargs="+",
         metavar="TRACKER",
-        default=["none"],
+        default="none",
         help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
     )
 

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast,
+    broadcast_object_list,
+    send_to_device,
+    set_seed,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -64,7 +70,7 @@ from training.evaluation import (
     scores_line,
 )
 from training.folder import RunFolder, describe, versions
-from training.probe import probe
+from training.probe import leaves_out, probe
 from training.state import (
     Interruption,
     Means,
@@ -176,6 +182,8 @@ def execute(
         keep_freed_memory()
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
+    if args.do_train and accelerator.num_processes > 1 and leaves_out(model, features, head):
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     # Only training needs the wrapper that keeps processes in step.
     model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     if accelerator.num_processes > 1:

@@ -7,7 +7,7 @@ the run before anything is written; one that fails later is left out with a warn
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,14 @@ PROJECT = "adversarial-self-attention"
 EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
 
 
-def chosen(given: Iterable[str]) -> str:
+def chosen(given: str | Sequence[str]) -> str:
     """What `--report_to` says, as one word: names with commas between them, or "none".
 
     Raises:
         InputError: a tracker is not known, or its package is not installed.
     """
-    names = list(dict.fromkeys(name.strip().lower() for each in given for name in each.split(",") if name.strip()))
+    words = (given if isinstance(given, str) else ",".join(given)).split(",")
+    names = list(dict.fromkeys(word.strip().lower() for word in words if word.strip()))
     if len(names) != 1 and {"none", "all"} & {*names}:
         raise InputError(f"--report_to {' '.join(names)}: none and all stand alone: give one of them, or names")
     for name in names:

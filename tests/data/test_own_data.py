@@ -300,6 +300,12 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     assert lines[0] == ["index", "prediction", "probability_bad", "probability_good"]
     assert [line[:2] for line in lines[1:]] == [["g0", "good"], ["g1", "bad"], ["g2", "good"]]
     assert [float(line[2]) + float(line[3]) for line in lines[1:]] == pytest.approx([1, 1, 1], abs=1e-5)
+    again = ("--do_test", "--test_file", test, "--test_model_file", str(out), "--predictions_format", "jsonl")
+    assert script(run_sent_clas, *again, task_name="films", max_train_steps=None) == 0
+    assert [json.loads(line) for line in (out / "films.jsonl").read_text().splitlines()] == [
+        {"index": line[0], "prediction": line[1], "probabilities": {"bad": float(line[2]), "good": float(line[3])}}
+        for line in lines[1:]
+    ]
     model = AutoModelForSequenceClassification.from_pretrained(out / "best")
     assert model.config.id2label == {0: "bad", 1: "good"}
     assert pipeline("text-classification", model=str(out / "best"))("a warm film")[0]["label"] == "good"
@@ -320,6 +326,7 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     flags = ("--do_train", "--train_file", train, "--overwrite_output_dir")
     assert script(run_sent_clas, *flags, task_name="other", max_train_steps=1) == 0
     assert not (out / "films.tsv").exists()
+    assert not (out / "films.jsonl").exists()
 
 
 def recorded_names(folder: Path) -> tuple[list[str], list[str]]:
