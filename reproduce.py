@@ -20,7 +20,7 @@ from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
 from models.methods import METHODS
 from training.arguments import SCRIPTS
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, counted, log, run_script
 
 # Table -> its tasks and variants where none are given.
 TASKS_OF = {
@@ -77,11 +77,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
     failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
-        print(f"{len(failed)} of {len(runs)} runs failed; {again}", file=sys.stderr)
+        print(f"{len(failed)} of {counted(len(runs), 'run')} failed; {again}", file=sys.stderr)
         for name, why in failed.items():
             print(f"  {name}: {why}", file=sys.stderr)
         sys.exit(1)
-    log.info(f"all {len(runs)} runs are finished: python reproduce.py report {shlex.quote(str(folder))}")
+    log.info(f"{counted(len(runs), 'run')} finished: python reproduce.py report {shlex.quote(str(folder))}")
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

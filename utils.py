@@ -18,7 +18,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
@@ -280,6 +280,19 @@ def finite(value):
     if isinstance(value, list | tuple):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def declared_classes(config: Mapping) -> dict[int, str]:
+    """Class -> its name, as the config.json of a model has them: in `id2label`, or in `label2id` alone; else none."""
+    if config.get("id2label"):
+        return {int(number): str(name) for number, name in config["id2label"].items()}
+    names = {int(number): str(name) for name, number in (config.get("label2id") or {}).items()}
+    return names if sorted(names) == list(range(len(names))) else {}
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things: 1 row, 2 rows; what is counted has its own plural where an s does not make it."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def short(value) -> str:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
 from data.readers import Examples, withheld
-from utils import atomic_folder, log, write_json
+from utils import atomic_folder, counted, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
@@ -146,7 +146,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         log.warning(f"{path}: the cache is damaged, and made again")
         return None
-    log.info(f"{path}: {len(found)} examples, tokenised earlier")
+    log.info(f"{path}: {counted(len(found), 'example')}, tokenised earlier")
     return found
 
 

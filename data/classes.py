@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.task_kinds import ChoiceTask, Names, SentenceTask, Task
-from utils import InputError
+from utils import InputError, counted, declared_classes
 
 
 def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
@@ -46,7 +46,7 @@ def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | N
     if order is None and not getattr(task, "counts_as", None):
         count = len(labels) or 1
         if len(words) != count:
-            raise InputError(f"{given}: it has {len(words)} labels, the task {count}")
+            raise InputError(f"{given}: it has {counted(len(words), 'label')}, the task {count}")
         if named(words):
             theirs, ours = (", ".join(map(str, names)) for names in (words, labels))
             raise InputError(
@@ -91,8 +91,8 @@ def saved_labels(checkpoint: str) -> Names | None:
     file = path / "config.json" if path.is_dir() else path.parent / "best" / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(2)}  # the library's default
-        labels = tuple(str(names[number]) for number in sorted(names, key=int))
+        names = declared_classes(config) or {number: f"LABEL_{number}" for number in range(2)}  # the library's default
+        labels = tuple(names[number] for number in sorted(names))
     except (OSError, ValueError, AttributeError, TypeError):
         return None
     return () if config.get("problem_type") == "regression" or len(labels) == 1 else labels

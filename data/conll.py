@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from data.formats import quoted, word_lines
-from utils import InputError, log
+from utils import InputError, counted, log
 
 # CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
 # words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
@@ -54,7 +54,7 @@ def read_tagged(
         if labelled and len(columns) == 1:
             raise InputError(f"{path}, line {line}: the row has no tag; a word and its tag are expected")
         if len(columns) != width:
-            raise InputError(f"{path}, line {line}: {len(columns)} columns where {width} are expected")
+            raise InputError(f"{path}, line {line}: {counted(len(columns), 'column')} where {width} are expected")
         if treebank and (other := _no_word(columns)):
             left_out[other] += 1
             continue

@@ -19,13 +19,14 @@ from data.formats import (
     csv_rows,
     json_document,
     json_rows,
+    lines_left_out,
     place_of,
     quoted,
     tab_separated_rows,
     text_column,
 )
 from data.task_kinds import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
-from utils import InputError, log
+from utils import InputError, counted, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID", "idx", "guid")
 LISTED = 10  # labels in a message
@@ -51,7 +52,7 @@ class ChoiceExample:
     """A question about a context, with its possible answers.
 
     question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
-    label: index of the right choice; None in a test file.
+    label: index of the right choice, or the answer that is none of them; None in a test file.
     index: as for `Example`.
     names: what the file calls each choice, where it is the user's own.
     """
@@ -59,7 +60,7 @@ class ChoiceExample:
     context: str
     question: str
     choices: tuple[str, ...]
-    label: int | None
+    label: int | str | None
     index: str | None
     cloze: bool = False
     names: tuple[str, ...] = ()
@@ -120,18 +121,26 @@ class Tally:
         """
         if isinstance(task, SentenceTask) and self.numbers:
             order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
-            log.info(f"{task.name}: {self.numbers} labels are numbers, read in Hugging Face's order: {order}")
+            said = f"{counted(self.numbers, 'label')} read from numbers, in Hugging Face's order"
+            log.info(f"{task.name}: {said}: {order}")
         if not self.unknown:
             return
-        assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
         where, label = self.unknown[0]
-        if len(self.unknown) == self.labels:
-            raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
         names = sorted({label for _, label in self.unknown})
         shown = ", ".join(map(quoted, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
+        if isinstance(task, ChoiceTask):
+            wrong = f"{where}: the answer {quoted(label)} is none of its choices; no answer of this set is"
+            lacking = "an answer that is none of its choices"
+        else:
+            assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
+            wrong = f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?"
+            lacking = f"a label that {task.name} does not have"
+        if len(self.unknown) == self.labels:
+            raise InputError(wrong)
+        first = "the only row" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} rows"
         log.warning(
-            f"{where}: the first of {len(self.unknown)} rows (of {self.labels}) with a label that {task.name} does not"
-            f" have ({shown}); they count as wrong and give no loss"
+            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a row counts as wrong and gives no"
+            " loss"
         )
 
     def report(self) -> dict[str, int]:
@@ -166,8 +175,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
         examples.append(Example(texts, label, index_of(row, where), groups))
     if left_out:
         tally.no_gold_label += len(left_out)
-        shown = ", ".join(map(str, left_out[:LISTED])) + (", ..." if len(left_out) > LISTED else "")
-        log.warning(f"{path}: {len(left_out)} rows without a gold label are left out (lines {shown})")
+        log.warning(lines_left_out(path, left_out, "without a gold label"))
         if not examples:
             raise InputError(f"{path}: none of the rows has a gold label")
     return examples
@@ -258,7 +266,7 @@ def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None =
     for where, example in _choice_rows(path)(task, path, labelled):
         expected = len(examples[0].choices) if examples else max(2, len(example.choices))
         if len(example.choices) != expected:
-            raise InputError(f"{where}: {len(example.choices)} choices where {expected} are expected")
+            raise InputError(f"{where}: {counted(len(example.choices), 'choice')} where {expected} are expected")
         examples.append(example)
     return examples
 
@@ -370,7 +378,7 @@ def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None 
             labels = tally.classes(task, tags, _at_lines(path, places))
         examples.append(WordsExample(words, labels))
     if converted:
-        log.info(f"{path}: {converted} sentences in IOB1, where a span may open with I-, turned into BIO")
+        log.info(f"{path}: {counted(converted, 'sentence')} in IOB1, where a span may open with I-, turned into BIO")
     return examples
 
 
@@ -406,5 +414,6 @@ def tagged_rows(
                 raise InputError(f"{where}: there is no list {tags!r}")
             said = [whole(checked_text(tag, f"each of {tags!r}", where)) for tag in row[tags]]
             if len(said) != len(found):
-                raise InputError(f"{where}: {len(said)} tags in {tags!r} for {len(found)} words in {words!r}")
+                many = counted(len(said), "tag"), counted(len(found), "word")
+                raise InputError(f"{where}: {many[0]} in {tags!r} for {many[1]} in {words!r}")
         yield list(found), said, where, index_of(row, where)

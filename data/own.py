@@ -195,7 +195,7 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
     answers = "number from 0"
     if len(label) == 1 and labelled:
-        answers = kind_of_answers(found, labelled[0])
+        answers = kind_of_answers(found, labelled[0], of_all=args.do_train)
         log.info(f"{name}: the answer is the {answers} of a choice")
     return ChoiceTask(
         name=name,

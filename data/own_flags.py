@@ -12,8 +12,9 @@ DEV_FRACTION = 0.1
 # Flags that mean nothing without data of the user's own.
 SETTINGS = (
     *("dataset_config_name", "dev_fraction", "metric", "text_columns", "label_column", "regression"),
-    *("context_column", "question_column", "choice_columns", "token_column", "tag_column"),
+    *("context_column", "question_column", "choice_columns", "token_column", "tag_column", "predictions_format"),
 )
+FORMATS = ("tsv", "jsonl")  # of predictions
 # Script -> what --metric may be.
 METRICS = {
     "run_sent_clas": ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"),

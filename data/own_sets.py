@@ -7,7 +7,7 @@ from pathlib import Path
 from data.formats import arrow_dataset
 from data.own_flags import check_evaluation, set_names
 from data.task_kinds import DataSet, Share
-from utils import InputError, log
+from utils import InputError, counted, log
 
 # What the file of a split is called in a folder, and a split in a data set.
 SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
@@ -100,7 +100,7 @@ def _loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
         paths = [Path(file["filename"]) for file in chosen.cache_files]
         if sum(len(arrow_dataset(path)) for path in paths) != len(chosen):
             raise InputError(f"--dataset_name {name}: its {known[0]} set is not kept as files: give files of its rows")
-        log.info(f"{name}: the {split} set is {known[0]}, with {len(chosen)} rows")
+        log.info(f"{name}: the {split} set is {known[0]}, with {counted(len(chosen), 'row')}")
         splits[split] = [paths]
     if not splits:
         raise InputError(f"--dataset_name {name}: it has no train, validation or test set, but {', '.join(found)}")

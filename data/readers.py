@@ -283,7 +283,7 @@ def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None
         InputError: the file is empty or not readable; the message names file and line.
     """
     if isinstance(task, ChoiceTask) and task.columns:
-        examples = read_choice_table(task.columns, path, labelled)
+        examples = read_choice_table(task.columns, path, labelled, tally)
     else:
         examples = READERS[type(task)](task, path, labelled, tally)
     if not examples:

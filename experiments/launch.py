@@ -25,7 +25,7 @@ from tqdm import tqdm
 from data.task_kinds import Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
-from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
+from utils import InputError, Interrupted, StopSignals, counted, log, reason, short, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
@@ -96,7 +96,7 @@ def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
         print(f"# {run.name}: {'resumed, ' * (now == 'cut off')}{duration(seconds)} in all ({basis})")
         print(shlex.join(command_of(run)))
     print(
-        f"# {len(runs)} runs, {len(runs) - len(left)} finished, {len(left)} to do:"
+        f"# {counted(len(runs), 'run')}, {len(runs) - len(left)} finished, {len(left)} to do:"
         f" about {duration(sum(left) / jobs)} with --jobs {jobs}"
     )
 
@@ -144,7 +144,7 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
     """
     with only_grid(folder), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         waiting = [run for run in runs if state(run) != "finished"]
-        log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
+        log.info(f"{counted(len(runs), 'run')}, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
         write_plan(runs, folder)
         failed = _run_all(waiting, Estimate(folder), jobs, keep, signals)
     if signals.noted:

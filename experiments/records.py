@@ -15,7 +15,7 @@ from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import EXECUTION
-from utils import InputError
+from utils import InputError, counted
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
 # Arguments that say where and how a run computes, and not what. Parts of a batch and layers computed twice give the
@@ -303,7 +303,7 @@ def missing(folder: Path) -> dict[str, str]:
 
 
 def _progress(run: dict) -> str:
-    return f"not finished, {len(run['epochs'])} epochs done"
+    return f"not finished, {counted(len(run['epochs']), 'epoch')} done"
 
 
 def natural(text: str) -> list[str | int]:

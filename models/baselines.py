@@ -144,13 +144,18 @@ class EmbeddingNoise(Baseline):
         embeddings = _word_embeddings(self.backbone)
         dtype = torch.promote_types(embeddings.weight.dtype, torch.float32)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return real.flatten(0, -2).ne(0).to(dtype)[..., None].expand(-1, -1, embeddings.embedding_dim)
+        return real.flatten(0, -2).ne(0).to(dtype)[..., None].expand(-1, -1, embeddings.weight.shape[-1])
 
     @contextlib.contextmanager
     def added(self, noise: torch.Tensor):
         """Within this context the word embeddings are those of the model plus the noise."""
         embeddings = _word_embeddings(self.backbone)
-        hook = embeddings.register_forward_hook(lambda module, inputs, output: output + noise)
+
+        def noisy(module: nn.Module, inputs: tuple, output):
+            # I-BERT's own class of embeddings gives the scale of its integers, too.
+            return (output[0] + noise, *output[1:]) if isinstance(output, tuple) else output + noise
+
+        hook = embeddings.register_forward_hook(noisy)
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ from models.encoders import (
     reorder_classes,
     same_head,
 )
-from utils import InputError, atomic_file, atomic_folder
+from utils import InputError, atomic_file, atomic_folder, counted
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -99,7 +99,7 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         what = "it has no" if missing else "the model has no"
         raise InputError(
             f"{where}: a checkpoint of another model: {what} {name}"
-            f" ({len(missing)} weights missing, {len(unexpected)} not expected)"
+            f" ({counted(len(missing), 'weight')} missing, {len(unexpected)} not expected)"
         )
     for name, tensor in target.items():
         if state[name].shape != tensor.shape:

@@ -87,7 +87,8 @@ BAD_FLAGS = [
         r"argument --protocol: invalid choice: 'relese'.*; did you mean release\?",
     ),
     ("SST-2", [TRAIN, "--eval_on", "train"], "argument --eval_on: invalid choice: 'train' .*dev.*test"),
-    ("SST-2", [TRAIN, "--report_to", "wandb"], "argument --report_to: invalid choice: 'wandb'"),
+    ("SST-2", [TRAIN, "--report_to", "wandbb"], "--report_to wandbb: no such tracker: choose from none, all, aim, "),
+    ("SST-2", [TRAIN, "--report_to", "all", "mlflow"], "--report_to all mlflow: none and all stand alone: give one of"),
     (
         "SST-2",
         [TRAIN, "--attn_implementation", "flash_attention_2"],
@@ -438,7 +439,25 @@ PROCESSES = [
     ("-m data.download", ["SST2"], "SST2: no such task; did you mean SST-2?"),
     ("-m data.download", ["SST-2", "--data-dir", "x"], "unrecognized arguments: --data-dir"),
     ("-m models.fetch", ["all-mpnet"], "argument NAME: invalid choice: 'all-mpnet'"),
+    ("-m figures.attention_maps", ["--task_name", "SST-2"], "the following arguments are required: --model_file"),
 ]
+PROGRAMS = (
+    *("run_sent_clas", "run_multi_cho", "run_tok_clas", "reproduce", "demo", "data.download", "models.fetch"),
+    *("figures.attention_maps", "figures.differences", "figures.training_curves"),
+    *("benchmarks.kill_resume", "benchmarks.noise", "benchmarks.protocols", "benchmarks.scale"),
+    "benchmarks.throughput",
+)
+# Each program in turn with --help; the first one that imports what takes seconds ends it.
+HELP = """
+import contextlib, io, runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_module(name, run_name="__main__")
+    heavy = {"accelerate", "datasets", "matplotlib", "scipy", "sklearn", "torch", "transformers"} & sys.modules.keys()
+    if heavy or not printed.getvalue().startswith("usage: "):
+        sys.exit(f"{name}: {heavy}, {printed.getvalue()}")
+"""
 
 
 @pytest.mark.parametrize(("script", "flags", "expected"), PROCESSES, ids=range(len(PROCESSES)))
@@ -450,3 +469,8 @@ def test_from_the_shell(script, flags, expected, tmp_path):
     assert len(done.stderr.splitlines()) == 1
     assert f": error: {expected}" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    done = subprocess.run([sys.executable, "-c", HELP, *PROGRAMS], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

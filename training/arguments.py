@@ -17,7 +17,7 @@ from data.columns import SUFFIXES
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
-from training import argument_files
+from training import argument_files, trackers
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -38,7 +38,7 @@ EXECUTION = {
         "report_to",
     ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
-    "test_file",
+    *("test_file", "predictions_format"),
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -294,7 +294,13 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines (default: 50)"
     )
-    group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
+    group.add_argument(
+        "--report_to",
+        nargs="+",
+        metavar="TRACKER",
+        default="none",
+        help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
+    )
 
     parser.set_defaults(**defaults)
     return parser
@@ -376,6 +382,11 @@ def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
         help="without a dev set, the share of the training rows held out, chosen by --seed"
         f" (default: {own_flags.DEV_FRACTION:g})",
     )
+    group.add_argument(
+        "--predictions_format",
+        choices=own_flags.FORMATS,
+        help="of the predictions of a test file; jsonl has the probabilities of words too (default: tsv)",
+    )
     for name, text in OWN_COLUMNS[script]:
         group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
     if script == "run_sent_clas":
@@ -429,8 +440,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
-    if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    args.report_to = trackers.chosen(args.report_to)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.
@@ -441,9 +451,21 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _best_of_run(path: str) -> str:
-    """A checkpoint as given; where it is a whole run's folder, its best epoch."""
-    best = Path(path) / "best"
-    return str(best) if best.is_dir() and (Path(path) / "results.json").is_file() else path
+    """A checkpoint as given; where it is a whole run's folder, its best epoch.
+
+    Raises:
+        InputError: the run's folder has none.
+    """
+    folder, best = Path(path), Path(path) / "best"
+    if not (folder / "results.json").is_file() or (folder / "config.json").is_file():
+        return path
+    if best.is_dir():
+        return str(best)
+    raise InputError(
+        f"--test_model_file {path}: the folder of a run without best/, the model of its best epoch: it was cut off"
+        " before its first epoch ended, or its models were removed (reproduce.py --keep_checkpoints keeps them); give"
+        " another"
+    )
 
 
 def layers(text: str) -> list[int] | None:

@@ -6,7 +6,7 @@ import os
 import torch
 from accelerate import Accelerator, DistributedType
 
-from utils import InputError, log
+from utils import InputError, counted, log
 
 # What keeps each process from having the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -25,11 +25,10 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
-        raise InputError(f"{here} processes cannot share {gpus} GPU{'s' * (gpus > 1)}: start fewer, or add --no_cuda")
-    tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
+        raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
     # Several processes find each other on CPU only if told that it is to be the CPU.
     cpu = args.no_cuda or not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **tracking)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:
         raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")

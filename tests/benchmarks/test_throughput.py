@@ -35,7 +35,7 @@ def test_a_quick_benchmark(flags, tmp_path, capsys):
         assert release["widths"] == [60]
         assert ours["examples_per_second"] > 0
         assert [row["way"] for row in task["evaluation"]] == ["ours", "release"]
-    assert f"| asa corrected {throughput.FAST} sdpa |" in capsys.readouterr().out
+    assert f"| asa corrected {throughput.fast()} sdpa |" in capsys.readouterr().out
 
 
 def test_a_process_reports_its_memory_and_step(flags, capsys):
@@ -57,7 +57,7 @@ def test_the_first_step_from_cold_and_from_the_cache(flags, tmp_path, monkeypatc
     monkeypatch.setattr(throughput, "run_child", run_child)
     found = throughput.first_steps(throughput.parse_arguments([*flags, "--data_dir", str(tmp_path)]))
     assert found == {"cold": 1.0, "from cache": 3.0}
-    precision = ["--bf16"] if throughput.FAST == "bf16" else []
+    precision = ["--bf16"] if throughput.fast() == "bf16" else []
     assert asked[0] == ["--no_token_cache", *precision]
     assert asked[1] == asked[2] == ["--token_cache_dir", asked[1][1], *precision]
     assert throughput.first_steps(throughput.parse_arguments(flags)) == {}

@@ -154,7 +154,7 @@ def test_bad_labels_are_refused(rows, flags, said, tmp_path, encoder_folder, ref
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 columns where 2 are expected"),
+        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 column where 2 are expected"),
         ("x.csv", "text,label\n", "x.csv: the file has no rows"),
         ("x.csv", "", "x.csv: the file has no rows"),
         ("x.tsv", "text\tlabel\na\t1\t2\n", "x.tsv, line 2: 3 columns where 2 are expected"),
@@ -300,6 +300,12 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     assert lines[0] == ["index", "prediction", "probability_bad", "probability_good"]
     assert [line[:2] for line in lines[1:]] == [["g0", "good"], ["g1", "bad"], ["g2", "good"]]
     assert [float(line[2]) + float(line[3]) for line in lines[1:]] == pytest.approx([1, 1, 1], abs=1e-5)
+    again = ("--do_test", "--test_file", test, "--test_model_file", str(out), "--predictions_format", "jsonl")
+    assert script(run_sent_clas, *again, task_name="films", max_train_steps=None) == 0
+    assert [json.loads(line) for line in (out / "films.jsonl").read_text().splitlines()] == [
+        {"index": line[0], "prediction": line[1], "probabilities": {"bad": float(line[2]), "good": float(line[3])}}
+        for line in lines[1:]
+    ]
     model = AutoModelForSequenceClassification.from_pretrained(out / "best")
     assert model.config.id2label == {0: "bad", 1: "good"}
     assert pipeline("text-classification", model=str(out / "best"))("a warm film")[0]["label"] == "good"
@@ -320,6 +326,7 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     flags = ("--do_train", "--train_file", train, "--overwrite_output_dir")
     assert script(run_sent_clas, *flags, task_name="other", max_train_steps=1) == 0
     assert not (out / "films.tsv").exists()
+    assert not (out / "films.jsonl").exists()
 
 
 def recorded_names(folder: Path) -> tuple[list[str], list[str]]:
@@ -340,7 +347,7 @@ def test_several_dev_and_test_files(script, tmp_path, caplog):
         *("macro_f1", "accuracy"),
         *("films-far/macro_f1", "films-far/accuracy"),
     ]
-    assert f"{other}, line 5: the first of 1 rows (of 4) with a label that films does not have ('fair')" in caplog.text
+    assert f"{other}, line 5: the only row (of 4) with a label that films does not have ('fair')" in caplog.text
     assert recorded_names(tmp_path / "out") == (
         ["films-near", "films-far"],
         ["films-near.tsv", "films-far.tsv"],

@@ -107,7 +107,7 @@ def test_a_grid_of_own_data_and_its_report(encoder_folder, tmp_path, capsys):
     grid += ["--", "--metric", "macro_f1", "--max_seq_length", "32"]
     for _ in range(2):  # the second time it is finished
         assert exit_status(reproduce.main, *grid) == 0
-    assert "1 runs, 1 finished, 0 to do" in capsys.readouterr().err
+    assert "1 run, 1 finished, 0 to do" in capsys.readouterr().err
     [row] = report_table(tmp_path / "runs", "Main table")
     assert (row["task"], row["scored on"], row["metric"]) == ("mine", "dev, 4", "macro f1")
     place = f"{tmp_path.name}/mine"

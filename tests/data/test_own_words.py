@@ -56,7 +56,7 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
-        ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tags in 'tags' for 2 words in 'tokens'"),
+        ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tag in 'tags' for 2 words in 'tokens'"),
         ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
         ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not NoneType"),
         ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; two tags at the"),
@@ -103,7 +103,7 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     best = results_of(out)["best"]["metrics"]
     assert (best["entity_f1"], best["accuracy"]) == (100, 100)
     assert best["works-other/accuracy"] == pytest.approx(100 * 8 / 9)
-    assert "other.jsonl, line 3: the first of 1 rows (of 9) with a label that works does not have" in caplog.text
+    assert "other.jsonl, line 3: the only row (of 9) with a label that works does not have" in caplog.text
     assert (out / "works.tsv").read_text() == "".join(
         f"{word}\t{tag}\n" + "\n" * (place + 1 == len(tags))
         for words, tags in SENTENCES
@@ -118,6 +118,25 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     assert script(run_tok_clas, *given, output_dir=tmp_path / "again", max_train_steps=None) == 0
     again = json.loads((tmp_path / "again" / "evaluation.json").read_text())["metrics"]
     assert again["entity_f1"] == 100
+
+
+def test_predictions_as_json_have_the_probabilities_of_each_word(script, tmp_path):
+    """Of a word that the length limit cuts off there are none, and its tag is O."""
+    train = conll(tmp_path / "train.txt", SENTENCES * 4)
+    words = [["a", "warm", "film"], ["the", "music", *["is"] * 20]]
+    test = table(tmp_path / "test.json", [{"id": f"s{n}", "tokens": each} for n, each in enumerate(words)])
+    flags = ("--do_train", "--do_test", "--train_file", train, "--test_file", test, "--predictions_format", "jsonl")
+    settings = {"task_name": "works", "max_train_steps": 24, "learning_rate": "1e-2", "max_seq_length": 8}
+    assert script(run_tok_clas, *flags, **settings) == 0
+    found = [json.loads(line) for line in (tmp_path / "out" / "works.jsonl").read_text().splitlines()]
+    assert [(row["index"], row["words"]) for row in found] == [("s0", words[0]), ("s1", words[1])]
+    assert found[0]["tags"] == ["O", "B-MOOD", "B-WORK"]
+    for row in found:
+        for tag, shares in zip(row["tags"], row["probabilities"], strict=True):
+            assert shares is None or (tag == max(shares, key=shares.get) and sum(shares.values()) == pytest.approx(1))
+    assert list(found[0]["probabilities"][0]) == ["O", "B-MOOD", "B-WORK"]
+    assert found[1]["probabilities"][6:] == [None] * 16
+    assert found[1]["tags"][6:] == ["O"] * 16
 
 
 def test_a_fraction_of_the_sentences_is_held_out(tmp_path):

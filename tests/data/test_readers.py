@@ -213,7 +213,7 @@ def test_numbers_in_json(task, row, text, label, tmp_path, said):
     assert (example.texts, example.label) == (text, label)
     named = not isinstance(row.get("label", row.get("gold_label", "")), str) and "0" not in KNOWN[task].labels
     order = ", ".join(f"{number} {name}" for number, name in enumerate(KNOWN[task].numbered))
-    expected = f"{task}: 1 labels are numbers, read in Hugging Face's order: {order}"
+    expected = f"{task}: 1 label read from numbers, in Hugging Face's order: {order}"
     assert said() == ([expected] if named else [])
 
 
@@ -339,7 +339,7 @@ def test_an_unknown_tag_keeps_its_name_and_gives_no_loss(tmp_path, tokenizer, sa
     assert labels_of(examples) == [[0, "B-film"], ["I-film", group]]
     assert said() == [
         f"{path}, line 2: the first of 2 rows (of 4) with a label that WNUT-2017 does not have ('B-film', 'I-film');"
-        " they count as wrong and give no loss"
+        " such a row counts as wrong and gives no loss"
     ]
     features = word_features(examples, tokenizer, 16)
     assert features.columns["labels"] == [[-100, 0, -100, -100], [-100, -100, *features.columns["labels"][1][2:]]]
@@ -435,5 +435,5 @@ def test_tagging_with_tags_that_training_lacks(cached_from, encoder_folder, tmp_
     warned = [line for line in said() if "PTB does not have" in line]
     assert warned == [
         f"{folder / 'dev.txt'}, line 2: the first of 6 rows (of 9) with a label that PTB does not have ('UH', 'VB');"
-        " they count as wrong and give no loss"
+        " such a row counts as wrong and gives no loss"
     ]
