@@ -135,7 +135,7 @@ def test_names_of_classes_in_a_parquet_file_are_used(tmp_path):
     ("rows", "flags", "said"),
     [
         ([("a", "x"), ("b", "")], "", "x.csv, line 3: the label in column 'label' is empty"),
-        ([("a", "x"), ("b", "x")], "", "x.csv: column 'label' has the label 'x' in every row: two labels"),
+        ([("a", "x"), ("b", "x")], "", "x.csv: column 'label' has the label 'x' in every row: at least two labels"),
         ([(f"t{n}", f"{n / 7}") for n in range(30)], "", "has 30 different numbers, which are no classes: add --regr"),
         ([(f"t{n}", f"w{n}") for n in range(101)], "", "has 101 different values in 101 rows, which are no classes"),
         ([("a", "1"), ("b", "two")], "--regression", "x.csv, line 3: the score 'two' is not a number"),
