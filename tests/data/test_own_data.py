@@ -405,7 +405,7 @@ def test_a_run_on_own_data_is_resumed_with_the_same_rows_only(script, tmp_path, 
     assert "--dev_fraction 0.3: the run in" in capsys.readouterr().err
     table(tmp_path / "x.csv", [*rows_of_films(11), {"text": "a film", "label": "good"}])
     assert script(run_sent_clas, *flags, "--resume") == 2
-    assert "the training data, or how it is tokenised, is not what it was" in capsys.readouterr().err
+    assert "the training data, or how it is tokenised, has changed since then" in capsys.readouterr().err
     table(tmp_path / "x.csv", rows_of_films(12))
     assert script(run_sent_clas, *flags, "--resume", logging_steps=2) == 0
     assert results_of(tmp_path / "out")["finished"]

@@ -300,8 +300,8 @@ def test_an_unknown_label_is_wrong_where_it_is_evaluated_and_an_error_in_trainin
     examples = Examples(SST, [path], True, evaluated=True)
     assert labels(examples) == [1, "2", "x", 0, "2"]
     assert said() == [
-        f"{path}, line 3: the first of 3 rows (of 5) with a label that SST-2 does not have ('2', 'x'); they count as"
-        " wrong and give no loss"
+        f"{path}, line 3: the first of 3 rows (of 5) with a label that SST-2 does not have ('2', 'x'); such a row"
+        " counts as wrong and gives no loss"
     ]
     assert examples.read() == list(examples)
     assert len(said()) == 1  # is not said again
