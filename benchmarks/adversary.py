@@ -22,7 +22,8 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from data.batches import StepSampler
 from data.features import Features, sentence_features
 from data.readers import read_set, task_folder
-from data.tasks import SENTENCE_TASKS, Recipe, SentenceTask, find_task
+from data.task_kinds import Recipe, SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
 from models.asa import AsaModel, divergence
 from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
 from models.liveness import divergences
