@@ -14,9 +14,16 @@ from models.asa import AsaModel, divergence
 from models.baselines import RandomMask
 from models.checkpoints import release_state_dict
 from models.liveness import divergences, random_rule
+from training import loop
 from training.loop import train
 
 MODELS = {"asa": {"tau": 0.3}, "asa_budget": {"budget": 0.3}}
+
+
+@pytest.fixture(autouse=True)
+def no_card(monkeypatch):
+    """A run without a record has no card of its model."""
+    monkeypatch.setattr(loop, "model_card", lambda *_: "", raising=False)
 
 
 def generator(seed: int = 7) -> torch.Generator:
