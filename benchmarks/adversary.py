@@ -131,7 +131,7 @@ def follow(
     """Train as a setting says.
 
     Returns:
-        `states`, what was measured at some steps, on `measured_on` batches; `keep_rate`, of every step and layer; `opened`, of each layer the
+        `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
         first step at which its masks were open, or None.
     """
     set_seed(setting.seed)
