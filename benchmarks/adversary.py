@@ -3,8 +3,9 @@
 python -m benchmarks.adversary --data_dir data/sets --output benchmarks/results/adversary_minilm.json
 
 Each run is the beginning of a fine-tuning with the task's recipe, in float32. At some of its steps it is interrupted
-for a measurement on other batches of the training set, with dropout as in training, of which the run itself sees
-nothing. docs/why_the_masks_open.md says what the figures mean. A file that has some of the runs gets the others.
+for a measurement on other batches of the training set, with dropout as in training unless `--no_dropout` is given, of
+which the run itself sees nothing. docs/why_the_masks_open.md says what the figures mean. A file that has some of the
+runs gets the others.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from utils import InputError, Parser, finite, keep_freed_memory, log, run_script
 OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
 OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
 # Of a file: what has to be the same for all of its runs.
-SHARED = ("task_name", "load_model_path", "max_seq_length")
+SHARED = ("task_name", "load_model_path", "max_seq_length", "no_dropout")
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=50, help="steps between measurements (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument("--no_dropout", action="store_true", help="none where it is measured; training has its own")
     parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write, or to add runs to")
     args = parser.parse_args(argv)
@@ -113,8 +115,8 @@ def _recorded(output: str | None, shared: dict) -> list[dict]:
         return []
     found = json.loads(Path(output).read_text(encoding="utf-8"))
     for name, value in shared.items():
-        if found["args"][name] != value:
-            raise InputError(f"--output {output}: its runs have --{name} {found['args'][name]}: give another file")
+        if (had := found["args"].get(name, False)) != value:
+            raise InputError(f"--output {output}: its runs have --{name} {had}: give another file")
     return found["runs"]
 
 
@@ -153,7 +155,9 @@ def follow(
     states, rates = [], []
     for step, rows in enumerate(itertools.islice(_all_steps(sampler), args.steps + 1)):
         if step % args.every == 0 or step == args.steps:
+            model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
+            model.train()
         if step == args.steps:
             break
         output = model(**collate([features[row] for row in rows]).to(device))
@@ -189,7 +193,7 @@ def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
 
 
 def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
-    """What reaches each adversary on a batch, from the divergence and from the weighted penalty, with dropout.
+    """What reaches each adversary on a batch, from the divergence and from the weighted penalty.
 
     Returns:
         For each layer `divergence` and `penalty`, the gradients of all the adversary's weights as one vector; `bias`,

@@ -107,3 +107,18 @@ def test_what_cannot_be(given, tmp_path):
     output.write_text(json.dumps({"args": {"task_name": "CoLA"}, "runs": []}))
     said = message(adversary.main, [*given, "--output", str(output)])
     assert said == f"--output {output}: its runs have --task_name CoLA: give another file"
+
+
+def test_without_dropout_the_measurement_is_the_same_again(given, tmp_path):
+    """With it, the divergence is that of two draws of dropout as well, and so is its gradient."""
+    found = {}
+    for flags in ((), ("--no_dropout",)):
+        output = tmp_path / f"{len(flags)}.json"
+        adversary.main([*given, *flags, "--steps", "0", "--taus", "0.5", "--output", str(output)])
+        [state] = json.loads(output.read_text())["runs"][0]["states"]
+        found[flags] = state["layers"][0]
+    drawn, plain = found.values()
+    assert drawn["keep_rate"] == pytest.approx(plain["keep_rate"], rel=0.05)
+    assert drawn["divergence"] > 2 * plain["divergence"] > 0
+    said = message(adversary.main, [*given, "--taus", "0.5", "--output", str(output)])
+    assert said == f"--output {output}: its runs have --no_dropout True: give another file"
