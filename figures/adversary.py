@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from figures.drawing import COLOURS, LINE_STYLES, WIDTH, picture
 from utils import InputError, Parser, log, run_script
@@ -80,14 +81,16 @@ def draw(path: str | Path, runs: Sequence[dict]) -> None:
             draw_layers(cosines, run, "divergence_cosine", fillstyle="none", linewidth=0.8)
             draw_keep_rate(rates, run)
             draw_liveness(alive, run)
-        ratios.set(title="penalty / divergence, gradients of the adversary, step 0", yscale="log", xlabel="layer")
+        ratios.set(title="gradient of penalty / of divergence, step 0", yscale="log", xlabel="layer")
         ratios.axhline(1, color="black", linewidth=0.8)
-        cosines.set(
-            title="cosine between batches, step 0: penalty (full), divergence", xlabel="layer", ylim=(-0.3, 1.05)
-        )
+        ratios.yaxis.set_major_formatter("{x:g}")
+        ratios.yaxis.set_minor_formatter(NullFormatter())
+        cosines.set(title="cosine between batches, step 0 (hollow: divergence)", xlabel="layer", ylim=(-0.3, 1.05))
         rates.set(title="keep rate, the mean of the layers", xlabel="optimizer step", ylim=(0, 1.02), xlim=0)
-        alive.set(title="liveness: learned / random masks", xlabel="optimizer step", yscale="log", xlim=0)
+        alive.set(title="liveness: learned / random masks", xlabel="optimizer step", xlim=0, ylim=0)
         alive.axhline(1, color="black", linewidth=0.8)
+        for axis in (ratios, cosines):
+            axis.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         handles, labels = alive.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)))
 
