@@ -6,6 +6,7 @@ python reproduce.py report runs/bert
 
 import argparse
 import itertools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ TASKS_OF = {
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
 # Rows that --methods may name beside the methods themselves.
 NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
+# And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
+OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
+BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
 METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": (*METHODS, *NAMED)}
 MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
@@ -158,7 +162,13 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     )
     if table in METHODS_OF:
         methods = METHODS_OF[table]
-        group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
+        group.add_argument(
+            "--methods",
+            type=_words,
+            default=methods,
+            help="also asa_budget-BETA, and random_budget-BETA, random masks that hide as many keys, as asa_budget-0.05"
+            f" (default: {','.join(methods)})",
+        )
     if table == "ablation-tau":
         group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
@@ -209,7 +219,15 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [NAMED.get(name, Variant(name, name)) for name in args.methods]
+    return [row(name) for name in args.methods]
+
+
+def row(name: str) -> Variant:
+    """The row of a table that --methods names."""
+    if found := BUDGET_ROW.fullmatch(name):
+        method, flag = OF_BUDGET[found[1]]
+        return Variant(name, method, (flag, found[2]))
+    return NAMED.get(name, Variant(name, name))
 
 
 def thirds(count: int) -> list[str]:

@@ -35,6 +35,7 @@ EXECUTION = {
         "save_steps",
         "save_total_limit",
         "logging_steps",
+        "liveness_steps",
         "report_to",
     ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
@@ -153,6 +154,12 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--eval_file", metavar="FILE", help="evaluate on this file, in the format of the task's dev set, instead"
     )
     group.add_argument(
+        "--eval_masks",
+        metavar="random|FILE",
+        help="score a checkpoint under masks: of --method asa or asa_budget by the adversaries in this checkpoint,"
+        " of random_mask drawn by --seed",
+    )
+    group.add_argument(
         "--max_seq_length",
         type=positive_int,
         default=Default(128),
@@ -204,7 +211,17 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         help="release repeats the authors' code, accidents included (default: corrected)",
     )
     group.add_argument(
-        "--tau", type=non_negative, default=0.5, help="tau^2 weights the penalty on unmasked pairs (default: 0.5)"
+        "--tau",
+        type=non_negative,
+        default=0.5,
+        help="weight of asa's penalty is tau^2; asa_budget has none, and tau has no effect there (default: 0.5)",
+    )
+    group.add_argument(
+        "--asa_budget",
+        type=share,
+        default=0.1,
+        metavar="BETA",
+        help="of asa_budget: the share of its keys that each query row hides (default: %(default)s)",
     )
     group.add_argument(
         "--asa_layers",
@@ -217,6 +234,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         type=non_negative,
         default=1.0,
         help="weight of ASA's divergence; 1 is as published (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adversary_learning_rate",
+        type=non_negative,
+        help="of asa and asa_budget, under the same schedule (default: --learning_rate)",
     )
     _add_baselines(parser)
 
@@ -301,6 +323,13 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         default="none",
         help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
     )
+    group.add_argument(
+        "--liveness_steps",
+        type=natural,
+        default=0,
+        help="optimizer steps between measurements of whether the adversaries of asa or asa_budget do more than chance;"
+        " 0 is off (default: 0)",
+    )
 
     parser.set_defaults(**defaults)
     return parser
@@ -311,6 +340,7 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
         ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
+        ("random_mask_budget", share, None, "hide as many keys of each row as asa_budget with this share"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),
         ("freelb_lr", positive, 0.1, "step size of the noise"),
@@ -441,6 +471,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.eval_file is not None:
         _check_eval_file(args)
     args.report_to = trackers.chosen(args.report_to)
+    if args.eval_masks is not None:
+        _check_eval_masks(args)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.
@@ -494,6 +526,20 @@ def _check_eval_file(args: argparse.Namespace) -> None:
         raise InputError(f"--eval_file and --eval_on {args.eval_on} exclude each other: give one of them")
     if not Path(args.eval_file).is_file():
         raise InputError(f"--eval_file {args.eval_file}: no such file")
+
+
+def _check_eval_masks(args: argparse.Namespace) -> None:
+    if not args.do_eval or args.do_train or args.do_test:
+        raise InputError("--eval_masks is for the evaluation of a checkpoint: give it with --do_eval alone")
+    if args.method not in ("asa", "asa_budget", "random_mask"):
+        raise InputError(f"--eval_masks: --method {args.method} has no masks: give asa, asa_budget or random_mask")
+    if (args.eval_masks == "random") != (args.method == "random_mask"):
+        raise InputError(
+            f"--eval_masks {args.eval_masks} and --method {args.method} exclude each other: random_mask goes with"
+            " random, and the others with a checkpoint that has adversaries"
+        )
+    if args.eval_masks != "random" and not Path(args.eval_masks).is_file():
+        raise InputError(f"--eval_masks {args.eval_masks}: no such file")
 
 
 def _check_apex(args: argparse.Namespace) -> None:

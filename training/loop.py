@@ -54,7 +54,7 @@ from models.encoders import (
     positions,
     sources,
 )
-from training import accumulation
+from training import accumulation, liveness
 from training.arguments import Default
 from training.card import model_card
 from training.devices import make_accelerator, wait_for_all
@@ -71,6 +71,7 @@ from training.evaluation import (
     scores_line,
 )
 from training.folder import RunFolder, describe, versions
+from training.masked import under_masks
 from training.probe import leaves_out, probe
 from training.state import (
     Interruption,
@@ -178,6 +179,8 @@ def execute(
         for found in classes.values():
             words = found["names"] or class_words(config)
             log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
+        if args.eval_masks:
+            model = under_masks(model, args)
     accelerator = make_accelerator(args)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
@@ -261,7 +264,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
 
-    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
+    groups = parameter_groups(accelerator.unwrap_model(run.model), args.weight_decay, args.adversary_learning_rate)
+    optimizer = make_optimizer(args.optimizer, groups, args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -331,9 +335,16 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         state.scheduler.step()
         progress.count_step()
         _take_note(run, state, figures, finite)
+        live = {}
+        if args.liveness_steps and progress.step % args.liveness_steps == 0:
+            progress.seconds += time.perf_counter() - clock
+            live = liveness.measure(run, parts, progress.step)
+            clock = time.perf_counter()
         if progress.step % args.logging_steps == 0 or progress.step == steps:
-            _log_window(run, state)
+            _log_window(run, state, live)
             bar.set_postfix(bar_figures(progress), refresh=False)
+        elif live:
+            _log(run, state, live)
         progress.seconds += time.perf_counter() - clock
         bar.update()
         stopped_by = run.interruption.agreed()
@@ -462,9 +473,23 @@ def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Biases and norms, which have fewer than two dimensions, are not decayed."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def parameter_groups(model: nn.Module, weight_decay: float, adversary_learning_rate: float | None = None) -> list[dict]:
+    """Biases and norms, which have fewer than two dimensions, are not decayed.
+
+    Args:
+        model: out of what distributes it.
+        adversary_learning_rate: of the adversaries, which then have groups of their own; None for everything's.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    apart = adversary_learning_rate is not None
+    rest = [parameter for name, parameter in named if not (apart and methods.is_adversary_s(name))]
+    groups = _by_decay(rest, weight_decay)
+    if adversaries := [parameter for name, parameter in named if apart and methods.is_adversary_s(name)]:
+        groups += [group | {"lr": adversary_learning_rate} for group in _by_decay(adversaries, weight_decay)]
+    return groups
+
+
+def _by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
@@ -557,31 +582,42 @@ def _results(head: dict, progress: Progress) -> dict:
     return head | {"segments": progress.segments, "epochs": progress.epochs, "best": progress.best}
 
 
-def _log_window(run: Run, state: TrainingState) -> None:
-    """Log the means of the last steps; skipped ones do not count."""
+def _log_window(run: Run, state: TrainingState, live: dict) -> None:
+    """Log the means of the last steps, of which skipped ones do not count, and the liveness, if it was measured."""
     _stop_if_broken(run, state)
     progress = state.progress
     step, learning_rate = progress.step, state.scheduler.get_last_lr()[0]
     means = progress.of_window.take(run.accelerator.reduce)
     if not run.accelerator.is_main_process:
         return
-    record = {"step": step, "epoch": progress.epoch, "learning_rate": learning_rate, **means}
+    record: dict[str, Any] = {"learning_rate": learning_rate, **means, **live}
     if run.accelerator.scaler is not None:
         record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
-    progress.metrics.append(record)
-    run.folder.add_metrics(record)
-    scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-    rates: list[float] = means.get("keep_rate", [])
-    layers = run.args.asa_layers or range(len(rates))
-    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
-    run.trackers.log("steps", scalars, step)
+    _log(run, state, record)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
         shown = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
         line += f", keep rate {shown}, fully masked {means['fully_masked']:.4f}"
+    if live.get("liveness") is not None:
+        line += f", liveness {live['liveness']:.2f}"
     if record.get("skipped_steps"):
         line += f", {counted(record['skipped_steps'], 'step')} of this epoch skipped by the loss scale"
     log.info(line)
+
+
+def _log(run: Run, state: TrainingState, figures: dict) -> None:
+    """Add a record of the last step to the metrics; the first process does."""
+    progress = state.progress
+    if not run.accelerator.is_main_process:
+        return
+    record = {"step": progress.step, "epoch": progress.epoch, **figures}
+    progress.metrics.append(record)
+    run.folder.add_metrics(record)
+    scalars = {name: each for name, each in record.items() if name not in ("step", "keep_rate") and each is not None}
+    rates: list[float] = record.get("keep_rate", [])
+    layers = run.args.asa_layers or range(len(rates))
+    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
+    run.trackers.log("steps", scalars, progress.step)
 
 
 def _counter(run: Run, *shape: int) -> torch.Tensor:

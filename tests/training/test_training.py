@@ -70,6 +70,8 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "seed": 42,
         "num_workers": 0,
         "logging_steps": 1,
+        "liveness_steps": 0,
+        "adversary_learning_rate": None,
         "report_to": "none",
         "optimizer": "adamw",
         "asa_layers": None,
