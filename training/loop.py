@@ -254,7 +254,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
 
     Args:
         eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        results: what goes before the epochs in the results file, from `describe`.
+        results: what goes before the epochs in the results file, from `describe`; without it, best/ has no card.
 
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
@@ -574,7 +574,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 def _export(run: Run, results: dict, progress: Progress) -> None:
     """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
     model = run.accelerator.unwrap_model(run.model)
-    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__) if results.get("args") else ""
     export(model, run.tokenizer, run.folder.best, card)
 
 
