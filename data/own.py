@@ -53,6 +53,7 @@ from data.tasks import (
     find_task,
     names_of,
 )
+from data.text import TextTask
 from utils import InputError, log
 
 FILES = ("train_file", "dev_file", "test_file")
@@ -302,6 +303,8 @@ def recorded_task(args: Mapping) -> Task | None:
     if not is_own(args):
         return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
+    if "mlm_probability" in args:
+        return TextTask(name=name, train=None, dev={name: DataSet(())}, test={})
     names = {split: _set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
     given: dict = {"name": name, "metrics": (), "train": None, "own": True, **sets}

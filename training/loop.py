@@ -47,6 +47,7 @@ from models.encoders import (
     positions,
     sources,
 )
+from models.masked_words import predict_given_words
 from training import accumulation
 from training.arguments import Default
 from training.devices import make_accelerator, wait_for_all
@@ -148,16 +149,20 @@ def execute(
     set_seed(args.seed)
     classes: dict[str, dict] = {}
     if args.do_train:
-        order_of = functools.partial(class_order, task)
+        order_of = None if head.of_words else functools.partial(class_order, task)
         backbone = load_pretrained(
             head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
         )
         if args.gradient_checkpointing:
             checkpoint_layers(backbone)
+        if head.of_words:
+            predict_given_words(backbone)
         model = methods.build(args.method, backbone, args)
     else:
         order, classes = classes_to_score(args, task)
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
+        if head.of_words:
+            predict_given_words(model)
         for found in classes.values():
             words = found["names"] or class_words(config)
             log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
@@ -199,7 +204,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
     elif args.do_eval:
         scores, of_sets = evaluate(run, features.eval)
         if accelerator.is_main_process:
-            for name, rows in features.eval.items():
+            for name, rows in features.eval.items() if not run.head.of_words else ():
                 write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
@@ -207,6 +212,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
         path = folder.submission(task.submissions[name].submission)
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
+            assert run.head.write is not None
             run.head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
     if args.do_train and accelerator.is_main_process:
@@ -244,7 +250,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
 
-    progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
+    progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     resume(run, state)
@@ -265,6 +271,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
+            features.set_epoch(progress.epoch)
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
     if args.report_to != "none":
@@ -365,14 +372,16 @@ def optimize(
     computed = parts if idle is None else parts or [idle]
     own = torch.stack([_size(part["labels"]) for part in computed]) * bool(parts)  # (parts, 2)
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
-    figures = Means()
+    figures, of_words = Means(), run.head.of_words
     for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
-            accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
-        figures.add(accumulation.figures(output, *shares))
+            accelerator.backward(
+                accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
+            )
+        figures.add(accumulation.figures(output, *shares, of_words=of_words))
     accelerator.unscale_gradients(optimizer)
     norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
@@ -480,7 +489,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         assert best is not None  # of this epoch and those before
-        for name, rows in eval_sets.items():
+        for name, rows in eval_sets.items() if not run.head.of_words else ():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
