@@ -129,10 +129,9 @@ def test_the_held_out_loss_and_perplexity_are_those_of_the_stock_model(trained, 
 def test_best_is_fine_tuned(trained, tmp_path, caplog):
     write(tmp_path / "train.csv", "sentence,label", "a warm film,good", "a dull plot,bad", "a fresh score,good")
     with caplog.at_level(logging.INFO, "asa"):
-        run_sent_clas.main(
-            ["--do_train", "--train_file", str(tmp_path / "train.csv"), "--load_model_path", str(trained / "best")]
-            + ["--output_dir", str(tmp_path / "out"), "--max_train_steps", "1", "--no_cuda", "--max_seq_length", "24"]
-        )
+        given = ["--train_file", str(tmp_path / "train.csv"), "--load_model_path", str(trained / "best")]
+        places = ["--output_dir", str(tmp_path / "out"), "--max_seq_length", "24"]
+        run_sent_clas.main(["--do_train", *given, *places, "--max_train_steps", "1", "--no_cuda"])
     assert "new weights: classifier.bias, classifier.weight" in caplog.messages
 
 
@@ -142,8 +141,8 @@ def test_a_head_that_is_made_anew_is_tied_and_the_log_says_so(text, encoder_fold
         run(text, trained / "best", tmp_path / "b", "--method", "naive", "--max_train_steps", "1", "--bf16")
     said = [line for line in caplog.messages if "head for masked words" in line]
     assert said == [
-        f"--load_model_path {encoder_folder}: it has no whole head for masked words, so that one is made anew; its scores"
-        " are those of the word embeddings (tied)",
+        f"--load_model_path {encoder_folder}: it has no whole head for masked words, so that one is made anew; its"
+        " scores are those of the word embeddings (tied)",
         f"--load_model_path {trained / 'best'}: its head for masked words is kept",
     ]
     assert results_of(tmp_path / "b")["epochs"][0]["eval_loss"] < results_of(tmp_path / "a")["epochs"][0]["eval_loss"]

@@ -26,6 +26,7 @@ from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Examples, Splits, read_splits
 from data.tasks import Task, class_order, match_classes
+from data.text import TextTask
 from models import methods
 from models.checkpoints import (
     export,
@@ -112,7 +113,7 @@ def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | 
         InputError: its classes are not those of the task.
     """
     source, order, names = args.test_model_file, None, None
-    if source is not None and Path(source).is_dir():
+    if source is not None and Path(source).is_dir() and not isinstance(task, TextTask):
         names = saved_classes(source)
         order = match_classes(task, names, f"--test_model_file {source}")
     if source is None or not getattr(task, "labels", ()):
