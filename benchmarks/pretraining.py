@@ -131,9 +131,10 @@ def kept(run: loop.Run, batch: dict[str, torch.Tensor]) -> int:
     model = run.accelerator.unwrap_model(run.model)
     vocabulary = getattr(model, "backbone", model).config.vocab_size
     sizes: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.shape[-1:] == (vocabulary,):
+        if tensor.shape[-1:] == (vocabulary,) and tensor.untyped_storage().data_ptr() not in weights:
             sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
         return tensor
 

@@ -8,6 +8,7 @@ has it too. The documents are shuffled, and a share of them is held out in a fil
 """
 
 import argparse
+import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -80,7 +81,7 @@ def evaluation_texts(task: Task, data_dir: str) -> Iterator[str]:
     """The documents of a task's dev and test sets, as far as they are there."""
     if isinstance(task, TokenTask):
         task = with_labels(task, data_dir)
-    for name, data_set in {**task.dev, **task.test}.items():
+    for name, data_set in itertools.chain(task.dev.items(), task.test.items()):
         for labelled in (True, False):  # a test set of a leaderboard has no labels
             try:
                 yield from list(documents_of(_rows(task, data_set, data_dir, labelled, evaluated=labelled)))

@@ -49,7 +49,7 @@ def packed_features(
     for first in range(0, len(documents), PACKED_TOGETHER):
         texts = list(documents[first : first + PACKED_TOGETHER])
         encoding = tokenizer(
-            texts, add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False
+            texts, add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False, verbose=False
         )
         pieces = [
             (ids, _starts(encoding.word_ids(row)) if whole_words else [])

@@ -39,12 +39,12 @@ def test_every_encoder_gives_the_same_for_the_words_alone(model_type):
     predict_given_words(backbone)
     found = backbone(**picked)
     assert found.logits.shape == (4, 3, 60)
-    assert relative_error(found.loss, expected.loss) < 1e-12
+    assert relative_error(found.loss, expected.loss) < 1e-6  # some of the library take it in float32
     for row, places in enumerate(PLACES):
         assert relative_error(found.logits[row, : len(places)], expected.logits[row, list(places)]) < 1e-12
     again = backbone(**full)  # a call without `words` is as ever
     assert torch.equal(again.logits, expected.logits)
-    if model_type in ("bert", "distilbert", "modernbert", "deberta-v2"):
+    if model_type in ("bert", "albert", "distilbert", "deberta-v2"):
         for one_forward in (False, True):
             model = AsaModel(backbone, one_forward=one_forward)
             gradients, output = training_step(model, full)
@@ -124,9 +124,10 @@ def kept_for_the_backward_pass(model, batch) -> float:
     """How many tensors of the size of all logits (B, L, V) autograd keeps, counted in numbers, each storage once."""
     vocabulary = model.backbone.config.vocab_size if hasattr(model, "backbone") else model.config.vocab_size
     kept: dict[int, int] = {}
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.shape[-1:] == (vocabulary,):
+        if tensor.shape[-1:] == (vocabulary,) and tensor.untyped_storage().data_ptr() not in weights:
             kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
         return tensor
 
@@ -148,7 +149,7 @@ def test_a_vocabulary_is_kept_for_the_masked_words_alone():
     def plain():
         return tiny_backbone(head="masked_lm", vocab_size=211)
 
-    assert kept_for_the_backward_pass(plain(), full) == pytest.approx(1, abs=0.1)
+    assert kept_for_the_backward_pass(plain(), full) == 1
     assert kept_for_the_backward_pass(AsaModel(plain()), full) < 2
     assert kept_for_the_backward_pass(AsaModel(plain(), one_forward=True), full) < 3
     backbone = plain()

@@ -13,7 +13,6 @@ from asa_models import ENCODERS
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from test_data import write
 
-import run_mlm
 import run_sent_clas
 from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
@@ -98,24 +97,6 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
     assert (two / "eval_results.txt").read_text() == printed
     assert (two / "SST-2.tsv").read_text() == (one / "SST-2.tsv").read_text()
     assert shared.stderr.count("step 10: train loss") == 1
-
-
-def test_two_processes_train_on_masked_words_as_one(encoder_folder, tmp_path):
-    """They have the same masks, and unequal numbers of masked words; the last step has one row for two processes."""
-    words = "a warm film with a fresh plot and bright music is not a dull drama yesterday".split()
-    lines = [" ".join(words[: 3 + row * 5 % 12]) for row in range(13)]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
-    given = ["--train_file", str(tmp_path / "text.txt"), "--dev_file", str(tmp_path / "text.txt"), "--no_packing"]
-    given += ["--load_model_path", encoder_folder, "--no_cuda", "--max_seq_length", "16", "--train_batch_size", "4"]
-    given += ["--eval_batch_size", "2", "--learning_rate", "1e-3", "--num_train_epochs", "1", "--output_dir"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    run_mlm.main([*given, str(one)])
-    shared = run_twofold([*given, str(two)], str(ROOT / "run_mlm.py"))
-    assert shared.returncode == 0, shared.stderr
-    expected, found = (json.loads((folder / "results.json").read_text())["best"] for folder in (one, two))
-    for name in ("train_loss", "eval_loss", "eval_score"):
-        assert found[name] == pytest.approx(expected[name], rel=1e-5), name
-    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-5)
 
 
 def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):

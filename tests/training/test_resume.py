@@ -142,26 +142,22 @@ def test_smart_resumed_goes_on_with_its_average_and_schedule(arguments, tmp_path
     assert differences(cut, whole) == []
 
 
-@pytest.mark.parametrize("flags", [(), ("--whole_word_mask", "--num_workers", "1")], ids=len)
-def test_masked_words_are_those_of_an_uninterrupted_run(flags, given, tmp_path):
-    """run_mlm.py, killed in the first epoch, in the second, and while it evaluates."""
+def test_masked_words_are_those_of_an_uninterrupted_run(given, tmp_path):
+    """run_mlm.py, killed in the first epoch and in the second."""
     chance = random.Random(0)
     lines = [" ".join(chance.choices(WORDS, k=chance.randint(5, 20))) for _ in range(24)]
     for name, part in (("train", lines[:18]), ("held", lines[18:])):
         (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n")
     files = ["--train_file", str(tmp_path / "train.txt"), "--dev_file", str(tmp_path / "held.txt")]
     sizes = ["--max_seq_length", "20", "--train_batch_size", "4", "--gradient_accumulation_steps", "2", "--no_cuda"]
-    argv = [*files, *sizes, "--load_model_path", str(given / "encoder"), "--num_train_epochs", "2", *flags]
+    argv = [*files, *sizes, "--load_model_path", str(given / "encoder"), "--num_train_epochs", "2"]
     argv += ["--save_steps", "1", "--logging_steps", "1", "--learning_rate", "1e-3", "--output_dir"]
     whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
     assert run("run_mlm", [*argv, str(whole)], log) == 0, log.read_text()
-    for blow in (
-        ("training.loop", "optimize", 2),
-        ("training.evaluation", "predict", 1),
-        ("training.loop", "optimize", 2),
-    ):
+    for call in (2, 5):  # the latter is in the second epoch
         resume = ["--resume"] if cut.exists() else []
-        assert run("run_mlm", [*argv, str(cut), *resume], log, (*blow, KILL)) == -KILL, log.read_text()
+        blow = ("training.loop", "optimize", call, KILL)
+        assert run("run_mlm", [*argv, str(cut), *resume], log, blow) == -KILL, log.read_text()
     assert run("run_mlm", [*argv, str(cut), "--resume"], log) == 0, log.read_text()
     assert differences(cut, whole) == []
 
