@@ -15,7 +15,8 @@ from pathlib import Path
 
 from data.examples import ChoiceExample, WordsExample
 from data.readers import read_set, task_folder, with_labels
-from data.tasks import TASKS, DataSet, Task, TokenTask, find_name
+from data.task_kinds import DataSet, Task, TokenTask
+from data.tasks import TASKS, find_name
 from utils import InputError, Parser, log, run_script, write_text
 
 

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from data import own
+from data import own, own_sets
 from data.columns import columns_of, given_columns, guessed_texts, tell
-from data.tasks import DataSet, Names
+from data.task_kinds import DataSet, Names
 from data.text import SUFFIXES_OF_TEXT, TEXT, TextTask, has_blank_lines
 from utils import InputError, log
 
@@ -56,9 +56,9 @@ def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
 def _data_set(args: argparse.Namespace) -> dict[str, list[Path]]:
     """The files of a folder, or of a data set as the library `datasets` keeps them."""
     folder = Path(args.dataset_name)
-    named = own.split_files(folder, SUFFIXES_OF_TEXT) if folder.is_dir() else {}
+    named = own_sets.split_files(folder, SUFFIXES_OF_TEXT) if folder.is_dir() else {}
     found = {split: [path] for split, path in named.items()}
-    found = found or {split: paths for split, [paths] in own._loaded(args).items()}
+    found = found or {split: paths for split, [paths] in own_sets.loaded(args).items()}
     if args.do_train and "train" not in found:
         raise InputError(f"--dataset_name {args.dataset_name}: it has no train set")
     if args.do_eval and "dev" not in found:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from data.columns import SUFFIXES
 from data.formats import lines, place_of, rows_of, text_column
-from data.tasks import Names, Task
+from data.task_kinds import Names, Task
 from utils import InputError
 
 TEXT = ".txt"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from data import own
 from data.own_text import text_task
-from data.tasks import TASKS, Task
+from data.task_kinds import Task
+from data.tasks import TASKS
 from data.text import TextTask
 from experiments import plan
 from experiments.plan import OwnRecipe, Planned, Variant

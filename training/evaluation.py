@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from models.asa import IGNORED_LABEL
 from training import accumulation
 from training.folder import RunFolder
 from training.state import Interruption, Means
+from training.trackers import Trackers
 from utils import Interrupted, log
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     folder: RunFolder
     interruption: Interruption | None = None  # of training
+    trackers: Trackers = field(default_factory=Trackers)  # likewise
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:
