@@ -1,4 +1,4 @@
-"""The command line of the three scripts: shared argument groups, checked before anything is loaded.
+"""The command line of the scripts: shared argument groups, checked before anything is loaded.
 
 Nothing heavy is imported here: `--help` and an argument that is wrong are answered at once.
 """
@@ -17,7 +17,7 @@ from data.columns import SUFFIXES
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
-from training import argument_files, trackers
+from training import argument_files, text_arguments, trackers
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -94,6 +94,17 @@ SCRIPTS = {
             "weight_decay": 0.0,
         },
     ),
+    "run_mlm": Script(
+        "Train an encoder further on plain text, by masked language modelling.",
+        {},
+        {
+            "train_batch_size": 32,
+            "eval_batch_size": 64,
+            "learning_rate": 1e-4,
+            "warmup_proportion": 0.06,
+            "weight_decay": 0.01,
+        },
+    ),
 }
 
 
@@ -123,7 +134,10 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             default="longest_first",
             help="cut the longer of context and question, or the context alone (default: %(default)s)",
         )
-    _add_own_data(parser, name)
+    if name == "run_mlm":
+        text_arguments.add_flags(parser, share)
+    else:
+        _add_own_data(parser, name)
     argument_files.add_flags(parser)
     return parse(parser, argument_files.with_files(parser, sys.argv[1:] if argv is None else argv))
 
@@ -145,7 +159,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     )
 
     group = parser.add_argument_group("data")
-    group.add_argument("--task_name", metavar="TASK", help=f"upper or lower case: {', '.join(tasks)}")
+    known = ", ".join(tasks)
+    about = f"upper or lower case: {known}" if known else "what to call the text"
+    group.add_argument("--task_name", metavar="TASK", help=about)
     group.add_argument("--data_dir", default="data/sets", help="folder with a folder per task (default: %(default)s)")
     group.add_argument(
         "--eval_on", choices=("dev", "test"), default="dev", help="the labelled set for --do_eval (default: dev)"
@@ -435,6 +451,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         InputError: the arguments contradict each other.
     """
     args = parser.parse_args(argv)
+    if "mlm_probability" in args:
+        text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
         raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
     args.test_model_file = args.test_model_file or None  # empty by default in the release
@@ -466,7 +484,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
     if args.test_model_file is not None:
         args.test_model_file = _best_of_run(args.test_model_file)
-    if "dataset_name" in args:
+    if "dev_fraction" in args:
         own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)

@@ -32,6 +32,7 @@ from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Examples, Splits, read_splits
 from data.task_kinds import Task
+from data.text import TextTask
 from models import methods
 from models.checkpoints import (
     backbone_of,
@@ -54,6 +55,7 @@ from models.encoders import (
     positions,
     sources,
 )
+from models.masked_words import predict_given_words
 from training import accumulation, liveness
 from training.arguments import Default
 from training.card import model_card
@@ -129,7 +131,7 @@ def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | 
         InputError: its classes are not those of the task.
     """
     source, order, names = args.test_model_file, None, None
-    if source is not None and Path(source).is_dir():
+    if source is not None and Path(source).is_dir() and not isinstance(task, TextTask):
         names = saved_classes(source)
         order = match_classes(task, names, f"--test_model_file {source}")
     if source is None or not getattr(task, "labels", ()):
@@ -166,16 +168,20 @@ def execute(
     set_seed(args.seed)
     classes: dict[str, dict] = {}
     if args.do_train:
-        order_of = functools.partial(class_order, task)
+        order_of = None if head.of_words else functools.partial(class_order, task)
         backbone = load_pretrained(
             head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
         )
         if args.gradient_checkpointing:
             checkpoint_layers(backbone)
+        if head.of_words:
+            predict_given_words(backbone)
         model = methods.build(args.method, backbone, args)
     else:
         order, classes = classes_to_score(args, task)
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
+        if head.of_words:
+            predict_given_words(model)
         for found in classes.values():
             words = found["names"] or class_words(config)
             log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
@@ -233,7 +239,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
     elif args.do_eval:
         scores, of_sets = evaluate(run, features.eval)
         if accelerator.is_main_process:
-            for name, rows in features.eval.items():
+            for name, rows in features.eval.items() if not run.head.of_words else ():
                 write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
@@ -241,6 +247,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
         path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
+            assert run.head.write is not None
             run.head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
     if args.do_train and accelerator.is_main_process:
@@ -279,7 +286,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
 
-    progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
+    progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
@@ -302,6 +309,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
+            features.set_epoch(progress.epoch)
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
             bar.set_postfix(bar_figures(progress), refresh=False)
@@ -425,14 +433,16 @@ def optimize(
     computed = parts if idle is None else parts or [idle]
     own = torch.stack([_size(part["labels"]) for part in computed]) * bool(parts)  # (parts, 2)
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
-    figures = Means()
+    figures, of_words = Means(), run.head.of_words
     for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
-            accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
-        figures.add(accumulation.figures(output, *shares))
+            accelerator.backward(
+                accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
+            )
+        figures.add(accumulation.figures(output, *shares, of_words=of_words))
     accelerator.unscale_gradients(optimizer)
     norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
@@ -554,7 +564,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         assert best is not None  # of this epoch and those before
-        for name, rows in eval_sets.items():
+        for name, rows in eval_sets.items() if not run.head.of_words else ():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
