@@ -22,19 +22,20 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from data.batches import StepSampler
 from data.features import Features, sentence_features
 from data.readers import read_set, task_folder
-from data.tasks import SENTENCE_TASKS, Recipe, SentenceTask, find_task
+from data.task_kinds import Recipe, SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
 from models.asa import AsaModel, divergence
 from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
 from models.liveness import divergences
 from training.folder import versions
 from training.loop import make_optimizer, parameter_groups
 from training.state import random_states, restore_random_states
-from utils import InputError, Parser, finite, log, run_script, write_json
+from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
 OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
 OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
 # Of a file: what has to be the same for all of its runs.
-SHARED = ("task_name", "load_model_path", "steps", "every", "batches", "max_seq_length")
+SHARED = ("task_name", "load_model_path", "max_seq_length")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Setting:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print a Markdown table, and write the figures as JSON where `--output` says, after each run."""
     args = parse_arguments(argv)
+    keep_freed_memory()
     task = find_task(args.task_name, SENTENCE_TASKS)
     recipe = task.recipe or Recipe(train_examples=0)
     shared = {name: getattr(args, name) for name in SHARED}
@@ -63,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.info(f"{setting}: recorded already")
             continue
         log.info(f"{setting}")
-        runs.append({"setting": vars(setting), **follow(args, task, recipe, setting, features, collate)})
+        found = follow(args, task, recipe, setting, features, collate)
+        runs.append({"setting": vars(setting), "measured_on": args.batches, **found})
         if args.output:
             write_json(args.output, {"args": shared, "versions": versions(), "runs": runs})
     print(markdown(runs))

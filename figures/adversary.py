@@ -94,7 +94,9 @@ def draw(path: str | Path, runs: Sequence[dict]) -> None:
 
 def draw_layers(axis: Axes, run: dict, name: str, **changes) -> None:
     """A figure of each layer at the first state; layers without it are left out, as the budget's, without a penalty."""
-    values = [(layer, found[name]) for layer, found in enumerate(run["states"][0]["layers"]) if found[name]]
+    layers = enumerate(run["states"][0]["layers"])
+    values = [(layer, found[name]) for layer, found in layers if found[name] is not None and found["ratio"] is not None]
+    values = [] if name == "ratio" and not any(value for _, value in values) else values
     axis.plot([layer for layer, _ in values], [value for _, value in values], **run["style"] | changes)
 
 

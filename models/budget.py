@@ -6,7 +6,6 @@ which. There is no penalty. A hidden key keeps a small weight, and with it a gra
 docs/row_budget.md has the reasons, and `AsaModel(backbone, budget=0.1)` uses the rule.
 """
 
-import functools
 import math
 
 import torch
@@ -69,7 +68,6 @@ def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.T
     return torch.where(hidden > 0, middle, -torch.inf)
 
 
-@functools.cache
 def hidden_keys(beta: float, length: int) -> tuple[int, ...]:
     """How many of 0, 1, ..., `length` keys are hidden: of more keys, as many or more."""
     return tuple(max(0, min(max(1, round(beta * keys)), keys - 1)) for keys in range(length + 1))

@@ -230,14 +230,14 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--tau",
         type=non_negative,
         default=0.5,
-        help="weight of asa's penalty is tau^2; asa_budget has none, and tau has no effect there (default: 0.5)",
+        help="tau^2 weights the penalty on unmasked pairs; no effect on asa_budget, which has none (default: 0.5)",
     )
     group.add_argument(
         "--asa_budget",
         type=share,
         default=0.1,
         metavar="BETA",
-        help="of asa_budget: the share of its keys that each query row hides (default: %(default)s)",
+        help="share of its keys that each query hides, with --method asa_budget (default: %(default)s)",
     )
     group.add_argument(
         "--asa_layers",
@@ -356,7 +356,7 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
         ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
-        ("random_mask_budget", share, None, "hide as many keys of each row as asa_budget with this share"),
+        ("random_mask_budget", share, None, "instead, hide as many keys of each query as asa_budget with this share"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),
         ("freelb_lr", positive, 0.1, "step size of the noise"),
@@ -488,9 +488,9 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
-    args.report_to = trackers.chosen(args.report_to)
     if args.eval_masks is not None:
         _check_eval_masks(args)
+    args.report_to = trackers.chosen(args.report_to)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.

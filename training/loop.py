@@ -369,8 +369,10 @@ def bar_figures(progress: Progress) -> dict[str, str]:
     Not the loss of each step, for which a GPU would have to wait.
     """
     figures = {}
-    if progress.metrics and progress.metrics[-1].get("train_loss") is not None:
-        figures["loss"] = f"{progress.metrics[-1]['train_loss']:.4f}"
+    windows = (each for each in reversed(progress.metrics) if "learning_rate" in each)  # not the liveness alone
+    window: dict = next(windows, {})
+    if window.get("train_loss") is not None:
+        figures["loss"] = f"{window['train_loss']:.4f}"
     if progress.epochs and progress.epochs[-1]["eval_score"] is not None:
         figures["score"] = f"{progress.epochs[-1]['eval_score']:.2f}"
     return figures

@@ -3,6 +3,7 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from asa_models import close
@@ -14,9 +15,16 @@ from models.asa import AsaModel, divergence
 from models.baselines import RandomMask
 from models.checkpoints import release_state_dict
 from models.liveness import divergences, random_rule
+from training import liveness, loop
 from training.loop import train
 
 MODELS = {"asa": {"tau": 0.3}, "asa_budget": {"budget": 0.3}}
+
+
+@pytest.fixture(autouse=True)
+def no_card(monkeypatch):
+    """A run without a record has no card of its model."""
+    monkeypatch.setattr(loop, "model_card", lambda *_: "", raising=False)
 
 
 def generator(seed: int = 7) -> torch.Generator:
@@ -87,19 +95,17 @@ def test_training_does_not_notice(method, tmp_path):
     assert [line for line in lines[1] if "train_loss" in line] == lines[0]
 
 
-def test_parts_are_one_batch_and_the_learned_masks_are_better(tmp_path):
-    """An adversary that hides what it reads as large, of keys whose values it knows to matter, is above chance."""
+def test_the_parts_of_a_batch_are_measured_together(tmp_path):
+    """The sum over them, each as many times as it has rows; the random masks follow from seed and step."""
     model = AsaModel(tiny_backbone(dtype=torch.float32), budget=0.3)
-    found = []
-    for parts in (1, 2):
-        run = make_run(tmp_path / str(parts), copy.deepcopy(model), gradient_accumulation_steps=parts, liveness_steps=1)
-        torch.manual_seed(0)
-        train(run, features(8), {}, {})
-        found.append(metrics_of(run.folder.path)[0])
-    assert found[0]["step"] == 1
-    assert found[0].keys() > {"liveness", "train_loss", "keep_rate"}  # one line holds all of a step
-    assert found[0]["divergence"] == pytest.approx(found[1]["divergence"], rel=1e-4)
-    assert found[0]["liveness"] != found[1]["liveness"]  # other random masks
+    run = make_run(tmp_path / "run", model, seed=5)
+    parts = [tiny_batch(), tiny_batch(lengths=(7, 5), seed=2)]
+    found = liveness.measure(run, parts, 3)["liveness"]
+    drawn = generator(int(np.random.SeedSequence([5, 3, 0]).generate_state(1)[0]))
+    learned, random = sum(rows * divergences(model, drawn, **part) for rows, part in zip((4, 2), parts, strict=True))
+    assert found == pytest.approx((learned / random).item())
+    assert liveness.measure(run, parts, 3)["liveness"] == found
+    assert liveness.measure(run, parts, 4)["liveness"] != found
 
 
 def test_no_ratio_where_nothing_is_masked(tmp_path):
