@@ -313,3 +313,8 @@ def keep_freed_memory() -> bool:
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
     settings = ((mmap_max, 0), (trim_threshold, 2**30), (top_pad, 64 * 2**20))
     return all(ctypes.CDLL(None).mallopt(*setting) == 1 for setting in settings)
+
+
+def never_destroy(value: object) -> None:
+    """Leave a Python object undestroyed, at the end of the process too, where Python destroys what is left."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))

@@ -57,11 +57,11 @@ class StoredFeatures(Features):
 def cached(
     folder: str | None, make: Callable[..., Features], tokenizer: PreTrainedTokenizerBase, **settings
 ) -> Callable[[Examples], Features]:
-    """A function of the examples that gives `make(examples, tokenizer, **settings)`, from the cache where it can.
+    """A function examples -> `make(examples, tokenizer, **settings)`, which takes the result from the cache if it can.
 
     Args:
-        folder: of the cache; None for no cache. Where it cannot be used, the log says so, and nothing is cached.
-        settings: values that JSON can hold.
+        folder: the cache; None for no cache. If it cannot be used, the log says so, and nothing is cached.
+        settings: values that JSON can hold; they are part of the cache's key.
     """
 
     def features(examples: Examples) -> Features:

@@ -145,7 +145,7 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
             raise InputError(f"{where}: there is no list of choices in column {name!r}")
     texts = [None if text is None else checked_text(text, "a choice", where) for text in texts]
     if len(texts) - texts.count(None) < 2:
-        raise InputError(f"{where}: two choices at the least are expected, and it has {len(texts) - texts.count(None)}")
+        raise InputError(f"{where}: at least two choices are expected, and it has {len(texts) - texts.count(None)}")
     names = [str(each) for each in names if each is not None]
     return Choices(texts, names if len(names) == len(texts) else [])
 

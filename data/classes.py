@@ -33,10 +33,10 @@ def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
 
 
 def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | None:
-    """`class_order` of a model that is to be scored; None where its classes have no names.
+    """The order of a model's classes in terms of the task's (see `class_order`); None if its classes have no names.
 
     Args:
-        words: `LABEL_<i>` where the model has no names.
+        words: the model's class names; `LABEL_<i>` stands for no name.
         given: how an error quotes the checkpoint.
 
     Raises:

@@ -304,7 +304,11 @@ def quoted(text: str) -> str:
 
 
 def checked_text(value, name: str, where: str) -> str:
-    """`value`, which must be text that can be encoded (JSON can hold halves of characters), or a number as text."""
+    """`value` as text, if it is a number or text that can be encoded (JSON can hold lone surrogates).
+
+    Raises:
+        InputError: it is neither; the message begins with `where` and calls the value `name`.
+    """
     if type(value) is int or (type(value) is float and math.isfinite(value)):  # True is an int, too, but no number
         return str(value)
     if not isinstance(value, str):

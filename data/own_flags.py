@@ -49,7 +49,7 @@ def check(args: argparse.Namespace) -> None:
     if args.dataset_name and files:
         raise InputError(f"--dataset_name and --{files[0]} exclude each other: give one of them")
     if args.dataset_config_name and not args.dataset_name:
-        raise InputError("--dataset_config_name is of a --dataset_name: give that too")
+        raise InputError("--dataset_config_name needs --dataset_name: give both")
     if args.dev_fraction == 1:
         raise InputError("--dev_fraction 1 leaves nothing to train on: give less")
     if args.dev_fraction and args.dev_file:
@@ -79,12 +79,12 @@ def check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None
             " --dev_fraction and --seed"
         )
     if args.dev_fraction and not args.train_file and not args.dataset_name:
-        raise InputError("--dev_fraction is of the training rows: give --train_file too")
+        raise InputError("--dev_fraction needs --train_file, the rows to divide")
     args.dev_fraction = args.dev_fraction or DEV_FRACTION
 
 
 def set_names(name: str, given: Sequence[str], flag: str) -> list[str]:
-    """What the sets of a split are called: one as the task, several after their files too.
+    """The names of a split's sets: that of the task if there is one set, else `<task>-<file>` for each.
 
     Raises:
         InputError: two of them have the same name.

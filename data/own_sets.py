@@ -14,7 +14,7 @@ SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", 
 
 
 def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, list[list[Path]]]:
-    """Split -> its sets, each of one file or several.
+    """The user's files: split -> its sets, each a list of files.
 
     Raises:
         InputError: a file is missing, or of no known format, or the data set cannot be read.
@@ -65,7 +65,7 @@ def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
         ]
         if len(paths) > 1:
             names = " or ".join(path.name for path in paths)
-            raise InputError(f"{folder}: is its {split} set {names}? leave one, or name the files (--{split}_file)")
+            raise InputError(f"{folder}: is its {split} set {names}? keep one, or name the files (--{split}_file)")
         if paths:
             found[split] = paths[0]
     return found

@@ -132,7 +132,7 @@ class Splits(Generic[Rows]):
 
 
 def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
-    """All sets that the arguments ask for, not yet read.
+    """All sets that the arguments ask for; their files are found here and read later.
 
     Raises:
         InputError: a folder or file is missing, or the task has no training set.
@@ -220,7 +220,7 @@ def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
 
 
 def task_folder(data_dir: str | Path, name: str) -> Path:
-    """`<data_dir>/<name>`, or a folder with another name of the task, whatever its case.
+    """The folder of a task: `<data_dir>/<name>` or another of the task's names, in upper or lower case.
 
     Raises:
         InputError: there is no such folder.
@@ -236,7 +236,9 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     for known in names_of(name):
         if known.lower() in folders:
             return folders[known.lower()]
-    raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
+    raise InputError(
+        f"--data_dir {data_dir}: it has no folder {name} (in upper or lower case); put the files there, or: {fetch}"
+    )
 
 
 def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evaluated: bool = False) -> Examples | None:

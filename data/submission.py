@@ -147,6 +147,6 @@ def write_words(
         return _write_objects(path, examples, said)
     lines = []
     for example, tags in zip(examples, predictions, strict=True):
-        words = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # which a list may hold
-        lines += [f"{word}\t{tag}\n" for word, tag in zip(words, tags, strict=True)] + ["\n"]
+        shown = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # which a list may hold
+        lines += [f"{word}\t{tag}\n" for word, tag in zip(shown, tags, strict=True)] + ["\n"]
     return write_text(path, "".join(lines))

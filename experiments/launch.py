@@ -34,7 +34,7 @@ BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
 
 
 class Estimate:
-    """How long runs take: as the finished ones of the same task and method below a folder, else a rough rate."""
+    """How long runs take: the median of finished runs of the same task and method in a folder, else a rough rate."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -68,7 +68,7 @@ class Estimate:
         device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
-        return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
+        return seconds, f"roughly, at {ROUGH_RATES[device]} examples/s per pass on {device}"
 
 
 def duration(seconds: float) -> str:
@@ -76,7 +76,7 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """The settings of a task, each with where it is from."""
+    """The settings of a recipe in one line, each followed by its source."""
     return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
 
 

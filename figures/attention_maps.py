@@ -1,4 +1,4 @@
-"""Attention maps of a sentence: as the model attends, and with the units masked that its adversary chose.
+"""Draw attention maps of a sentence: without masks, and with the pairs masked that the adversary chose.
 
 python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin --load_model_path all-MiniLM-L6-v2 \
     --task_name SST-2 --text "the best thing about the film is its length : it is short"
@@ -130,14 +130,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--task_name",
         metavar="TASK",
-        help=f"in any case: {', '.join(SENTENCE_TASKS)} (default: that of own data, by the best/ folder of the run)",
+        help=f"upper or lower case: {', '.join(SENTENCE_TASKS)} (default: own data, read from best/)",
     )
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", required=True, help="the sentence")
     parser.add_argument("--text_b", help="the second sentence of a pair")
-    parser.add_argument("--label_words", nargs="+", metavar="WORD", help="what to call the task's labels, in order")
-    parser.add_argument("--layer", type=int, help="from 0 (default: the one whose adversary masks most)")
-    parser.add_argument("--head", default="mean", help="from 0, or mean (default)")
-    parser.add_argument("--do_lower_case", action="store_true", help="as it was given for the fine-tuning")
+    parser.add_argument("--label_words", nargs="+", metavar="WORD", help="names to show for the labels, in their order")
+    parser.add_argument("--layer", type=int, help="layer to draw, from 0 (default: the one whose adversary masks most)")
+    parser.add_argument("--head", default="mean", help="head to draw, from 0, or their mean (default)")
+    parser.add_argument("--do_lower_case", action="store_true", help="if the fine-tuning had it")
     parser.add_argument("--output_dir", default="figures", help="(default: %(default)s)")
     return parser.parse_args(argv)
 

@@ -44,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             been written then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
-    parser.add_argument("--points", type=positive, default=10.0, help="each side of 0 (default: %(default)s)")
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="output folder of a grid, or any folder with runs in it"
+    )
+    parser.add_argument(
+        "--points", type=positive, default=10.0, help="where the axis ends on each side of 0 (default: %(default)s)"
+    )
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
     found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]

@@ -169,7 +169,7 @@ def load_config(
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not to be had from the Hub"
+            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not available on the Hub"
             f" ({type(error).__name__}): check the name and the connection{_nearest(name)}"
         ) from None
     if why := unsupported(config.model_type):

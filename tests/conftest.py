@@ -284,3 +284,15 @@ def script(encoder_folder, tmp_path):
         return exit_status(module.main, *given, *flags)
 
     return run
+
+
+@pytest.fixture
+def tokenizer(encoder_folder):
+    return transformers.AutoTokenizer.from_pretrained(encoder_folder)
+
+
+@pytest.fixture
+def said(caplog):
+    """What has been logged so far."""
+    caplog.set_level("INFO", "asa")
+    return lambda: [record.getMessage() for record in caplog.records]

@@ -21,6 +21,7 @@ from test_bad_files import GOOD_FILES, write_set
 import run_sent_clas
 from models.asa import AsaModel
 from models.checkpoints import release_state_dict
+from models.encoders import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVAL, TEST = "--do_train", "--do_eval", "--do_test"
@@ -105,7 +106,7 @@ BAD_FLAGS = [
     (
         "SST-2",
         [TRAIN, "--test_model_file", "absent.bin"],
-        "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested",
+        "--test_model_file and --do_train exclude each other: after training, its own model is evaluated and tested",
     ),
     ("SST-2", [TEST, "--test_model_file", "absent.bin"], "--test_model_file absent.bin: no such file or folder"),
     ("SST-2", [TRAIN, "--output_dir="], "--output_dir is empty: name the folder of this run"),
@@ -179,7 +180,7 @@ BAD_FOLDERS = {
     below_a_file: "--output_dir .*given/out: the file given is in the way",
     of_an_earlier_run: r"--output_dir .*given: it has results already \(results\.json\)",
     a_file_for_the_data: "--data_dir .*given: no such folder; .*python -m data.download SST-2",
-    a_file_for_the_task: "--data_dir .*given: it has no folder SST-2 in any case; .*python -m data.download SST-2",
+    a_file_for_the_task: r"--data_dir .*given: it has no folder SST-2 \(in upper or lower case\); .*data.download",
     a_folder_for_the_file: r".*train\.tsv: no such file \(looked for train\.tsv in .*SST-2\)",
     without_a_dev_file: r".*dev\.tsv: no such file \(looked for dev\.tsv in .*SST-2\)",
     lambda path: {"data_dir": "absent"}: "--data_dir absent: no such folder; .*python -m data.download SST-2",
@@ -415,8 +416,8 @@ def test_bad_encoders(make, expected, data_dir, tmp_path, refused):
 
 def test_an_encoder_that_cannot_be_had(data_dir, refused):
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="no-such-encoder")
-    known = "all-MiniLM-L6-v2, all-mpnet-base-v2"
-    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not to be had from")
+    known = ", ".join(PACKAGES)
+    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not available on")
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="all-MiniLM-L6-v3")
     assert said.endswith("; did you mean all-MiniLM-L6-v2?")
 

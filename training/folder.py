@@ -21,6 +21,7 @@ from data.own import recorded_task
 from data.own_flags import FORMATS
 from data.predictions import file_name
 from training.arguments import EXECUTION, SETTLED
+from training.card import is_card
 from training.state import damage, latest_good
 from training.trackers import EVENTS_SUFFIX
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
@@ -209,7 +210,7 @@ class RunFolder:
     def _check_best(self) -> None:
         """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
         for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
-            if not EXPORTED.fullmatch(file.name):
+            if not EXPORTED.fullmatch(file.name) and not is_card(file):
                 raise InputError(
                     f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
                     " best/: move it away"
@@ -303,7 +304,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def last_state_named(self) -> Iterator[None]:
-        """Within this block, an error also says from which state the run can go on."""
+        """Within this block, an error message also names the state from which the run can be resumed."""
         try:
             yield
         except InputError as error:

@@ -6,7 +6,6 @@ files are those of one process.
 
 import argparse
 import contextlib
-import ctypes
 import functools
 import itertools
 import sys
@@ -35,6 +34,7 @@ from data.readers import Examples, Splits, read_splits
 from data.task_kinds import Task
 from models import methods
 from models.checkpoints import (
+    backbone_of,
     export,
     load_release_checkpoint,
     load_saved,
@@ -56,6 +56,7 @@ from models.encoders import (
 )
 from training import accumulation
 from training.arguments import Default
+from training.card import model_card
 from training.devices import make_accelerator, wait_for_all
 from training.evaluation import (
     INTERRUPTED,
@@ -81,7 +82,7 @@ from training.state import (
     restore_random_states,
 )
 from training.trackers import Trackers
-from utils import InputError, Interrupted, counted, keep_freed_memory, log
+from utils import InputError, Interrupted, counted, keep_freed_memory, log, never_destroy
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
@@ -145,7 +146,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits[Features],
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
+    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -189,7 +190,7 @@ def execute(
     if accelerator.num_processes > 1:
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
+        never_destroy(model)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
     if args.resume:
         folder.check_same(record)
@@ -278,7 +279,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
-    resume(run, state)
+    resume(run, state, results)
     progress.begin_segment(versions())
     if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
@@ -356,8 +357,11 @@ def bar_figures(progress: Progress) -> dict[str, str]:
     return figures
 
 
-def resume(run: Run, state: TrainingState) -> None:
+def resume(run: Run, state: TrainingState, results: dict) -> None:
     """Put a run that is to be resumed where it was; any other is left at its beginning.
+
+    Args:
+        results: as of `train`.
 
     Raises:
         InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
@@ -382,7 +386,7 @@ def resume(run: Run, state: TrainingState) -> None:
         best = progress.best
         if best is not None and folder.checkpoint(progress.epoch).exists():
             load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
-            export(model, run.tokenizer, folder.best)
+            _export(run, results, progress)
             state.load(path)
 
 
@@ -429,15 +433,15 @@ def optimize(
 def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     """Clip the gradient of the adversaries and that of everything else, each by its own norm.
 
-    Together the one would decide on the other: an adversary's gradient has the gain of the masked score, and is often a
-    hundred times as long as the encoder's.
+    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
+    as long as the encoder's.
 
     Args:
-        model: out of what distributes it.
-        max_norm: of each of the two; 0 leaves them as they are.
+        model: the module itself, not wrapped for distributed training.
+        max_norm: the limit for each of the two; 0 does not clip.
 
     Returns:
-        Their norms before that, on the device: `grad_norm`, and `adversary_grad_norm` where there are adversaries.
+        The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
     """
     norms = {}
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
@@ -529,7 +533,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
-            export(model, run.tokenizer, run.folder.best)
+            _export(run, results, progress)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
         run.folder.write_lines(lines)
@@ -541,6 +545,13 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
+
+
+def _export(run: Run, results: dict, progress: Progress) -> None:
+    """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
+    model = run.accelerator.unwrap_model(run.model)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    export(model, run.tokenizer, run.folder.best, card)
 
 
 def _results(head: dict, progress: Progress) -> dict:

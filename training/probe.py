@@ -23,10 +23,10 @@ from utils import InputError
 
 
 def probe(run: Run, features: Splits[Features]) -> None:
-    """Let a batch of each set go through the model as it will: forward, and one of the training set backward too.
+    """Try one batch of each set before anything is written: a forward pass, and a backward pass for the training set.
 
-    Each process does it alone, in the run's precision. No figure of the run depends on it: the gradients are dropped,
-    and the random streams are put back.
+    Each process does so by itself, in the run's precision. The run does not depend on it: the gradients are dropped,
+    and the random-number generators are restored.
 
     Raises:
         InputError: encoder, tokenizer and task do not fit together; the message is one sentence.

@@ -31,7 +31,7 @@ MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors",
 
 
 class Means:
-    """Sums of figures, which stay on the device until their means are taken."""
+    """Running sums of figures, kept on the device until their means are asked for."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
@@ -172,7 +172,7 @@ class TrainingState:
             many = counted(processes, "process", "processes")
             raise InputError(f"{path}: saved by {many}, not {accelerator.num_processes}: start as many")
         if figures["data"] != self.data:
-            raise InputError(f"{path}: the training data, or how it is tokenised, is not what it was: bring it back")
+            raise InputError(f"{path}: the training data, or how it is tokenised, has changed since then: restore it")
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
             raise InputError(f"{path}: the state of another model: give the encoder that the run began with")

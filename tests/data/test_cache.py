@@ -33,11 +33,6 @@ def small_sets_too(monkeypatch):
 
 
 @pytest.fixture
-def tokenizer(encoder_folder):
-    return AutoTokenizer.from_pretrained(encoder_folder)
-
-
-@pytest.fixture
 def sentences(tmp_path) -> Examples:
     rows = ["a warm film\t1", "a dull plot and more of it and more of it\t0", "a film\t0"]
     return Examples(SST, [write(tmp_path / "train.tsv", "sentence\tlabel", *rows)], labelled=True)

@@ -100,7 +100,7 @@ def test_a_blank_that_stands_alone_takes_the_choice(tmp_path):
             "line 3: the answer 'weak' is none of its 3 choices, which are called 'warm', 'dull', 'flat'",
         ),
         ({"answer": None}, "line 3: there is no answer in column 'answer'"),
-        ({"choices": ["warm"]}, "line 3: two choices at the least are expected, and it has 1"),
+        ({"choices": ["warm"]}, "line 3: at least two choices are expected, and it has 1"),
         ({"choices": "warm, dull"}, "line 3: there is no list of choices in column 'choices'"),
         ({"choices": ["warm", 7.5, True]}, "line 3: a choice must be text, not bool"),
         ({"question": None}, "line 3: column 'question' must be text, not NoneType"),

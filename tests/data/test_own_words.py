@@ -59,7 +59,7 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
         ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tag in 'tags' for 2 words in 'tokens'"),
         ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
         ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not NoneType"),
-        ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; two tags at the"),
+        ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; at least two tags"),
         ([{"tokens": ["a", "b"], "tags": ["A", "C"]}], "--metric entity_f1", "--metric entity_f1 is of entities: the"),
         ([{"it": ["a"], "tags": ["O"]}], "", "which column is the words is not clear: give --token_column; the col"),
         ([{"tokens": ["a"], "tags": ["O"], "ner_tags": ["O"]}], "", "('ner_tags' or 'tags'?): give --tag_column; the"),
