@@ -577,7 +577,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         tqdm.write(lines[-1])
         scores_of = {name: record[f"eval_{name}"] for name in ("loss", "score")} | record["metrics"]
         figures = {f"eval/{name}": value for name, value in scores_of.items()}
-        figures |= {f"epoch/{name}": record[name] for name in ("epoch", "train_loss", "seconds")}
+        # Not below "epoch", a figure of the steps: a store of files cannot have both.
+        figures |= {f"epoch_{name}": record[name] for name in ("train_loss", "seconds")}
         run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)

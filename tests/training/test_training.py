@@ -383,7 +383,7 @@ def test_the_progress_bar_shows_loss_and_score(tmp_path, monkeypatch):
 
     class Bar(tqdm):
         def update(self, n=1):
-            shown.append(self.postfix)
+            shown.append(self.postfix or "")
 
     monkeypatch.setattr(loop, "tqdm", Bar)
     run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), logging_steps=2, train_batch_size=4)
