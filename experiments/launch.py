@@ -112,15 +112,18 @@ def write_plan(runs: Sequence[Planned], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_grid(folder: Path) -> Iterator[None]:
+def only_grid(folder: Path, wait: float = 0) -> Iterator[None]:
     """Hold the folder against a second grid.
+
+    Args:
+        wait: seconds in which the other one may end.
 
     Raises:
         InputError: another grid works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".grid.lock", timeout=0):
+        with FileLock(folder / ".grid.lock", timeout=wait):
             yield
     except Timeout:
         raise InputError(
