@@ -151,15 +151,18 @@ def standings(runs: Sequence[Planned]) -> dict[str, Standing]:
 
 
 def _standing(run: Planned, record: Mapping[str, str], known: Mapping[str, str]) -> Standing:
-    job = record.get("job", "")
-    if state(run) == "finished":
-        return Standing("finished", job)
+    job, finished = record.get("job", ""), state(run) == "finished"
     word = known.get(job, "")
-    if word and word not in ENDED:
+    if word and word not in ENDED:  # though the run be finished: the job tidies up after it
         return Standing("running" if word in ("RUNNING", "COMPLETING") else "queued", job)
+    if finished:
+        return Standing("finished", job)
     if "failed" in record:
         return Standing("failed", job, record["failed"])
-    return Standing("missing", job, f"job {job} ended as {word}" if word else f"job {job} is gone" if job else "")
+    if not job:
+        return Standing("missing")
+    said = f"job {job} ended as {word}" if word else f"job {job} is gone"
+    return Standing("missing", job, f"{said}; see {run.folder / 'log.txt'}")
 
 
 def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: str, again: str) -> dict[str, str]:
@@ -316,7 +319,7 @@ def _failed(runs: Sequence[Planned], found: Mapping[str, Standing]) -> dict[str,
         if run.needs and run.needs.name in failed:
             failed[run.name] = "not possible, as the training failed"
         elif standing.kind != "finished":
-            failed[run.name] = f"{standing.why or 'no job is at it'}; see {run.folder / 'log.txt'}"
+            failed[run.name] = standing.why or "no job is at it"
     return failed
 
 

@@ -115,7 +115,7 @@ class Slurm:
                         os.kill(int(process.name), signal.SIGKILL)
 
     def ask(self, *command: str) -> str:
-        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
 
     def wait_for(self, *command: str, said: str, seconds: float = 100) -> None:
         """Wait until a command says what is expected, anywhere in what it says."""
