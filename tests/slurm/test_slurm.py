@@ -16,6 +16,7 @@ from test_processes import ROOT, arguments, data_dir  # noqa: F401
 import reproduce
 import run_sent_clas
 from benchmarks.kill_resume import differences, make_data, make_encoder
+from data.tasks import TASKS
 from experiments import cluster, plan
 from utils import Interrupted
 
@@ -119,6 +120,22 @@ def requeued(slurm, job: str, *changes: str) -> None:
     """Wait until a job is queued again, as it is for six seconds, and change it."""
     slurm.wait_for("squeue", "--noheader", "--array", "--jobs", job, "--format=%T", said="PENDING")
     slurm.ask("scontrol", "update", f"JobId={job}", *changes)
+
+
+def test_a_cancelled_job_is_not_queued_again(slurm, tmp_path, monkeypatch):
+    """But its run has time to save, and the grid's next command submits it again."""
+    deaf = "import pathlib, signal, sys; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); "
+    deaf += f"pathlib.Path({str(tmp_path / 'started')!r}).touch(); signal.pause()"
+    monkeypatch.setattr(plan, "script_command", lambda script: [sys.executable, "-c", deaf])
+    [planned] = plan.plan_runs(tmp_path / "runs", [TASKS["CoLA"]], [plan.Variant("naive", "naive")], [1], [])
+    executor = cluster.make_executor(tmp_path / "runs", ["timeout_min=10"])
+    cluster.submit([planned], {planned.name: cluster.Standing("missing")}, executor, "last")
+    slurm.wait_for("ls", str(tmp_path), said="started")
+    job = cluster.read_job(planned)["job"]
+    assert cluster.standings([planned]) == {planned.name: cluster.Standing("running", job)}
+    slurm.ask("scancel", job)
+    slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="CANCELLED")
+    assert cluster.standings([planned]) == {planned.name: cluster.Standing("failed", job, "cancelled")}
 
 
 def test_a_job_over_two_nodes_trains_as_one_process(slurm, data_dir, encoder_folder, tmp_path, monkeypatch):  # noqa: F811
