@@ -1,4 +1,4 @@
-"""The main job on an embedded default: fine-tune an encoder on DEMO, once plainly and once with ASA, and compare.
+"""Fine-tune a small encoder on the DEMO task, once plainly and once with ASA, and print a table of both.
 
 python demo.py
 """
@@ -46,7 +46,7 @@ def print_table(results: dict[str, dict]) -> None:
         metrics = record["epochs"][-1]["metrics"]
         seconds = sum(epoch["seconds"] for epoch in record["epochs"])
         print(f"{method:8}{metrics['accuracy']:17.2f}{metrics['shifted/accuracy']:10.2f}{seconds:10.1f}")
-    print("Accuracy in per cent after the last epoch; one seed each, which shows how it works and not which is better.")
+    print("Accuracy in per cent after the last epoch; one seed each: this shows how ASA runs, not which is better.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The paper's tables: grids of runs, and what came of them.
+"""Run the grids behind the paper's tables, and make the tables.
 
 python reproduce.py main --encoder bert-base-uncased --data_dir data/sets --output_dir runs/bert
 python reproduce.py report runs/bert
@@ -13,13 +13,14 @@ from pathlib import Path
 
 from data import own
 from data.readers import task_folder
-from data.tasks import TASKS, Task, find_name, names_of
+from data.task_kinds import Task
+from data.tasks import TASKS, find_name, names_of
 from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
 from models.methods import METHODS
 from training.arguments import SCRIPTS
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, counted, log, run_script
 
 # Table -> its tasks and variants where none are given.
 TASKS_OF = {
@@ -80,11 +81,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
-        print(f"{len(failed)} of {len(runs)} runs failed; {again}", file=sys.stderr)
+        print(f"{len(failed)} of {counted(len(runs), 'run')} failed; {again}", file=sys.stderr)
         for name, why in failed.items():
             print(f"  {name}: {why}", file=sys.stderr)
         sys.exit(1)
-    log.info(f"all {len(runs)} runs are finished: python reproduce.py report {shlex.quote(str(folder))}")
+    log.info(f"{counted(len(runs), 'run')} finished: python reproduce.py report {shlex.quote(str(folder))}")
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -99,17 +100,19 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     commands = parser.add_subparsers(dest="command", required=True)
     for table, about in {
         "main": "plain fine-tuning and ASA on the tasks of the paper's main table",
-        "comparison": "ASA beside the other regularisers",
-        "ablation-tau": "ASA with other weights of the penalty",
-        "ablation-layers": "ASA on some layers alone",
-        "robustness": "models of the main table, scored on other sets",
+        "comparison": "ASA and the baselines",
+        "ablation-tau": "ASA with different weights of the penalty",
+        "ablation-layers": "ASA on some of the layers only",
+        "robustness": "models of the main table, scored on other test sets",
     }.items():
         command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=EPILOG)
         _add_grid_arguments(command, table)
     command = commands.add_parser("report", help="the tables of all runs below a folder")
-    command.add_argument("folder", help="results.json files are looked for in it and below")
-    command.add_argument("--output", metavar="FOLDER", help="gets report.md, report.csv and report.json")
-    command.add_argument("--no_times", action="store_true", help="of runs that did not have the machine to themselves")
+    command.add_argument("folder", help="reads every results.json in it and below")
+    command.add_argument("--output", metavar="FOLDER", help="write report.md, report.csv and report.json there")
+    command.add_argument(
+        "--no_times", action="store_true", help="leave out times, for runs that shared the machine with other work"
+    )
     args = parser.parse_args(argv[:split])
     if args.command == "report":
         if extra:
@@ -117,7 +120,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         return args, extra
     for part in extra:
         if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
-            raise InputError(f"{part} after --: it is the grid that gives it")
+            raise InputError(f"{part} after --: the grid sets it itself")
     if args.cluster_args and args.cluster == "local":
         raise InputError(f"--cluster_args {args.cluster_args[0]}: they are for --cluster slurm")
     if args.jobs > 1 and args.cluster == "slurm":
@@ -148,18 +151,18 @@ def _known_and_own(given: Sequence[str]) -> tuple[list[str], dict[str, Task]]:
     return list(dict.fromkeys(names)), own_tasks
 
 
-EPILOG = "What stands after -- goes to every run: ... -- --learning_rate 1e-5"
+EPILOG = "Arguments after -- go to every run, as in: ... -- --learning_rate 1e-5"
 
 
 def _add_grid_arguments(command: Parser, table: str) -> None:
     group = command.add_argument_group("the grid")
-    group.add_argument("--encoder", default="bert-base-uncased", help="folder, package or name (default: %(default)s)")
-    group.add_argument("--output_dir", required=True, help="gets a folder per run: <TASK>/<METHOD>/seed<SEED>")
+    group.add_argument("--encoder", default="bert-base-uncased", help="as --load_model_path (default: %(default)s)")
+    group.add_argument("--output_dir", required=True, help="a folder per run is made in it: <TASK>/<METHOD>/seed<SEED>")
     group.add_argument(
         "--tasks",
         type=_words,
         default=TASKS_OF[table],
-        help=f"or folders of your own with train.*, dev.* (default: {','.join(TASKS_OF[table])})",
+        help=f"names, or folders with train.* and dev.* of your own (default: {','.join(TASKS_OF[table])})",
     )
     if table in METHODS_OF:
         methods = METHODS_OF[table]
@@ -168,7 +171,9 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
         group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
         group.add_argument(
-            "--layers", nargs="+", help="as --asa_layers has them (default: each third of the encoder's, and all)"
+            "--layers",
+            nargs="+",
+            help="one or more values of --asa_layers (default: each third of the layers, and all)",
         )
     if table == "robustness":
         group.add_argument(
@@ -178,9 +183,11 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
             metavar="TASK=FILE",
             help="score the models of a task on a file in its format; may be given several times",
         )
-    group.add_argument("--seeds", type=_seeds, help="how many, from 42 on, or a list, as 1,2 (default: as published)")
     group.add_argument(
-        "--jobs", type=_count, default=1, help="runs at a time, on the GPUs in turn (default: %(default)s)"
+        "--seeds", type=_seeds, help="how many, from 42 on, or a list as 1,2 (default: per task, 3 or 5)"
+    )
+    group.add_argument(
+        "--jobs", type=_count, default=1, help="runs at a time, spread over the GPUs (default: %(default)s)"
     )
     group.add_argument(
         "--cluster", choices=("local", "slurm"), default="local", help="where the runs are started (default: local)"
@@ -197,15 +204,17 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
         "--keep_checkpoints",
         choices=plan.KEPT,
         default="last",
-        help="of a finished run: every epoch's, the last epoch's and best/, or none (default: %(default)s)",
+        help="weights to keep of a finished run: every epoch, the last epoch and best/, or none (default: %(default)s)",
     )
     group = command.add_argument_group("every run")
-    group.add_argument("--data_dir", help="holds a folder per task (default: data/sets)")
+    group.add_argument("--data_dir", help="folder with a folder per task (default: data/sets)")
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
-    group.add_argument("--max_train_steps", type=_count, help="in place of the epochs, to try things out")
-    group.add_argument("--bf16", action="store_true")
-    group.add_argument("--fp16", action="store_true")
-    group.add_argument("--no_cuda", action="store_true")
+    group.add_argument(
+        "--max_train_steps", type=_count, help="steps of each run in place of its epochs, to try things out"
+    )
+    group.add_argument("--bf16", action="store_true", help="bfloat16")
+    group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
+    group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
 
 
 def variants_of(args: argparse.Namespace) -> list[Variant]:

@@ -6,8 +6,9 @@ python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path
 import functools
 from collections.abc import Sequence
 
+from data.classes import model_classes
 from data.own import task_of
-from data.tasks import SENTENCE_TASKS, model_classes
+from data.tasks import SENTENCE_TASKS
 from training import arguments
 from utils import run_script
 

@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.batches import padding
     from data.cache import cached
     from data.features import Features, word_features
+    from data.predictions import per_word
     from data.submission import write_words
     from models.encoders import named_labels
     from training.evaluation import Head
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return metrics.compute_words(task.metrics, tags, predictions(rows, logits))
 
     def write(path, rows: Features, logits: list[np.ndarray]) -> None:
-        write_words(path, rows.examples, metrics.outside_where_unseen(predictions(rows, logits)))
+        tags = metrics.outside_where_unseen(predictions(rows, logits))
+        write_words(path, rows.examples, tags, task.labels, per_word(rows.first_tokens or [], logits))
 
     head = Head(
         AutoModelForTokenClassification,

@@ -18,7 +18,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
@@ -282,6 +282,19 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def declared_classes(config: Mapping) -> dict[int, str]:
+    """Class -> its name, as the config.json of a model has them: in `id2label`, or in `label2id` alone; else none."""
+    if config.get("id2label"):
+        return {int(number): str(name) for number, name in config["id2label"].items()}
+    names = {int(number): str(name) for name, number in (config.get("label2id") or {}).items()}
+    return names if sorted(names) == list(range(len(names))) else {}
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number of things: 1 row, 2 rows; what is counted has its own plural where an s does not make it."""
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
 def short(value) -> str:
     """The value of an argument, for a table or a label."""
     if isinstance(value, list):  # of layers
@@ -300,3 +313,8 @@ def keep_freed_memory() -> bool:
     mmap_max, trim_threshold, top_pad = -4, -1, -2  # malloc.h
     settings = ((mmap_max, 0), (trim_threshold, 2**30), (top_pad, 64 * 2**20))
     return all(ctypes.CDLL(None).mallopt(*setting) == 1 for setting in settings)
+
+
+def never_destroy(value: object) -> None:
+    """Leave a Python object undestroyed, at the end of the process too, where Python destroys what is left."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))

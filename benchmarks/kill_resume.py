@@ -20,12 +20,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import transformers
-
-from models.checkpoints import read_state_dict
-from training.folder import versions
-from training.state import damage
 from utils import Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +32,8 @@ JITTER = 0.3  # seconds
 def main(argv: Sequence[str] | None = None) -> None:
     """Kill and resume until it is enough, print what came of it, write the JSON file; exit status 1 if runs differ."""
     args = parse_arguments(argv)
+    from training.folder import versions  # takes seconds, as all below that is imported where it is needed
+
     chance = random.Random(args.seed)
     kills, runs = [], []
     with tempfile.TemporaryDirectory() as name:
@@ -141,6 +137,8 @@ def _changed(path: Path) -> int:
 
 def left_behind(output_dir: Path) -> dict:
     """What a killed run left: its last good state, and the files or folders that it was writing."""
+    from training.state import damage
+
     states = sorted((output_dir / "states").glob("[0-9]*"))
     good = [state.name for state in states if damage(state) is None]
     return {
@@ -162,6 +160,8 @@ def differences(folder: Path, expected: Path) -> list[str]:
 
 def _content(path: Path):
     if path.suffix in (".bin", ".safetensors"):
+        from models.checkpoints import read_state_dict
+
         return {name: (tensor.dtype, tensor.numpy().tobytes()) for name, tensor in read_state_dict(path).items()}
     if path.name != "results.json":
         return path.read_bytes()
@@ -214,6 +214,9 @@ def _tag(word: str) -> str:
 
 def make_encoder(folder: Path) -> None:
     """A tiny random BERT with dropout, and a tokenizer of `WORDS`, as a Hugging Face folder."""
+    import torch
+    import transformers
+
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = list("abcdefghijklmnopqrstuvwxyz:?")
     pieces = [*special, *WORDS, *letters, *(f"##{letter}" for letter in letters)]

@@ -7,22 +7,23 @@ the DEMO task. Each figure is a mean over the same batches, with the same draws.
 model without dropout computes in float32.
 """
 
+from __future__ import annotations
+
 import argparse
 from collections.abc import Sequence
-
-import torch
-from transformers import AutoModelForSequenceClassification
+from typing import TYPE_CHECKING
 
 from data.demo import make_rows
-from models.baselines import R3F, EmbeddingNoise, Smart
-from models.encoders import load_config, load_pretrained, load_tokenizer
-from training.folder import versions
 from utils import Parser, run_script, write_json
 
+if TYPE_CHECKING:
+    import torch
+
+# Method -> its class in models/baselines.py, settings, and the sizes of its noise.
 SETTINGS = {
-    "r3f": (R3F, {"weight": 1.0, "noise": "uniform"}, ("eps",)),
+    "r3f": ("R3F", {"weight": 1.0, "noise": "uniform"}, ("eps",)),
     "smart": (
-        Smart,
+        "Smart",
         {"weight": 1.0, "steps": 1, "radius": 0.0, "bregman": 0.0, "momentum": 0.999, "early_momentum": 0.99},
         ("noise", "step_size"),
     ),
@@ -41,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
+    from training.folder import versions  # takes seconds, as all below that is imported where it is needed
+
     batches = make_batches(args)
     print(f"| method | dropout | noise | {' | '.join(PRECISIONS)} |\n|---|---|---{'|---' * len(PRECISIONS)}|")
     rows = []
@@ -60,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_batches(args: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
     """Sentences of the DEMO task, with their labels."""
+    import torch
+
+    from models.encoders import load_tokenizer
+
     tokenizer = load_tokenizer(args.load_model_path, None, lower_case=True, slow=False)
     rows = make_rows("train", args.batches * args.batch_size)
     batches = []
@@ -74,13 +81,20 @@ def measure(
     args: argparse.Namespace, batches: list[dict], method: str, dropout: bool, noise: tuple[float, ...], precision: str
 ) -> float:
     """The mean divergence that a method finds on the batches."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from models import baselines
+    from models.encoders import load_config, load_pretrained
+
     torch.manual_seed(0)
     name, changes = args.load_model_path, {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = load_config(name, None, None, num_labels=2, **({} if dropout else changes))
     backbone = load_pretrained(AutoModelForSequenceClassification, name, config, None, "eager")
-    module, settings, sizes = SETTINGS[method]
+    kind, settings, sizes = SETTINGS[method]
+    module = getattr(baselines, kind)
     model = module(backbone, **settings, **dict(zip(sizes, noise, strict=True))).train()
-    forward = EmbeddingNoise.forward if precision == "bf16 throughout" else module.forward
+    forward = baselines.EmbeddingNoise.forward if precision == "bf16 throughout" else module.forward
     found = []
     for number, batch in enumerate(batches):
         torch.manual_seed(number)

@@ -8,36 +8,33 @@ figure is the mean over the same batches of the training set, with dropout. Need
 
 import argparse
 
-import torch
-from accelerate.utils import set_seed
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    DataCollatorForTokenClassification,
-    DataCollatorWithPadding,
-)
-
-from data.features import sentence_features, word_features
 from data.readers import read_set, task_folder
 from data.tasks import SENTENCE_TASKS, TOKEN_TASKS
-from models.asa import PROTOCOLS, AsaModel
-from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
-from training.folder import versions
 from utils import Parser, run_script, write_json
 
 FIGURES = ("penalty", "divergence", "fully_masked")
-# (task, the transformers class of its head, the collator, examples -> features)
+# (task, the classes of its head and collator in transformers, the function of data/features.py)
 CASES = (
-    (SENTENCE_TASKS["SST-2"], AutoModelForSequenceClassification, DataCollatorWithPadding, sentence_features),
-    (SENTENCE_TASKS["STS-B"], AutoModelForSequenceClassification, DataCollatorWithPadding, sentence_features),
-    (TOKEN_TASKS["WNUT-2017"], AutoModelForTokenClassification, DataCollatorForTokenClassification, word_features),
+    (SENTENCE_TASKS["SST-2"], "AutoModelForSequenceClassification", "DataCollatorWithPadding", "sentence_features"),
+    (SENTENCE_TASKS["STS-B"], "AutoModelForSequenceClassification", "DataCollatorWithPadding", "sentence_features"),
+    (
+        TOKEN_TASKS["WNUT-2017"],
+        "AutoModelForTokenClassification",
+        "DataCollatorForTokenClassification",
+        "word_features",
+    ),
 )
 
 
 def main() -> None:
     """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
     args = parse_arguments()
-    rows = [row for case in CASES for row in measure(args, *case)]
+    import torch  # takes seconds, as all below that is imported where it is needed
+
+    from training.folder import versions
+
+    with torch.no_grad():
+        rows = [row for case in CASES for row in measure(args, *case)]
     print("| task | figure | release | corrected |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['task']} | {row['figure'].replace('_', ' ')} | {row['release']:.4g} | {row['corrected']:.4g} |")
@@ -58,20 +55,28 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-@torch.no_grad()
-def measure(args: argparse.Namespace, task, auto_class: type, collator: type, featurize) -> list[dict]:
+def measure(args: argparse.Namespace, task, auto_class: str, collator: str, featurize: str) -> list[dict]:
     """One row for each of `FIGURES`: its mean under each protocol."""
+    import torch
+    import transformers
+    from accelerate.utils import set_seed
+
+    from data import features as making
+    from models.asa import PROTOCOLS, AsaModel
+    from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
+
+    head = getattr(transformers, auto_class)
     name = args.load_model_path
     config = load_config(name, None, None, **named_labels(task.labels))
     tokenizer = load_tokenizer(name, None, lower_case=False, slow=False)
     examples = read_set(task, task.train, task_folder(args.data_dir, task.name), labelled=True)
-    features = featurize(examples[: args.batches * args.batch_size], tokenizer, args.max_seq_length)
+    features = getattr(making, featurize)(examples[: args.batches * args.batch_size], tokenizer, args.max_seq_length)
     means = {figure: {"task": task.name, "figure": figure} for figure in FIGURES}
     for protocol in PROTOCOLS:
         set_seed(args.seed)
-        model = AsaModel(load_pretrained(auto_class, name, config, None, "sdpa"), protocol=protocol).train()
+        model = AsaModel(load_pretrained(head, name, config, None, "sdpa"), protocol=protocol).train()
         padding = "max_length" if protocol == "release" else "longest"
-        collate = collator(tokenizer, padding=padding, max_length=args.max_seq_length)
+        collate = getattr(transformers, collator)(tokenizer, padding=padding, max_length=args.max_seq_length)
         outputs = []
         for start in range(0, len(features), args.batch_size):
             set_seed(start)

@@ -22,8 +22,6 @@ import numpy as np
 from benchmarks.throughput import resident_megabytes
 from data.readers import Examples
 from data.tasks import NLI
-from models.encoders import load_tokenizer
-from training import loop
 from utils import InputError, Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +75,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def vocabulary(encoder: str) -> list[str]:
     """The whole words that the encoder's tokenizer knows, in an order of their own."""
+    from models.encoders import load_tokenizer  # takes seconds
+
     tokenizer = load_tokenizer(encoder, None, lower_case=False, slow=False)
     return sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())
 
@@ -123,6 +123,8 @@ def child(job: dict) -> dict:
         resident set of the whole, mapped pages of the cache included, and `data_peak_megabytes`, up to the end of the
         data part. `tokenised`: whether the text was read.
     """
+    from training import loop
+
     notes, read = {}, []
     read_splits, execute, optimize, read_examples = (
         loop.read_splits,

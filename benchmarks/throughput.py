@@ -8,7 +8,10 @@ Both protocols run in this project's own training step: what is called release h
 not their slower code. Peak memory and the first step are those of a process of their own.
 """
 
+from __future__ import annotations
+
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -19,29 +22,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from accelerate.state import AcceleratorState
-from transformers import (
-    AutoModelForMultipleChoice,
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    PreTrainedTokenizerBase,
-)
 
 import run_sent_clas
-from data import cache
-from data.batches import ChoiceCollator, StepSampler, padding
-from data.features import Features, choice_features, sentence_features
 from data.readers import read_set, task_folder
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
 from models import methods
-from models.encoders import load_config, load_pretrained, load_tokenizer
-from training import arguments, loop
-from training.devices import make_accelerator
-from training.folder import describe
+from training import arguments
 from utils import InputError, Parser, keep_freed_memory, run_script, write_json
+
+# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from data.features import Features
+    from training import loop
 
 LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, of the official files
 MAX_SEQ_LENGTH = 128
@@ -70,15 +67,31 @@ class Variant:
 
 
 BASELINE = Variant("asa", "fp32", "eager", "release")  # what the release runs on CPU
-CHILDREN = (Variant("asa", "bf16"), Variant("asa", "fp32"), Variant("naive", "bf16"), BASELINE)
+
+
+@functools.cache
+def fast() -> str:
+    """The fastest precision; a processor that only imitates bf16 is slower in it than in fp32."""
+    import torch
+
+    from training.devices import has_bf16
+
+    return "bf16" if torch.cuda.is_available() or has_bf16() else "fp32"
+
+
+def in_processes() -> list[Variant]:
+    """What is measured in a process of its own, our way first."""
+    return list(dict.fromkeys((Variant("asa", fast()), Variant("asa", "fp32"), Variant("naive", fast()), BASELINE)))
 
 
 def variants() -> list[Variant]:
     """Plain and ASA in each precision, ASA with eager attention and two forwards, the other methods, the release."""
-    precisions = ("fp32", "bf16", "fp16") if torch.cuda.is_available() else ("fp32", "bf16")
+    import torch
+
+    precisions = dict.fromkeys(("fp32", fast(), *(("fp16",) if torch.cuda.is_available() else ())))
     found = [Variant(method, precision) for precision in precisions for method in ("naive", "asa")]
-    found += [Variant("asa", "bf16", "eager"), Variant("asa", "bf16", two_forwards=True), BASELINE]
-    found += [Variant(method, "bf16") for method in methods.METHODS if method not in ("naive", "asa")]
+    found += [Variant("asa", fast(), "eager"), Variant("asa", fast(), two_forwards=True), BASELINE]
+    found += [Variant(method, fast()) for method in methods.METHODS if method not in ("naive", "asa")]
     if torch.cuda.is_available():
         found.append(Variant("asa", "fp16", "eager", "release"))
     return found
@@ -88,12 +101,13 @@ def variants() -> list[Variant]:
 class Bench:
     """A task whose lengths are used: `choices` sequences an example, and the release's batch sizes.
 
+    auto_class: the name of its head's class in transformers.
     steps: training steps a variant and round.
     eval_batches: batches of `eval_batch_size` rows that are evaluated in each round, either way.
     """
 
     name: str
-    auto_class: type
+    auto_class: str
     choices: int
     train_batch_size: int
     eval_batch_size: int
@@ -102,14 +116,20 @@ class Bench:
 
 
 BENCHES = (
-    Bench("SST-2", AutoModelForSequenceClassification, 1, 32, 128, 6, 6),
-    Bench("DREAM", AutoModelForMultipleChoice, 3, 16, 64, 2, 6),
+    Bench("SST-2", "AutoModelForSequenceClassification", 1, 32, 128, 6, 6),
+    Bench("DREAM", "AutoModelForMultipleChoice", 3, 16, 64, 2, 6),
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the tables and write the JSON file."""
     args = parse_arguments(argv)
+    import torch
+
+    from models.encoders import load_tokenizer
+    from training.folder import describe
+
+    args.threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(args.threads)
     if args.child:
         print(json.dumps(child(args)))
@@ -117,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {"tasks": {}}
     # First, while this process is small: the children share the machine with it.
     if not args.quick:
-        results["processes"] = [run_child(args, asdict(variant)) for variant in CHILDREN]
-        results["processes"].append(run_child(args, asdict(CHILDREN[0]) | {"default_malloc": True}))
+        results["processes"] = [run_child(args, asdict(variant)) for variant in in_processes()]
+        results["processes"].append(run_child(args, asdict(Variant("asa", fast())) | {"default_malloc": True}))
         results["first_step_seconds"] = first_steps(args)
     if not torch.cuda.is_available() or args.no_cuda:
         keep_freed_memory()
@@ -142,7 +162,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
     parser.add_argument("--data_dir", help="with folders SST-2 and DREAM (default: their lengths as stored)")
     parser.add_argument("--tasks", nargs="+", default=names, choices=names)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--output", help="JSON file")
     parser.add_argument("--quick", action="store_true", help="a step and a row or two of each: it runs, no more")
@@ -153,8 +173,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Seconds of training steps and of an evaluation, for each variant, over one task's lengths."""
+    from training import loop
+
     train_rows, eval_rows = (rows_of(args, bench, split, tokenizer) for split in ("train", "eval"))
-    measured = (CHILDREN[0], BASELINE) if args.quick else variants()
+    measured = (Variant("asa", fast()), BASELINE) if args.quick else variants()
     runs = {variant: make_run(args, bench, variant, tokenizer) for variant in measured}
     optimizers = {variant: make_optimizer(run) for variant, run in runs.items()}
     batches = {variant: steps_of(args, bench, variant, train_rows, run.head.collate) for variant, run in runs.items()}
@@ -177,7 +199,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
             asdict(variant) | {"widths": widths, "step_seconds": medians, "examples_per_second": per_second}
         )
 
-    evaluated = {"ours": CHILDREN[0], "release": BASELINE}
+    evaluated = {"ours": Variant("asa", fast()), "release": BASELINE}
     evaluation_times = {name: [] for name in evaluated}
     for _ in range(1 if args.quick else max(2, args.rounds)):
         for name, variant in evaluated.items():
@@ -190,6 +212,8 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
 
 def rows_of(args: argparse.Namespace, bench: Bench, split: str, tokenizer: PreTrainedTokenizerBase) -> Features:
     """A sample of a task's rows: of its files where they are, else random tokens in the stored lengths."""
+    from data.features import Features, choice_features, sentence_features
+
     random = np.random.default_rng(0)
     wanted = {"train": 50 * bench.train_batch_size, "eval": bench.eval_batches * bench.eval_batch_size}[split]
     if args.quick:
@@ -216,6 +240,8 @@ def rows_of(args: argparse.Namespace, bench: Bench, split: str, tokenizer: PreTr
 
 def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Features, collate) -> list[dict]:
     """The batches of a few steps, evenly spaced among all steps by their longest row; padded, all are alike."""
+    from data.batches import StepSampler
+
     sampler = StepSampler(rows.lengths, bench.train_batch_size, 0, group_by_length=not variant.padded)
     steps = [step for step in sampler if len(step) == bench.train_batch_size]
     steps.sort(key=lambda step: max(rows.lengths[row] for row in step))
@@ -226,6 +252,15 @@ def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Fea
 
 def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> loop.Run:
     """What the project's training step and evaluation work on; nothing of it is saved."""
+    import torch
+    import transformers
+    from accelerate.state import AcceleratorState
+
+    from data.batches import ChoiceCollator, padding
+    from models.encoders import load_config, load_pretrained
+    from training import loop
+    from training.devices import make_accelerator
+
     settings = arguments.build_parser("", (), weight_decay=0.01).parse_args(["--task_name", bench.name])
     for precision in ("fp16", "bf16"):
         setattr(settings, precision, variant.precision == precision)
@@ -235,24 +270,31 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
     torch.manual_seed(0)
     changes = {"num_labels": 2} if bench.choices == 1 else {}
     config = load_config(args.load_model_path, None, None, **changes)
-    backbone = load_pretrained(bench.auto_class, args.load_model_path, config, None, variant.attention)
+    auto_class = getattr(transformers, bench.auto_class)
+    backbone = load_pretrained(auto_class, args.load_model_path, config, None, variant.attention)
     model = methods.build(variant.method, backbone, settings)
     if variant.method == "asa":
         model.one_forward = not variant.two_forwards
     AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
     accelerator = make_accelerator(settings)
-    collator = DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
-    head = loop.Head(bench.auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
+    collator = transformers.DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
+    head = loop.Head(auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
     return loop.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
 
 
 def make_optimizer(run: loop.Run):
+    import torch
+
+    from training import loop
+
     groups = loop.parameter_groups(run.model, run.args.weight_decay)
     return run.accelerator.prepare(torch.optim.AdamW(groups, lr=run.args.learning_rate, fused=True))
 
 
 def timed(function, *arguments) -> float:
     """Seconds of a call, to the end of what it gave the device to do."""
+    import torch
+
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     synchronize()
     started = time.perf_counter()
@@ -275,6 +317,11 @@ def run_child(args: argparse.Namespace, job: dict) -> dict:
 
 def child(args: argparse.Namespace) -> dict:
     """Peak memory and median seconds of SST-2 training steps; or, for a job with `argv`, the time to a first step."""
+    import torch
+
+    from models.encoders import load_tokenizer
+    from training import loop
+
     job = json.loads(args.child)
     if "argv" in job:
         return first_step(job["argv"], job["started"])
@@ -297,6 +344,8 @@ def child(args: argparse.Namespace) -> dict:
 
 def peak_megabytes() -> float:
     """The most memory that this process had: on the GPU where there is one."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resident_megabytes()
@@ -321,7 +370,8 @@ def first_steps(args: argparse.Namespace) -> dict[str, float]:
         kept = ["--token_cache_dir", f"{folder}/cache"]
         for state, flags in (("cold", ["--no_token_cache"]), ("made", kept), ("from cache", kept)):
             argv = ["--do_train", "--task_name", "SST-2", "--data_dir", str(Path(args.data_dir).resolve())]
-            argv += ["--load_model_path", args.load_model_path, "--output_dir", f"{folder}/{state}", "--bf16", *flags]
+            argv += ["--load_model_path", args.load_model_path, "--output_dir", f"{folder}/{state}", *flags]
+            argv += ["--bf16"] if fast() == "bf16" else []
             argv += ["--max_seq_length", str(MAX_SEQ_LENGTH), *(["--no_cuda"] if args.no_cuda else [])]
             found[state] = run_child(args, {"argv": argv, "started": time.time()})["seconds"]
     return {state: found[state] for state in ("cold", "from cache")}
@@ -329,6 +379,9 @@ def first_steps(args: argparse.Namespace) -> dict[str, float]:
 
 def first_step(argv: list[str], started: float) -> dict[str, float]:
     """Run the sentence script up to the end of its first optimizer step."""
+    from data import cache
+    from training import loop
+
     cache.CACHED_FROM = 0  # SST-2 has a little less than what is worth it
     step = loop.optimize
 
@@ -361,7 +414,7 @@ def report(results: dict) -> str:
                 f"| {variant} | {milliseconds:.0f} | {row['examples_per_second']:.1f} | {times:.1f} | {ratio} |"
             )
         ours, theirs = (row["examples_per_second"] for row in task["evaluation"])
-        lines += [f"| evaluation, bf16, sorted | | {ours:.0f} | {ours / theirs:.1f} | |"]
+        lines += [f"| evaluation, {fast()}, sorted | | {ours:.0f} | {ours / theirs:.1f} | |"]
         lines += [f"| evaluation, fp32, padded | | {theirs:.0f} | 1.0 | |", ""]
     if "processes" in results:
         lines += ["| SST-2, a process each | peak MB | median ms a step |", "|---|---|---|"]

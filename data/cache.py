@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
 from data.readers import Examples, withheld
-from utils import atomic_folder, log, write_json
+from utils import atomic_folder, counted, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
@@ -57,11 +57,11 @@ class StoredFeatures(Features):
 def cached(
     folder: str | None, make: Callable[..., Features], tokenizer: PreTrainedTokenizerBase, **settings
 ) -> Callable[[Examples], Features]:
-    """A function of the examples that gives `make(examples, tokenizer, **settings)`, from the cache where it can.
+    """A function examples -> `make(examples, tokenizer, **settings)`, which takes the result from the cache if it can.
 
     Args:
-        folder: of the cache; None for no cache. Where it cannot be used, the log says so, and nothing is cached.
-        settings: values that JSON can hold.
+        folder: the cache; None for no cache. If it cannot be used, the log says so, and nothing is cached.
+        settings: values that JSON can hold; they are part of the cache's key.
     """
 
     def features(examples: Examples) -> Features:
@@ -146,7 +146,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         log.warning(f"{path}: the cache is damaged, and made again")
         return None
-    log.info(f"{path}: {len(found)} examples, tokenised earlier")
+    log.info(f"{path}: {counted(len(found), 'example')}, tokenised earlier")
     return found
 
 

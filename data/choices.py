@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.examples import ChoiceExample, index_of, whole
+from data.examples import ChoiceExample, Tally, index_of, whole
 from data.formats import checked_text, place_of, quoted, rows_of, text_column
-from data.tasks import ChoiceColumns
-from utils import InputError
+from data.task_kinds import ChoiceColumns
+from utils import InputError, counted
 
 # A blank in a question stands alone: an underscore in a word is none.
 BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
@@ -54,22 +54,31 @@ class Choices:
 ANSWERS = ("name", "text", "letter", "number from 0", "number from 1")
 
 
-def read_choice_table(columns: ChoiceColumns, path: Path, labelled: bool) -> list[ChoiceExample]:
+def read_choice_table(
+    columns: ChoiceColumns, path: Path, labelled: bool, tally: Tally | None = None
+) -> list[ChoiceExample]:
     """The rows of a table as examples, which may have different numbers of choices.
 
     Raises:
-        InputError: a row has fewer than two choices, or an answer that is none of them.
+        InputError: a row has fewer than two choices, or its answer is none of them in a set that is not evaluated.
     """
+    tally = tally or Tally()
     examples = []
     for where, row in _rows(path):
         found = choices_of(row, columns, where)
         there = [place for place, text in enumerate(found.texts) if text is not None]
-        label = None
+        label: int | str | None = None
         if labelled:
-            right = found.right(_answer(row, columns, where), columns.answers)
-            if right is None:
-                raise _no_choice(row[columns.answer], columns.answers, found, where)
-            label = there.index(right)
+            answer = _answer(row, columns, where)
+            right = found.right(answer, columns.answers)
+            tally.labels += 1
+            if right is not None:
+                label = there.index(right)
+            elif tally.evaluated and str(answer).strip():
+                label = str(answer)
+                tally.unknown.append((where, label))
+            else:
+                raise _no_choice(answer, columns.answers, found, where)
         texts = [_text(row, name, where) for name in (columns.context, columns.question) if name]
         # Without a question of its own the second text is the choice alone.
         context, question = texts if len(texts) == 2 else (texts[0], "_")
@@ -102,7 +111,7 @@ def _answer(row: dict, columns: ChoiceColumns, where: str):
 def _no_choice(answer, answers: str, found: Choices, where: str) -> InputError:
     there = [name for name, text in zip(found.called(answers), found.texts, strict=False) if text is not None]
     return InputError(
-        f"{where}: the answer {quoted(str(answer))} is none of its {len(there)} choices, which are called"
+        f"{where}: the answer {quoted(str(answer))} is none of its {counted(len(there), 'choice')}, which are called"
         f" {', '.join(map(quoted, there))} ({answers})"
     )
 
@@ -136,16 +145,19 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
             raise InputError(f"{where}: there is no list of choices in column {name!r}")
     texts = [None if text is None else checked_text(text, "a choice", where) for text in texts]
     if len(texts) - texts.count(None) < 2:
-        raise InputError(f"{where}: two choices at the least are expected, and it has {len(texts) - texts.count(None)}")
+        raise InputError(f"{where}: at least two choices are expected, and it has {len(texts) - texts.count(None)}")
     names = [str(each) for each in names if each is not None]
     return Choices(texts, names if len(names) == len(texts) else [])
 
 
-def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path]) -> str:
+def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path], of_all: bool = True) -> str:
     """Which of `ANSWERS` a set has.
 
+    Args:
+        of_all: it has to be true of all rows; else that of most of them is taken.
+
     Raises:
-        InputError: none is true of all its rows; the message names the first that is wrong by what most of them have.
+        InputError: none is true of its rows; the message names the first that is wrong by what most of them have.
     """
     right: Counter[str] = Counter()
     wrong: dict[str, InputError] = {}
@@ -162,6 +174,6 @@ def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path]) -> str:
     if not total:
         raise InputError(f"{', '.join(map(str, paths))}: the file has no rows")
     best = max(ANSWERS, key=lambda kind: right[kind])
-    if right[best] < total:
+    if right[best] < (total if of_all else 1):
         raise wrong[best]
     return best

@@ -5,9 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, read_tagged, tagged_rows, whole
+from data.conll import read_tagged
+from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, tagged_rows, whole
 from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
-from data.tasks import Names
+from data.task_kinds import Names
 from utils import InputError, log
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
@@ -236,7 +237,7 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
         )
     if len(numbers) < 2:
         alike = f"the label {quoted(next(iter(numbers)))} in every row" if numbers else "no rows"
-        raise InputError(f"{given} has {alike}: two labels at the least are needed")
+        raise InputError(f"{given} has {alike}: at least two labels are needed")
     return in_order(numbers)
 
 
@@ -262,7 +263,7 @@ def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
         found |= dict.fromkeys(tag for tags in sentences for tag in tags)
     if len(found) < 2:
         alike = f"the tag of every word is {quoted(next(iter(found)))}" if found else "no words"
-        raise InputError(f"{', '.join(map(str, paths))}: {alike}; two tags at the least are needed")
+        raise InputError(f"{', '.join(map(str, paths))}: {alike}; at least two tags are needed")
     return tuple(sorted(found if declared else in_order(found), key=lambda tag: tag != OUTSIDE))
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.error(f"{source.name}: {error}")
             failed.append(source.name)
     if failed:
-        raise InputError(f"could not be fetched: {', '.join(failed)} (the reasons stand above)")
+        raise InputError(f"could not be fetched: {', '.join(failed)} (see the reasons above)")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,8 +63,12 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         InputError: neither a task nor --list is given.
     """
     parser = Parser(description="Fetch the official files of tasks.", allow_abbrev=False)
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help=f"in any case: {', '.join(SOURCES)}, glue, all")
-    parser.add_argument("--data_dir", default="data/sets", help="gets a folder per task (default: %(default)s)")
+    parser.add_argument(
+        "tasks", nargs="*", metavar="TASK", help=f"upper or lower case: {', '.join(SOURCES)}, glue, all"
+    )
+    parser.add_argument(
+        "--data_dir", default="data/sets", help="where to make a folder per task (default: %(default)s)"
+    )
     parser.add_argument("--list", action="store_true", help="show size, licence, terms and origin; fetch nothing")
     args = parser.parse_args(argv)
     if not args.tasks and not args.list:

@@ -7,11 +7,11 @@ import ast
 import math
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data.conll import as_bio, read_tagged
 from data.formats import (
     TABLES,
     checked_text,
@@ -19,22 +19,16 @@ from data.formats import (
     csv_rows,
     json_document,
     json_rows,
+    lines_left_out,
     place_of,
     quoted,
     tab_separated_rows,
     text_column,
-    word_lines,
 )
-from data.tasks import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
-from utils import InputError, log
+from data.task_kinds import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
+from utils import InputError, counted, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID", "idx", "guid")
-# CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
-# words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
-TREEBANK_WIDTH = 10
-TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
-TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
-NO_TAG = "_"  # in a treebank
 LISTED = 10  # labels in a message
 
 
@@ -58,7 +52,7 @@ class ChoiceExample:
     """A question about a context, with its possible answers.
 
     question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
-    label: index of the right choice; None in a test file.
+    label: index of the right choice, or the answer that is none of them; None in a test file.
     index: as for `Example`.
     names: what the file calls each choice, where it is the user's own.
     """
@@ -66,7 +60,7 @@ class ChoiceExample:
     context: str
     question: str
     choices: tuple[str, ...]
-    label: int | None
+    label: int | str | None
     index: str | None
     cloze: bool = False
     names: tuple[str, ...] = ()
@@ -127,18 +121,26 @@ class Tally:
         """
         if isinstance(task, SentenceTask) and self.numbers:
             order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
-            log.info(f"{task.name}: {self.numbers} labels are numbers, read in Hugging Face's order: {order}")
+            said = f"{counted(self.numbers, 'label')} read from numbers, in Hugging Face's order"
+            log.info(f"{task.name}: {said}: {order}")
         if not self.unknown:
             return
-        assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
         where, label = self.unknown[0]
-        if len(self.unknown) == self.labels:
-            raise InputError(f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?")
         names = sorted({label for _, label in self.unknown})
         shown = ", ".join(map(quoted, names[:LISTED])) + (", ..." if len(names) > LISTED else "")
+        if isinstance(task, ChoiceTask):
+            wrong = f"{where}: the answer {quoted(label)} is none of its choices; no answer of this set is"
+            lacking = "an answer that is none of its choices"
+        else:
+            assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
+            wrong = f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?"
+            lacking = f"a label that {task.name} does not have"
+        if len(self.unknown) == self.labels:
+            raise InputError(wrong)
+        first = "the only row" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} rows"
         log.warning(
-            f"{where}: the first of {len(self.unknown)} rows (of {self.labels}) with a label that {task.name} does not"
-            f" have ({shown}); they count as wrong and give no loss"
+            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a row counts as wrong and gives no"
+            " loss"
         )
 
     def report(self) -> dict[str, int]:
@@ -173,8 +175,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
         examples.append(Example(texts, label, index_of(row, where), groups))
     if left_out:
         tally.no_gold_label += len(left_out)
-        shown = ", ".join(map(str, left_out[:LISTED])) + (", ..." if len(left_out) > LISTED else "")
-        log.warning(f"{path}: {len(left_out)} rows without a gold label are left out (lines {shown})")
+        log.warning(lines_left_out(path, left_out, "without a gold label"))
         if not examples:
             raise InputError(f"{path}: none of the rows has a gold label")
     return examples
@@ -265,7 +266,7 @@ def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None =
     for where, example in _choice_rows(path)(task, path, labelled):
         expected = len(examples[0].choices) if examples else max(2, len(example.choices))
         if len(example.choices) != expected:
-            raise InputError(f"{where}: {len(example.choices)} choices where {expected} are expected")
+            raise InputError(f"{where}: {counted(len(example.choices), 'choice')} where {expected} are expected")
         examples.append(example)
     return examples
 
@@ -377,7 +378,7 @@ def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None 
             labels = tally.classes(task, tags, _at_lines(path, places))
         examples.append(WordsExample(words, labels))
     if converted:
-        log.info(f"{path}: {converted} sentences in IOB1, where a span may open with I-, turned into BIO")
+        log.info(f"{path}: {counted(converted, 'sentence')} in IOB1, where a span may open with I-, turned into BIO")
     return examples
 
 
@@ -413,91 +414,6 @@ def tagged_rows(
                 raise InputError(f"{where}: there is no list {tags!r}")
             said = [whole(checked_text(tag, f"each of {tags!r}", where)) for tag in row[tags]]
             if len(said) != len(found):
-                raise InputError(f"{where}: {len(said)} tags in {tags!r} for {len(found)} words in {words!r}")
+                many = counted(len(said), "tag"), counted(len(found), "word")
+                raise InputError(f"{where}: {many[0]} in {tags!r} for {many[1]} in {words!r}")
         yield list(found), said, where, index_of(row, where)
-
-
-def read_tagged(
-    path: Path, labelled: bool, document_mark: str | None = None
-) -> Iterator[tuple[list[str], list[str], list[int]]]:
-    """(words, tags, line of each word) of each sentence: the first and the last column of a row.
-
-    In the ten columns of a treebank they are the second and the fourth, as the release reads PTB; where no word has a
-    tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the log.
-
-    Args:
-        labelled: a tag is required in each row; without it, the tags are empty.
-        document_mark: as of `TokenTask`.
-
-    Raises:
-        InputError: a row has no word, no tag, or another number of columns than the first.
-    """
-    rows = list(word_lines(path, document_mark))
-    # What begins with # is a comment in a treebank alone: elsewhere it is a word.
-    first = next((columns for _, columns in rows if columns and not columns[0].startswith("#")), [])
-    treebank = len(first) == TREEBANK_WIDTH and bool(TREEBANK_ID.fullmatch(first[0]))
-    word, tag = (TREEBANK_WORD, _tag_column(path, rows) if labelled else 0) if treebank else (0, -1)
-    words: list[str] = []
-    tags: list[str] = []
-    places: list[int] = []
-    width: int | None = None
-    left_out: Counter[str] = Counter()
-    for line, columns in rows:
-        if not columns:
-            if words:
-                yield words, tags, places
-            words, tags, places = [], [], []
-            continue
-        if treebank and columns[0].startswith("#"):
-            left_out["comment lines"] += 1
-            continue
-        width = width or len(columns)
-        if labelled and len(columns) == 1:
-            raise InputError(f"{path}, line {line}: the row has no tag; a word and its tag are expected")
-        if len(columns) != width:
-            raise InputError(f"{path}, line {line}: {len(columns)} columns where {width} are expected")
-        if treebank and (other := _no_word(columns)):
-            left_out[other] += 1
-            continue
-        if not columns[word]:
-            raise InputError(f"{path}, line {line}: the row has no word")
-        if labelled and treebank and columns[tag] in ("", NO_TAG):
-            named = f"column {tag + 1} ({TREEBANK_TAGS[tag]})"
-            raise InputError(f"{path}, line {line}: the row has no tag: {named} is {quoted(columns[tag])}")
-        words.append(columns[word])
-        places.append(line)
-        if labelled:
-            tags.append(columns[tag])
-    if words:
-        yield words, tags, places
-    if left_out:
-        counts = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
-        log.info(f"{path}: CoNLL-U, skipped: {counts}")
-
-
-def _no_word(columns: list[str]) -> str | None:
-    """What a row of a treebank is where it is no word."""
-    number = TREEBANK_ID.fullmatch(columns[0])
-    return {"-": "multi-word ranges", ".": "empty nodes"}.get(number[1]) if number else None
-
-
-def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
-    """Where the tags of a treebank stand: in the first column that has any."""
-    words = [row for _, row in rows if len(row) == TREEBANK_WIDTH and not row[0].startswith("#") and not _no_word(row)]
-    first, *others = TREEBANK_TAGS
-    if words and all(row[first] == NO_TAG for row in words):
-        for other in others:
-            if any(row[other] != NO_TAG for row in words):
-                names = [f"column {column + 1} ({TREEBANK_TAGS[column]})" for column in (first, other)]
-                log.info(f"{path}: {names[0]} is '_' throughout: the tags are read from {names[1]}")
-                return other
-    return first
-
-
-def as_bio(tags: list[str]) -> list[str]:
-    """Tags of a sentence in IOB1 or BIO -> BIO: an I- that does not continue a span of its type opens one."""
-    bio: list[str] = []
-    for tag in tags:
-        kind, before = tag[2:], bio[-1] if bio else "O"
-        bio.append(f"B-{kind}" if tag.startswith("I-") and before not in (f"B-{kind}", tag) else tag)
-    return bio

@@ -17,13 +17,13 @@ BLANKS = {"corrected": "_+", "release": "_"}
 
 
 class Features(Dataset):
-    """Tokenised examples: `features[i]` is what a collator pads, `lengths[i]` its number of tokens.
+    """Tokenised examples: `features[i]` is a row for a collator to pad, `lengths[i]` its number of tokens.
 
-    examples: what the rows were made from.
-    lengths: of a row with several sequences, the longest counts.
-    choices: how many sequences each row has, of multiple choice.
-    report: figures on what the encoder does not see, for the log and the results.
-    first_tokens: of a token task, the place of each word's first token in its row; None where the row has none.
+    examples: the examples that the rows were made from.
+    lengths: tokens of each row; where a row has several sequences, those of the longest.
+    choices: for multiple choice, the number of sequences in each row.
+    report: how much the length limit cut off, for the log and the results.
+    first_tokens: for a token task, the position of each word's first token in its row; None for a word without one.
     """
 
     def __init__(
@@ -117,7 +117,9 @@ def word_features(
         InputError: the length does not fit the tokenizer, or the tokenizer does not say which word a token is from.
     """
     if not tokenizer.is_fast:
-        raise InputError("--use_slow_tokenizer: a token task needs a fast tokenizer, which says whose token is whose")
+        raise InputError(
+            "--use_slow_tokenizer: a token task needs a fast tokenizer, which knows the word that each token is part of"
+        )
     encoding, cut = _encode(tokenizer, [[row.words for row in examples]], max_seq_length, is_split_into_words=True)
     first_tokens: list[list[int | None]] = []
     beyond_limit = 0

@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from utils import InputError, log
+from utils import InputError, counted, log
 
 SHOWN = 60  # characters of a file's text in a message
+LISTED = 10  # lines in a message
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -78,9 +79,7 @@ def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowe
         else:
             yield line, _named(columns, values, f"{path}, line {line}")
     if broken:
-        log.warning(
-            f"{path}: {len(broken)} rows with too few columns are left out (lines {', '.join(map(str, broken))})"
-        )
+        log.warning(lines_left_out(path, broken, "with too few columns"))
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
@@ -113,7 +112,7 @@ def _check_header(path: Path, columns: tuple[str, ...]) -> None:
 
 def _named(columns: tuple[str, ...], values: list[str], where: str) -> dict[str, str]:
     if len(values) != len(columns):
-        raise InputError(f"{where}: {len(values)} columns where {len(columns)} are expected")
+        raise InputError(f"{where}: {counted(len(values), 'column')} where {len(columns)} are expected")
     return dict(zip(columns, values, strict=True))
 
 
@@ -231,7 +230,18 @@ WITHOUT_LINES = (".json", ".parquet", ".arrow")
 
 def place_of(path: Path, number: int) -> str:
     """File and line, or row, as a message names it."""
-    return f"{path}, {'row' if path.suffix.lower() in WITHOUT_LINES else 'line'} {number}"
+    return f"{path}, {_unit(path)} {number}"
+
+
+def _unit(path: Path) -> str:
+    return "row" if path.suffix.lower() in WITHOUT_LINES else "line"
+
+
+def lines_left_out(path: Path, numbers: Sequence[int], what: str) -> str:
+    """What the log says of rows that are left out: how many, and where the first of them are."""
+    many = len(numbers) > 1
+    where = f"{_unit(path)}{'s' * many} {', '.join(map(str, numbers[:LISTED]))}{', ...' * (len(numbers) > LISTED)}"
+    return f"{path}: {counted(len(numbers), 'row')} {what} {'are' if many else 'is'} left out ({where})"
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict]]:
@@ -294,7 +304,11 @@ def quoted(text: str) -> str:
 
 
 def checked_text(value, name: str, where: str) -> str:
-    """`value`, which must be text that can be encoded (JSON can hold halves of characters), or a number as text."""
+    """`value` as text, if it is a number or text that can be encoded (JSON can hold lone surrogates).
+
+    Raises:
+        InputError: it is neither; the message begins with `where` and calls the value `name`.
+    """
     if type(value) is int or (type(value) is float and math.isfinite(value)):  # True is an int, too, but no number
         return str(value)
     if not isinstance(value, str):

@@ -6,13 +6,13 @@ training file or, where nothing is trained, of the model.
 
 import argparse
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data.choices import kind_of_answers
+from data.classes import named, saved_labels
 from data.columns import (
     ARROW,
     CONTEXTS,
@@ -39,101 +39,16 @@ from data.columns import (
 )
 from data.examples import SENTENCE_TABLES
 from data.formats import arrow_dataset, class_names
-from data.tasks import (
-    TASKS,
-    ChoiceColumns,
-    ChoiceTask,
-    DataSet,
-    Names,
-    SentenceTask,
-    Share,
-    Task,
-    TaskKind,
-    TokenTask,
-    find_task,
-    names_of,
-)
+from data.own_flags import FILES, is_own, set_names
+from data.own_sets import SPLITS, files_of, sets_of
+from data.task_kinds import ChoiceColumns, ChoiceTask, DataSet, Names, SentenceTask, Task, TaskKind, TokenTask
+from data.tasks import TASKS, find_task, names_of
 from utils import InputError, log
 
-FILES = ("train_file", "dev_file", "test_file")
-DEV_FRACTION = 0.1
-# Flags that mean nothing without data of the user's own.
-SETTINGS = (
-    *("dataset_config_name", "dev_fraction", "metric", "text_columns", "label_column", "regression"),
-    *("context_column", "question_column", "choice_columns", "token_column", "tag_column"),
-)
-# What the file of a split is called in a folder, and a split in a data set.
-SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
-# Script -> what --metric may be.
-METRICS = {
-    "run_sent_clas": ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"),
-    "run_multi_cho": ("accuracy",),
-    "run_tok_clas": ("token_f1", "entity_f1", "accuracy"),
-}
 OF_CLASSES = ("accuracy", "macro_f1")
 OF_NUMBERS = ("spearman", "pearson")
 OF_ENTITIES = ("entity_f1", "token_f1", "entity_precision", "entity_recall", "accuracy")
 ENTITY_TAG = re.compile(r"[BIESLU]-.+|O")  # BIO, and the schemes with tags for ends and single words
-
-
-def is_own(args: Mapping) -> bool:
-    """Whether arguments, also recorded ones, are of data of the user's own."""
-    return any(args.get(name) for name in (*FILES, "dataset_name"))
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise `InputError` if the flags for own data contradict each other, or others; reads nothing."""
-    given = vars(args)
-    if not is_own(given):
-        for name in SETTINGS:
-            if given.get(name):
-                raise InputError(
-                    f"--{name} is for data of your own: give them with --train_file, --dev_file, --test_file or"
-                    " --dataset_name"
-                )
-        if args.task_name is None:
-            raise InputError(
-                "--task_name is missing: name a task, or give data of your own with --train_file or --dataset_name"
-            )
-        return
-    files = [name for name in FILES if given[name]]
-    if args.eval_file is not None:
-        raise InputError("--eval_file is for the tasks that have a name here: give --dev_file")
-    if args.dataset_name and files:
-        raise InputError(f"--dataset_name and --{files[0]} exclude each other: give one of them")
-    if args.dataset_config_name and not args.dataset_name:
-        raise InputError("--dataset_config_name is of a --dataset_name: give that too")
-    if args.dev_fraction == 1:
-        raise InputError("--dev_fraction 1 leaves nothing to train on: give less")
-    if args.dev_fraction and args.dev_file:
-        raise InputError("--dev_fraction and --dev_file exclude each other: give one of them")
-    for name in ("dev_file", "test_file"):
-        _set_names("", given[name] or (), f"--{name}")
-    if args.dataset_name:
-        return
-    if args.do_train and not args.train_file:
-        raise InputError("--do_train needs --train_file, the rows to train on")
-    if args.do_test and not args.test_file:
-        raise InputError("--do_test needs --test_file, the rows to predict")
-    if args.do_eval and args.eval_on == "test" and not args.test_file:
-        raise InputError("--eval_on test needs --test_file, with labels")
-    _check_evaluation(args, bool(args.dev_file), "--dev_file")
-
-
-def _check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None:
-    """Raise `InputError` if there is nothing to evaluate on; without a dev set, settle that a fraction is held out."""
-    if args.dev_fraction and has_dev:
-        raise InputError(f"--dev_fraction: the data have a dev set already ({what}): leave the flag out")
-    if has_dev or not args.do_eval or args.eval_on != "dev":
-        return
-    if not args.do_train and not args.dev_fraction:
-        raise InputError(
-            "--do_eval needs --dev_file, the rows to score; or, to score what a training held out, its --train_file,"
-            " --dev_fraction and --seed"
-        )
-    if args.dev_fraction and not args.train_file and not args.dataset_name:
-        raise InputError("--dev_fraction is of the training rows: give --train_file too")
-    args.dev_fraction = args.dev_fraction or DEV_FRACTION
 
 
 def task_of(args: argparse.Namespace, tasks: Mapping[str, TaskKind]) -> TaskKind:
@@ -154,7 +69,7 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
     name = task_name(args)
-    files = _files(args, SUFFIXES)
+    files = files_of(args, SUFFIXES)
     first, columns = _first(args, files)
     saved = None if args.do_train else saved_labels(args.test_model_file)
     regression = args.regression or saved == ()
@@ -184,7 +99,7 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
         no_gold_label=("-1",) if declared else (),  # how `datasets` marks it
         metrics=_metrics(args, OF_NUMBERS if regression else OF_CLASSES, labels),
         own=True,
-        **_sets(args, name, files, stratified=not regression),
+        **sets_of(args, name, files, stratified=not regression),
     )
 
 
@@ -195,7 +110,7 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
     name = task_name(args)
-    files = _files(args, ())
+    files = files_of(args, ())
     paths = [path for split in SPLITS for paths in files[split] for path in paths]
     for path in paths:
         if path.suffix.lower() == ".csv":
@@ -208,7 +123,7 @@ def token_task(args: argparse.Namespace) -> TokenTask:
 
     train = [path for paths in files["train"] for path in paths]
     saved = None if args.do_train else saved_labels(args.test_model_file) or None
-    if saved is None or _unnamed(saved):
+    if saved is None or not named(saved):
         if not train:
             raise _says_no_classes(args)
         labels = find_tags(train, columns)
@@ -223,7 +138,7 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         document_mark=DOCUMENT_MARK,
         metrics=_word_metrics(args, labels),
         own=True,
-        **_sets(args, name, files, stratified=False),
+        **sets_of(args, name, files, stratified=False),
     )
 
 
@@ -253,7 +168,7 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
         InputError: a file is missing or not readable, or it is not clear what its columns are.
     """
     name = task_name(args)
-    files = _files(args, SUFFIXES)
+    files = files_of(args, SUFFIXES)
     first, columns = _first(args, files)
     given = {
         f"--{flag}": given_columns(f"--{flag}", getattr(args, flag), first, columns, most)
@@ -280,13 +195,13 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
     answers = "number from 0"
     if len(label) == 1 and labelled:
-        answers = kind_of_answers(found, labelled[0])
+        answers = kind_of_answers(found, labelled[0], of_all=args.do_train)
         log.info(f"{name}: the answer is the {answers} of a choice")
     return ChoiceTask(
         name=name,
         columns=dataclasses.replace(found, answers=answers),
         own=True,
-        **_sets(args, name, files, stratified=False),
+        **sets_of(args, name, files, stratified=False),
     )
 
 
@@ -302,7 +217,7 @@ def recorded_task(args: Mapping) -> Task | None:
     if not is_own(args):
         return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
-    names = {split: _set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
+    names = {split: set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
     given: dict = {"name": name, "metrics": (), "train": None, "own": True, **sets}
     if "token_column" in args:
@@ -337,136 +252,6 @@ def task_name(args: argparse.Namespace) -> str:
     return name
 
 
-def _files(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, list[list[Path]]]:
-    """Split -> its sets, each of one file or several.
-
-    Raises:
-        InputError: a file is missing, or of no known format, or the data set cannot be read.
-    """
-    if args.dataset_name:
-        folder = Path(args.dataset_name)
-        found = {split: [[path]] for split, path in split_files(folder, suffixes).items()} if folder.is_dir() else {}
-        found = found or _loaded(args)
-        for split, needed in (("train", args.do_train), ("test", args.do_test or args.eval_on == "test")):
-            if needed and split not in found:
-                raise InputError(f"--dataset_name {args.dataset_name}: it has no {split} set")
-        _check_evaluation(args, "dev" in found, args.dataset_name)
-        return {split: found.get(split, []) for split in SPLITS}
-    files = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in SPLITS}
-    for split, paths in files.items():
-        for path in paths:
-            if not path.is_file():
-                what = "a folder: name its files, or give it as --dataset_name" if path.is_dir() else "no such file"
-                raise InputError(f"--{split}_file {path}: {what}")
-            if suffixes and path.suffix.lower() not in suffixes:
-                raise InputError(
-                    f"--{split}_file {path}: its name must end in one of {', '.join(suffixes[:-1])}, which says how it"
-                    " is read"
-                )
-    trained_on = {path.resolve() for path in files["train"]}
-    for path in files["dev"]:
-        if path.resolve() in trained_on and args.do_train and args.do_eval:
-            log.warning(f"{path}: a --dev_file that is trained on says nothing about new rows")
-    sets = {split: [[path] for path in paths] for split, paths in files.items()}
-    return sets | {"train": [files["train"]] if files["train"] else []}
-
-
-def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files train.*, dev.* and test.* of a folder, as far as there are any.
-
-    Args:
-        suffixes: how their names may end; any, where there are none.
-
-    Raises:
-        InputError: there are several for one of them.
-    """
-    found = {}
-    for split, words in SPLITS.items():
-        paths = [
-            path
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.stem.lower() in words and (not suffixes or path.suffix.lower() in suffixes)
-        ]
-        if len(paths) > 1:
-            names = " or ".join(path.name for path in paths)
-            raise InputError(f"{folder}: is its {split} set {names}? leave one, or name the files (--{split}_file)")
-        if paths:
-            found[split] = paths[0]
-    return found
-
-
-def _loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
-    """The splits of what `datasets` reads, as the Arrow files that it keeps.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    import datasets  # takes seconds
-
-    name = args.dataset_name
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        if (Path(name) / "dataset_dict.json").is_file():  # of its `save_to_disk`
-            found = datasets.load_from_disk(name)
-        else:
-            found = datasets.load_dataset(name, args.dataset_config_name, cache_dir=args.cache_dir)
-    except Exception as error:  # the library raises what its parts raise
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        hint = " (--dataset_config_name)" if "onfig" in said else ""
-        raise InputError(f"--dataset_name {name}: the library datasets cannot read it ({said}){hint}") from None
-    splits = {}
-    for split, words in SPLITS.items():
-        known = [each for word in words for each in found if str(each) == word or str(each).startswith(f"{word}_")]
-        if not known:
-            continue
-        chosen = found[known[0]]
-        paths = [Path(file["filename"]) for file in chosen.cache_files]
-        if sum(len(arrow_dataset(path)) for path in paths) != len(chosen):
-            raise InputError(f"--dataset_name {name}: its {known[0]} set is not kept as files: give files of its rows")
-        log.info(f"{name}: the {split} set is {known[0]}, with {len(chosen)} rows")
-        splits[split] = [paths]
-    if not splits:
-        raise InputError(f"--dataset_name {name}: it has no train, validation or test set, but {', '.join(found)}")
-    return splits
-
-
-def _set_names(name: str, given: Sequence[str], flag: str) -> list[str]:
-    """What the sets of a split are called: one as the task, several after their files too.
-
-    Raises:
-        InputError: two of them have the same name.
-    """
-    if len(given) < 2:
-        return [name] * len(given)
-    names = [f"{name}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(path).stem)}" for path in given]
-    twice = [path for path, each in zip(given, names, strict=True) if names.count(each) > 1]
-    if twice:
-        raise InputError(f"{flag}: {' and '.join(map(str, twice))} have the same name: rename one")
-    return names
-
-
-def _sets(args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], stratified: bool) -> dict:
-    """The `train`, `dev` and `test` of a task."""
-
-    def data_set(paths: Sequence[Path], held_out: bool | None = None, **more) -> DataSet:
-        share = None
-        if held_out is not None and args.dev_fraction:
-            share = Share(args.dev_fraction, args.seed, held_out, stratified)
-        return DataSet(tuple((str(path),) for path in paths), share=share, **more)
-
-    train = [path for paths in files["train"] for path in paths]
-    dev, test = (_set_names(name, [str(paths[0]) for paths in files[split]], split) for split in ("dev", "test"))
-    sets = {
-        "train": data_set(train, held_out=False) if train else None,
-        "dev": {each: data_set(paths) for each, paths in zip(dev, files["dev"], strict=True)},
-        "test": {each: data_set(paths, submission=each) for each, paths in zip(test, files["test"], strict=True)},
-    }
-    if args.dev_fraction:
-        sets["dev"] = {name: data_set(train, held_out=True)}
-    return sets
-
-
 def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> tuple[Path, list[str]]:
     """The file by which the columns are guessed, and its columns."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
@@ -483,8 +268,8 @@ def _labels(
     """
     train = [path for paths in files["train"] for path in paths]
     declared = _declared(files, column)
-    if saved is not None and not (train and _unnamed(saved)):
-        labels = tuple(map(str, range(len(saved)))) if _unnamed(saved) else saved
+    if saved is not None and not (train and not named(saved)):
+        labels = saved if named(saved) else tuple(map(str, range(len(saved))))
         log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {some(labels)}")
         return labels, bool(declared)
     if not train:
@@ -501,29 +286,12 @@ def _says_no_classes(args: argparse.Namespace) -> InputError:
     )
 
 
-def _unnamed(labels: Names) -> bool:
-    return labels == tuple(f"LABEL_{number}" for number in range(len(labels)))
-
-
 def _declared(files: Mapping[str, list[list[Path]]], column: str | None) -> Names:
     """The names of numbered classes that the first file has, if it is one that can; such columns need no reading."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
     if column is None or path.suffix.lower() not in ARROW:
         return ()
     return tuple(class_names(arrow_dataset(path).features[column]) or ())
-
-
-def saved_labels(checkpoint: str) -> Names | None:
-    """The classes of a saved model, none of a regression; None where neither it nor its run's best/ says so."""
-    path = Path(checkpoint)
-    file = path / "config.json" if path.is_dir() else path.parent / "best" / "config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        names = config.get("id2label") or {number: f"LABEL_{number}" for number in range(2)}  # the library's default
-        labels = tuple(str(names[number]) for number in sorted(names, key=int))
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-    return () if config.get("problem_type") == "regression" or len(labels) == 1 else labels
 
 
 def _metrics(args: argparse.Namespace, usual: Names, labels: Names) -> Names:

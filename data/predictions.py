@@ -55,7 +55,7 @@ def write_predictions(
 
     path = Path(path)
     firsts = features.first_tokens
-    rows = _per_word(firsts, logits) if firsts is not None else [row.tolist() for row in logits]
+    rows = per_word(firsts, logits) if firsts is not None else [row.tolist() for row in logits]
     columns = {"index": _indices(features), "label": _labels(features), "logits": rows}
     if best_epoch is not None:
         best = rows if is_best else _kept(path, best_epoch)
@@ -110,7 +110,8 @@ def _labels(features: Features) -> Sequence:
     return [[class_index(label) for label in example.labels] for example in features.examples]
 
 
-def _per_word(first_tokens: list[list[int | None]], logits: list[np.ndarray]) -> list[list[list[float] | None]]:
+def per_word(first_tokens: list[list[int | None]], logits: list[np.ndarray]) -> list[list[list[float] | None]]:
+    """The logits of each word of each row, None for a word that the encoder did not see."""
     return [
         [None if place is None else row[place].tolist() for place in places]
         for row, places in zip(logits, first_tokens, strict=True)

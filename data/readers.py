@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from data.choices import read_choice_table
-from data.examples import Tally, read_choices, read_sentences, read_tagged, read_words
+from data.conll import read_tagged
+from data.examples import Tally, read_choices, read_sentences, read_words
 from data.formats import row_ids
-from data.tasks import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask, names_of
+from data.task_kinds import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask
+from data.tasks import names_of
 from utils import InputError, log
 
 # kind of task -> function of (task, path, labelled, tally) that gives the examples of a file
@@ -130,7 +132,7 @@ class Splits(Generic[Rows]):
 
 
 def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
-    """All sets that the arguments ask for, not yet read.
+    """All sets that the arguments ask for; their files are found here and read later.
 
     Raises:
         InputError: a folder or file is missing, or the task has no training set.
@@ -218,7 +220,7 @@ def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
 
 
 def task_folder(data_dir: str | Path, name: str) -> Path:
-    """`<data_dir>/<name>`, or a folder with another name of the task, whatever its case.
+    """The folder of a task: `<data_dir>/<name>` or another of the task's names, in upper or lower case.
 
     Raises:
         InputError: there is no such folder.
@@ -234,7 +236,9 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     for known in names_of(name):
         if known.lower() in folders:
             return folders[known.lower()]
-    raise InputError(f"--data_dir {data_dir}: it has no folder {name} in any case; put the files there, or: {fetch}")
+    raise InputError(
+        f"--data_dir {data_dir}: it has no folder {name} (in upper or lower case); put the files there, or: {fetch}"
+    )
 
 
 def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evaluated: bool = False) -> Examples | None:
@@ -279,7 +283,7 @@ def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None
         InputError: the file is empty or not readable; the message names file and line.
     """
     if isinstance(task, ChoiceTask) and task.columns:
-        examples = read_choice_table(task.columns, path, labelled)
+        examples = read_choice_table(task.columns, path, labelled, tally)
     else:
         examples = READERS[type(task)](task, path, labelled, tally)
     if not examples:

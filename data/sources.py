@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from data.formats import row_ids
 from data.tasks import SENTENCE_TASKS
-from utils import InputError
+from utils import InputError, counted
 
 Sums = Mapping[str, str]
 
@@ -80,7 +80,7 @@ def _mrpc_rows(path: Path) -> tuple[str, list[list[str]]]:
     rows = [line.strip().split("\t") for line in lines]
     for number, row in enumerate(rows, 2):
         if len(row) != 5:
-            raise InputError(f"{path}, line {number}: {len(row)} columns where 5 are expected")
+            raise InputError(f"{path}, line {number}: {counted(len(row), 'column')} where 5 are expected")
     return header, rows
 
 

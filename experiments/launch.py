@@ -21,10 +21,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from data.tasks import Recipe
+from data.task_kinds import Recipe
 from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
-from utils import InputError, Interrupted, StopSignals, log, reason, short, write_json, write_text
+from utils import InputError, Interrupted, StopSignals, counted, log, reason, short, write_json, write_text
 
 # Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
@@ -33,7 +33,7 @@ BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
 
 
 class Estimate:
-    """How long runs take: as the finished ones of the same task and method below a folder, else a rough rate."""
+    """How long runs take: the median of finished runs of the same task and method in a folder, else a rough rate."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -69,7 +69,7 @@ class Estimate:
         device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
-        return seconds, f"roughly, {ROUGH_RATES[device]} examples a second and pass on {device}"
+        return seconds, f"roughly, at {ROUGH_RATES[device]} examples/s per pass on {device}"
 
 
 def duration(seconds: float) -> str:
@@ -77,7 +77,7 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """The settings of a task, each with where it is from."""
+    """The settings of a recipe in one line, each followed by its source."""
     return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
 
 
@@ -97,7 +97,7 @@ def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
         print(f"# {run.name}: {'resumed, ' * (now == 'cut off')}{duration(seconds)} in all ({basis})")
         print(shlex.join(command_of(run)))
     print(
-        f"# {len(runs)} runs, {len(runs) - len(left)} finished, {len(left)} to do:"
+        f"# {counted(len(runs), 'run')}, {len(runs) - len(left)} finished, {len(left)} to do:"
         f" about {duration(sum(left) / jobs)} with --jobs {jobs}"
     )
 
@@ -148,7 +148,7 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
     """
     with only_grid(folder), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         waiting = [run for run in runs if state(run) != "finished"]
-        log.info(f"{len(runs)} runs, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
+        log.info(f"{counted(len(runs), 'run')}, {len(runs) - len(waiting)} finished, {len(waiting)} to do")
         write_plan(runs, folder)
         failed = _run_all(waiting, Estimate(folder), jobs, keep, signals)
     if signals.noted:

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import columns, own
-from data.tasks import TASKS, Recipe, SentenceTask, Task
+from data import columns, own, own_flags, own_sets
+from data.task_kinds import Recipe, SentenceTask, Task
+from data.tasks import TASKS
 from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError
 
@@ -156,13 +157,13 @@ def folder_task(folder: str) -> Task:
     Raises:
         InputError: it has no training file, or that cannot be read.
     """
-    files = own.split_files(Path(folder), ())
+    files = own_sets.split_files(Path(folder), ())
     if "train" not in files:
         raise InputError(f"--tasks {folder}: it has no training file, train.csv or the like")
     script = columns.script_of(files["train"])
     data = {"dataset_name": folder, "dataset_config_name": None, "task_name": None}
     name = own.task_name(argparse.Namespace(**data))
-    given = {"dataset_name": folder} | ({} if "dev" in files else {"dev_fraction": own.DEV_FRACTION})
+    given = {"dataset_name": folder} | ({} if "dev" in files else {"dev_fraction": own_flags.DEV_FRACTION})
     recipe = OwnRecipe(train_examples=columns.count_rows(files["train"], script), given=given)
     kind = next(type(task) for task in TASKS.values() if task.script == script)
     texts = {"text": (), "label": ()} if kind is SentenceTask else {}

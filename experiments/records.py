@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import own
+from data import own_flags
 from data.own import recorded_task
 from data.predictions import file_name
-from data.tasks import Task
+from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import EXECUTION
-from utils import InputError
+from utils import InputError, counted
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
 # Arguments that say where and how a run computes, and not what. Parts of a batch and layers computed twice give the
@@ -59,7 +59,7 @@ def _defaults(script: str, *data_and_protocol: str) -> dict:
 
 def own_data(args: dict) -> dict:
     """Which data of the user's own a run had, wherever they were: the names of the files."""
-    names = {name: [Path(path).name for path in args[name]] for name in own.FILES if args.get(name)}
+    names = {name: [Path(path).name for path in args[name]] for name in own_flags.FILES if args.get(name)}
     folder = args.get("dataset_name")
     return names | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
 
@@ -303,7 +303,7 @@ def missing(folder: Path) -> dict[str, str]:
 
 
 def _progress(run: dict) -> str:
-    return f"not finished, {len(run['epochs'])} epochs done"
+    return f"not finished, {counted(len(run['epochs']), 'epoch')} done"
 
 
 def natural(text: str) -> list[str | int]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import itertools
 import json
 import math
 import statistics
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from data.predictions import read_predictions
 from data.published import published
@@ -20,6 +19,7 @@ from experiments.records import Result, changes
 from models.methods import METHODS
 from utils import InputError, short, write_json, write_text
 
+POWER = 0.8  # of the difference that a table calls detectable
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
 CONFIDENCE = 0.95
 TITLES = {
@@ -48,11 +48,12 @@ Scores are in per cent: mean ± standard deviation over n seeds. All finished se
 is the score after the last epoch. *Best epoch* is each run's best by the score that is shown, and therefore too high;
 for a run that is scored on test, it is chosen on test. *Difference from fine-tuning* compares with plain fine-tuning
 of the same encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t over seeds], p
-of the paired t-test, p of the exact sign-flip test (with n pairs never below 2/2^n; for up to {MOST_FLIPPED} pairs),
-the number of pairs, and, where the runs keep their predictions, *rows too*: the {CONFIDENCE:.0%} interval of a
-bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning for twice the epochs. A seed
-that one side lacks does not count. No correction is made for the number of comparisons. A published figure from the
-GLUE server is a score on other data."""
+of the paired t-test, where the interval holds 0 the *detectable* difference (a true one of this size would have been
+found with a probability of {POWER:.0%}), p of the exact sign-flip test (with n pairs never below 2/2^n; for up to
+{MOST_FLIPPED} pairs), the number of pairs, and, where the runs keep their predictions, *rows too*: the
+{CONFIDENCE:.0%} interval of a bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning
+for twice the epochs. A seed that one side lacks does not count. No correction is made for the number of comparisons. A
+published figure from the GLUE server is a score on other data."""
 
 
 class Group:
@@ -108,22 +109,43 @@ def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict
 
     Returns:
         `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
-        of the exact sign-flip test, both two-sided; None where there are too few pairs, or all differ alike.
+        of the exact sign-flip test, both two-sided, and the `detectable` difference; None where there are too few
+        pairs, or all differ alike.
     """
     differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
     n = len(differences)
-    found = dict.fromkeys(("difference", "low", "high", "p", "p_flip"))
+    found = dict.fromkeys(("difference", "low", "high", "p", "p_flip", "detectable"))
     if n:
         found["difference"] = statistics.fmean(differences)
     if n > 1 and not math.isclose(statistics.stdev(differences), 0, abs_tol=1e-9):
         test = stats.ttest_1samp(differences, 0)  # of the differences: the paired test
         low, high = test.confidence_interval(CONFIDENCE)
         found |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
+        found["detectable"] = detectable(statistics.stdev(differences), n)
     if 1 < n <= MOST_FLIPPED:
-        signs = np.array(list(itertools.product((1, -1), repeat=n)))
-        sums = np.abs(signs @ differences)
-        found["p_flip"] = float(np.mean(sums >= sums[0] - 1e-9))  # the first pattern flips nothing
+        # Of a single sample, it flips the signs in every way.
+        flips = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        found["p_flip"] = float(flips.pvalue)
     return {"pairs": n, **found}
+
+
+def detectable(deviation: float, n: int) -> float:
+    """The true mean difference that the paired t-test finds with a probability of `POWER`.
+
+    Args:
+        deviation: the standard deviation of a pair's difference.
+        n: how many pairs there are, two or more.
+    """
+    quantile = stats.t.isf((1 - CONFIDENCE) / 2, n - 1)
+
+    def missed(shift: float) -> float:
+        """How much less likely than wanted Student's t is significant; that its sign is wrong does not count."""
+        return POWER - stats.nct.sf(quantile, n - 1, shift)
+
+    most = quantile
+    while missed(most) > 0:
+        most *= 2
+    return float(optimize.brentq(missed, 0, most)) * deviation / math.sqrt(n)
 
 
 def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -323,6 +345,8 @@ def _difference(row: Mapping, epoch: str) -> str:
     said = f"{row[f'{epoch}_difference']:+.2f}"
     if row[f"{epoch}_low"] is not None:
         said += f" [{row[f'{epoch}_low']:+.2f}, {row[f'{epoch}_high']:+.2f}], p {_p(row[f'{epoch}_p'])}"
+    if row[f"{epoch}_low"] is not None and row[f"{epoch}_low"] <= 0 <= row[f"{epoch}_high"]:
+        said += f", detectable {row[f'{epoch}_detectable']:.2f}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
     if epoch == "last" and row.get("rows_low") is not None:

@@ -1,4 +1,4 @@
-"""Attention maps of a sentence: as the model attends, and with the units masked that its adversary chose.
+"""Draw attention maps of a sentence: without masks, and with the pairs masked that the adversary chose.
 
 python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin --load_model_path all-MiniLM-L6-v2 \
     --task_name SST-2 --text "the best thing about the film is its length : it is short"
@@ -6,28 +6,30 @@ python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin 
 With --plain_model_file the map on the left is that of another model, one that was fine-tuned without ASA.
 """
 
+from __future__ import annotations
+
 import argparse
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.patches import Patch, Rectangle
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
+from data.classes import match_classes, saved_labels
 from data.examples import Example
-from data.features import sentence_features
-from data.own import saved_labels
-from data.tasks import SENTENCE_TASKS, SentenceTask, find_task, match_classes
+from data.task_kinds import SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
 from figures.drawing import QUANTITIES, WIDTH, picture
-from models.asa import MASKED_SCORE, AsaModel, encoder_layers
-from models.checkpoints import ADVERSARY, load_release_checkpoint, load_saved, read_state_dict, saved_classes
-from models.encoders import fit_together, load_config, load_tokenizer, named_labels
 from utils import InputError, Parser, run_script
+
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from models.asa import AsaModel
 
 MAX_TOKENS = 48  # more of them cannot be read at README width
 TITLE_CHARACTERS = 62  # in a line above one map
@@ -67,6 +69,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     task = task_of(args)
     words = label_words(task, args.label_words)
+    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    from transformers import AutoModelForSequenceClassification
+
+    from models.checkpoints import load_saved, saved_classes
+    from models.encoders import fit_together, load_config, load_tokenizer, named_labels
+
     config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
     tokenizer = load_tokenizer(args.load_model_path, None, args.do_lower_case, slow=False)
     fit_together(args.load_model_path, config, tokenizer)
@@ -122,14 +130,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--task_name",
         metavar="TASK",
-        help=f"in any case: {', '.join(SENTENCE_TASKS)} (default: that of own data, by the best/ folder of the run)",
+        help=f"upper or lower case: {', '.join(SENTENCE_TASKS)} (default: own data, read from best/)",
     )
-    parser.add_argument("--text", required=True)
+    parser.add_argument("--text", required=True, help="the sentence")
     parser.add_argument("--text_b", help="the second sentence of a pair")
-    parser.add_argument("--label_words", nargs="+", metavar="WORD", help="what to call the task's labels, in order")
-    parser.add_argument("--layer", type=int, help="from 0 (default: the one whose adversary masks most)")
-    parser.add_argument("--head", default="mean", help="from 0, or mean (default)")
-    parser.add_argument("--do_lower_case", action="store_true", help="as it was given for the fine-tuning")
+    parser.add_argument("--label_words", nargs="+", metavar="WORD", help="names to show for the labels, in their order")
+    parser.add_argument("--layer", type=int, help="layer to draw, from 0 (default: the one whose adversary masks most)")
+    parser.add_argument("--head", default="mean", help="head to draw, from 0, or their mean (default)")
+    parser.add_argument("--do_lower_case", action="store_true", help="if the fine-tuning had it")
     parser.add_argument("--output_dir", default="figures", help="(default: %(default)s)")
     return parser.parse_args(argv)
 
@@ -172,6 +180,10 @@ def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTo
     Raises:
         InputError: a sentence too few or too many for the task, or more tokens than a picture can show.
     """
+    import torch
+
+    from data.features import sentence_features
+
     texts = (args.text,) if args.text_b is None else (args.text, args.text_b)
     if len(texts) != len(task.text):
         needed = "a pair: give --text_b" if len(task.text) == 2 else "one sentence: leave out --text_b"
@@ -188,6 +200,11 @@ def load_asa(path: str, config) -> AsaModel:
     Raises:
         InputError: the file cannot be read, or it holds no adversaries.
     """
+    from transformers import AutoModelForSequenceClassification
+
+    from models.asa import AsaModel
+    from models.checkpoints import ADVERSARY, load_release_checkpoint, read_state_dict
+
     if Path(path).is_dir():
         raise InputError(f"--model_file {path}: a folder holds no adversaries; give a run's <epoch>_pytorch_model.bin")
     state = read_state_dict(path)
@@ -203,25 +220,33 @@ def load_asa(path: str, config) -> AsaModel:
     return model
 
 
-@torch.inference_mode()
 def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor]) -> Pass:
     """One pass of one sentence: adversarial for an `AsaModel`, and else plain. The attention must be eager."""
+    import torch
+
+    from models.asa import MASKED_SCORE, AsaModel, encoder_layers
+
     if not isinstance(model, AsaModel):
-        output = model(**encoding, output_attentions=True)
+        with torch.inference_mode():
+            output = model(**encoding, output_attentions=True)
         attention = torch.cat(output.attentions)  # (N, h, L, L)
         return _as_pass(attention, torch.zeros_like(attention[:, 0], dtype=torch.bool), output.logits)
     masked = []
-    length = encoding["input_ids"].shape[1]
+    length, place = encoding["input_ids"].shape[1], model.encoder_type.mask
 
     def note(layer, args: tuple, kwargs: dict) -> None:
         """Added after the model's own hook, this one sees the mask that the attention gets."""
-        bias = args[1] if len(args) > 1 else kwargs.get("attention_mask")  # (1, 1, L, L)
+        bias = args[place] if len(args) > place else kwargs.get("attention_mask")  # (1, 1, L, L)
+        if isinstance(bias, tuple):  # the layer's own mask, and what goes in by a second door: (1, L, L)
+            bias = bias[1][None]
         nothing = torch.zeros(length, length, dtype=torch.bool)  # what a layer without an adversary may have
-        masked.append(nothing if bias is None else nothing | (bias[0, 0] <= MASKED_SCORE))
+        # Lower still is what the layer's own mask forbids: the pairs outside of a window.
+        chosen = nothing if bias is None else (bias[0, 0] <= MASKED_SCORE) & (bias[0, 0] >= 2 * MASKED_SCORE)
+        masked.append(nothing | chosen)
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in encoder_layers(model.backbone)]
     try:
-        with model.adversarial_mode(encoding["attention_mask"]):
+        with torch.inference_mode(), model.adversarial_mode(encoding["attention_mask"]):
             output = model.backbone(**encoding, output_attentions=True)
     finally:
         for hook in hooks:
@@ -269,6 +294,8 @@ def draw(path: Path, panels: list[Panel], tokens: list[str], what: str, scale: l
     Args:
         scale: the maps that share its colours; by default those drawn.
     """
+    from matplotlib.patches import Patch
+
     largest = max(panel.attention.max() for panel in scale or panels)
     side = WIDTH / 2
     with picture(path, side * len(panels) + 0.3, side + 0.6, "compressed") as figure:
@@ -296,6 +323,9 @@ MASKED = {"facecolor": "white", "edgecolor": "#555555", "hatch": "//////", "line
 
 def draw_map(axis: Axes, panel: Panel, tokens: list[str], largest: float):
     """A heat map with a token a row and a column, masked units hatched; gives the image, for a colour bar."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.patches import Rectangle
+
     image = axis.imshow(panel.attention, cmap=QUANTITIES, norm=PowerNorm(0.5, 0, largest))
     for row, column in zip(*panel.masked.nonzero(), strict=True):
         axis.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **MASKED))

@@ -7,19 +7,24 @@ seeds, a line for its 95 % interval, and a tick for each seed. A row of which ev
 is no method at work: it is named below the picture instead.
 """
 
+from __future__ import annotations
+
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
+from typing import TYPE_CHECKING
 
 from experiments.records import Result, read_results
-from experiments.tables import Group, compare, grouped, listed, sections
 from figures.drawing import COLOURS, WIDTH, picture
 from models.methods import METHODS
 from training.arguments import positive
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, counted, log, run_script
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from experiments.tables import Group
 
 TABLES = ("main", "comparison", "robustness")
 MARKS = "osD^vPX"
@@ -39,8 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             been written then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
-    parser.add_argument("--points", type=positive, default=10.0, help="each side of 0 (default: %(default)s)")
+    parser.add_argument(
+        "folders", nargs="+", metavar="FOLDER", help="output folder of a grid, or any folder with runs in it"
+    )
+    parser.add_argument(
+        "--points", type=positive, default=10.0, help="where the axis ends on each side of 0 (default: %(default)s)"
+    )
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
     found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
@@ -51,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{', '.join(args.folders)}: nothing to draw ({left_out})")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, shown, args.points, left_out)
-    log.info(f"{len(shown)} rows: {args.output}{left_out and f'; {left_out}'}")
+    log.info(f"{counted(len(shown), 'row')}: {args.output}{left_out and f'; {left_out}'}")
 
 
 def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
@@ -60,6 +69,8 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
     Raises:
         InputError: there is no such row.
     """
+    from experiments.tables import grouped, sections  # takes a second
+
     groups = grouped(read_results(folder))
     naive = {group.base: group for group in groups if group.method == "naive"}
     tables = sections(groups)
@@ -114,6 +125,8 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
 
 
 def _method(group: Group) -> str:
+    from experiments.tables import listed
+
     short_names = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
     return ", ".join(filter(None, (group.method, listed(short_names))))
 
@@ -123,6 +136,8 @@ def _name(group: Group) -> str:
 
 
 def _heading(group: Group) -> str:
+    from experiments.tables import listed
+
     trained = "" if group.first.best is not None else f"{group.task} models on "
     on = group.first.scored_on if trained else f"{group.task} {group.first.scored_on}"
     settings = listed(group.training)
@@ -135,6 +150,8 @@ def _encoder(group: Group) -> str:
 
 def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:
     """The mean with its interval, each seed, and the figures beside them; an arrow for what the axis does not hold."""
+    from experiments.tables import compare
+
     scores, reference = group.scores("last"), plain.scores("last")
     found = compare(scores, reference)
     number = list(METHODS).index(group.method) - 1  # naive has none

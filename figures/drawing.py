@@ -1,13 +1,16 @@
 """What the figures share: one look, which is legible at the width of a README on light and dark pages, and files."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-
-import matplotlib
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from utils import atomic_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WIDTH = 9.0  # inches: at README width, about 900 pixels, a point of type is a little more than a pixel
 DPI = 150
@@ -37,6 +40,9 @@ def picture(path: str | Path, width: float, height: float, layout: str = "constr
 
     Its background is white and opaque, so that dark pages show it as it is.
     """
+    import matplotlib  # takes half a second
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(width, height), layout=layout, facecolor="white")
         yield figure

@@ -5,6 +5,8 @@ python -m figures.training_curves results/minilm/SST-2/naive/seed42 results/mini
 Of a run, results.json and metrics.jsonl are read, and nothing else; one that is under way can be drawn as well.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import textwrap
@@ -12,17 +14,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
 from models.methods import METHODS
-from training.folder import RunFolder
-from utils import InputError, Parser, log, run_script, short
+from utils import InputError, Parser, counted, log, run_script, short
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = 2  # panels in a row
 TOGETHER = 3  # panels with a curve of each run
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = read_runs(args.runs)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, runs)
-    log.info(f"{len(runs)} runs: {args.output}")
+    log.info(f"{counted(len(runs), 'run')}: {args.output}")
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -100,6 +99,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: results.json or metrics.jsonl is missing, or not what a run writes.
     """
+    from training.folder import RunFolder  # takes seconds
+
     files = RunFolder(folder)
     for path in (files.results, files.metrics):
         if not path.is_file():
@@ -137,6 +138,8 @@ def read_windows(path: Path) -> list[dict]:
 
 def draw(path: str | Path, runs: list[Run]) -> None:
     """Write the picture: panels for loss, divergence and score, and one for each run with keep rates."""
+    from matplotlib.ticker import MaxNLocator
+
     masking = [run for run in runs if run.curve("keep_rate", run.windows)[0]]
     rows = math.ceil((TOGETHER + len(masking)) / COLUMNS)
     with picture(path, WIDTH, 2.8 * rows + 0.4) as figure:
@@ -186,6 +189,11 @@ def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
 
 def draw_keep_rates(axis: Axes, run: Run) -> None:
     """A line for each layer, from dark to light, with a colour bar that numbers them."""
+    import matplotlib
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
     steps, rates = run.curve("keep_rate", run.windows)
     layers = run.own.get("asa_layers", list(range(len(rates[0]))))
     last = max(layers)

@@ -316,9 +316,9 @@ class Adversary(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Scores (B, L, L) of hidden states (B, L, H), in float32 (or float64) also under autocast.
+        """Scores (B, L, L) of hidden states (B, L, H), in float32 (or float64) even under autocast.
 
-        The backward pass carries the gain of 1e4 and, in fp16, the loss scale: half precision would overflow.
+        In half precision the gradients would overflow: they carry a factor of 1e4 and, in fp16, the loss scale.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
             hidden_states = hidden_states.to(self.query.weight.dtype)

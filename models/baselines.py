@@ -94,11 +94,11 @@ class RDrop(Baseline):
 
 
 class RandomMask(AsaModel):
-    """ASA with masks drawn at random in place of learned ones: what is left of it without the adversary.
+    """ASA with masks drawn at random in place of learned ones, which shows what the adversary contributes.
 
-    The ablation of ASA, not a published method: the same two passes and divergence, the same bias and the same rule for
-    rows of which every real key is masked. Each query-key pair is kept with the same probability, one draw for all
-    heads. There are no parameters beside the backbone's, and no penalty.
+    This is our ablation and not a published method. The two passes, the divergence, the bias and the rule for rows
+    whose every real key is masked are those of ASA. Each query-key pair is kept with the same probability, with one
+    draw for all heads. There is no penalty, and there are no parameters besides the backbone's.
 
     Args:
         keep_rate: the probability with which a pair is kept.
@@ -144,13 +144,18 @@ class EmbeddingNoise(Baseline):
         embeddings = _word_embeddings(self.backbone)
         dtype = torch.promote_types(embeddings.weight.dtype, torch.float32)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        return real.flatten(0, -2).ne(0).to(dtype)[..., None].expand(-1, -1, embeddings.embedding_dim)
+        return real.flatten(0, -2).ne(0).to(dtype)[..., None].expand(-1, -1, embeddings.weight.shape[-1])
 
     @contextlib.contextmanager
     def added(self, noise: torch.Tensor):
         """Within this context the word embeddings are those of the model plus the noise."""
         embeddings = _word_embeddings(self.backbone)
-        hook = embeddings.register_forward_hook(lambda module, inputs, output: output + noise)
+
+        def noisy(module: nn.Module, inputs: tuple, output):
+            # I-BERT's own class of embeddings gives the scale of its integers, too.
+            return (output[0] + noise, *output[1:]) if isinstance(output, tuple) else output + noise
+
+        hook = embeddings.register_forward_hook(noisy)
         try:
             yield
         finally:
@@ -172,7 +177,7 @@ class FineNoise(EmbeddingNoise):
     """
 
     def forward(self, **batch):
-        """As `Baseline.forward`; a training step without dropout is in float32, also under autocast."""
+        """As `Baseline.forward`, but a training step without dropout is computed in float32, even under autocast."""
         dropout = any(isinstance(module, nn.Dropout) and module.training and module.p for module in self.modules())
         precise = self.training and not dropout
         device = _word_embeddings(self.backbone).weight.device.type
@@ -263,7 +268,7 @@ class Smart(FineNoise):
     in each of the inner steps goes up by step_size times the gradient of l(f(x + d), f(x)), f(x) being fixed, over
     that gradient's largest component. f' is the backbone with weights averaged over the steps, w' = momentum * w' +
     (1 - momentum) * w, and without dropout; it is part of this module's state, and of no checkpoint. As in the paper,
-    the momentum is a smaller one in the first tenth of the training steps.
+    the momentum is smaller in the first tenth of the training steps.
 
     The authors' code (MT-DNN) has no averaged weights at all: with bregman 0 this is their code's method, otherwise it
     is the paper's, and the comparison table has a row for each. From the first version of that code, where paper and
@@ -275,14 +280,14 @@ class Smart(FineNoise):
     Each pass draws its own dropout, so that l is not 0 without noise.
 
     Args:
-        weight, bregman: of the two terms; bregman 0 leaves out the second.
-        noise, step_size, steps: of the inner ascent.
-        radius: of the ball, in the maximum norm, that the noise stays in; 0 for no bound.
-        momentum, early_momentum: of the averaged weights, after and in the first tenth of the training.
+        weight, bregman: weights of the two terms; bregman 0 leaves out the second.
+        noise, step_size, steps: start, step size and number of steps of the inner ascent.
+        radius: bound of the noise in the maximum norm; 0 for no bound.
+        momentum, early_momentum: momentum of the averaged weights after, and in, the first tenth of the training.
 
     Attributes:
-        share_done: of the training's optimizer steps; the training loop keeps it up to date. Where none does, it stays
-            at 1, and the momentum is that of after the first tenth.
+        share_done: how much of the training is done, from 0 to 1; set by the training loop. Without a loop that sets
+            it, it stays at 1, and `momentum` applies throughout.
     """
 
     seen: torch.Tensor
@@ -388,7 +393,7 @@ def _word_embeddings(backbone: PreTrainedModel) -> nn.Embedding:
 
 
 def mean_embedding_norm(backbone: PreTrainedModel) -> float:
-    """The quadratic mean, over the vocabulary, of the norms of the word embeddings."""
+    """The root mean square of the norms of the word embeddings, over the vocabulary."""
     weight = _word_embeddings(backbone).weight.detach()
     norm = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     return norm.item() / len(weight) ** 0.5

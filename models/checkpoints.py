@@ -30,7 +30,7 @@ from models.encoders import (
     reorder_classes,
     same_head,
 )
-from utils import InputError, atomic_file, atomic_folder
+from utils import InputError, atomic_file, atomic_folder, counted
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -99,7 +99,7 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         what = "it has no" if missing else "the model has no"
         raise InputError(
             f"{where}: a checkpoint of another model: {what} {name}"
-            f" ({len(missing)} weights missing, {len(unexpected)} not expected)"
+            f" ({counted(len(missing), 'weight')} missing, {len(unexpected)} not expected)"
         )
     for name, tensor in target.items():
         if state[name].shape != tensor.shape:
@@ -197,9 +197,9 @@ def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Write `release_state_dict(model)` and what the release has beside it with `torch.save`, whole or not at all.
+    """Save `release_state_dict(model)` and what else the release saves, with `torch.save`.
 
-    It can be read on any device.
+    The file is written completely or not at all, and can be read on any device.
     """
     state = {name: tensor.cpu() for name, tensor in (release_state_dict(model) | unused_by_us(model)).items()}
     with atomic_file(path) as temporary:
@@ -210,9 +210,15 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
-def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
-    """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out."""
+def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> None:
+    """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out.
+
+    Args:
+        card: the text of its README.md, which is what the Hub shows of a model.
+    """
     with atomic_folder(folder) as temporary:
+        if card:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
         # By the names of today's library, also where the encoder's file has those of TensorFlow.
         backbone_of(model).save_pretrained(temporary, save_original_format=False)
         try:
@@ -225,7 +231,7 @@ def export(model: nn.Module, tokenizer, folder: str | Path) -> None:
 
 
 def saved_classes(source: str | Path, flag: str = "--test_model_file") -> list[str]:
-    """The classes of a saved classifier, in order; `LABEL_<i>` where it does not say, as a file never does.
+    """The class names of a saved classifier, in order; `LABEL_<i>` if it has none, as in a single weights file.
 
     Raises:
         InputError: the checkpoint cannot be read, or it is not a classifier.

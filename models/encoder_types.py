@@ -25,15 +25,17 @@ EAGER_AND_SDPA = ("eager", "sdpa")  # the kernels that take any float mask and g
 
 @dataclass(frozen=True)
 class EncoderType:
-    """Where ASA enters the encoders of one `config.model_type`.
+    """How ASA attaches to the encoders of one `config.model_type`.
 
-    layers: where the encoder layers stand below `base_model`; "*" goes through a list of modules.
-    norm: what stands, below a layer, between its input and its attention, where the layer normalises first.
-    mask: the number of the attention mask among the layer's arguments.
-    scores: where the attention takes no float mask: the method, below a layer, whose result it adds to its scores.
-    attention: the implementations of attention that the library has for the type and that ASA works with.
-    heads: the letters in `HEADS` of those that the library has and that ASA works with.
-    never: settings that it does not work with: name in the configuration, value, and why.
+    layers: dotted path from `base_model` to the list of encoder layers; "*" goes through a list of modules.
+    norm: path from a layer to the norm that it applies before its attention, if it normalises first (pre-norm); the
+        adversary then reads this norm's output.
+    mask: the position of the attention mask among the arguments of a layer's `forward`, from 0; hidden states are 0.
+    scores: only if the attention takes no float mask: the path from a layer to a method whose result the attention adds
+        to its scores, and to which the adversary's bias is added.
+    attention: the attention implementations that transformers has for the type and that ASA works with.
+    heads: the heads that transformers has for the type and that ASA works with, as letters of `HEADS`.
+    never: settings that ASA does not work with: (name in the configuration, value, reason).
     """
 
     layers: str = "encoder.layer"
@@ -90,18 +92,18 @@ ENCODER_TYPES = {
 # What was tried and does not work.
 REFUSED_TYPES = {
     "big_bird": "its attention is sparse",
-    "canine": "it shortens the sequence on the way, and its attention is local in chunks",
-    "convbert": "without ASA, too, its predictions depend on padding",
-    "flaubert": "it has no modules for its layers",
+    "canine": "it shortens the sequence between layers, and its attention is local to chunks",
+    "convbert": "its predictions depend on padding even without ASA",
+    "flaubert": "its layers are not modules, so that ASA cannot hook into them",
     "fnet": "it has no attention",
-    "funnel": "it shortens the sequence on the way",
+    "funnel": "it shortens the sequence between layers",
     "longformer": "its attention is sparse",
-    "luke": "its layers read words and entities apart",
-    "nystromformer": "without ASA, too, its predictions depend on padding",
+    "luke": "its layers take words and entities as separate inputs",
+    "nystromformer": "its predictions depend on padding even without ASA",
     "splinter": "it has only a head for question answering",
-    "squeezebert": "it calls its layers past their hooks",
-    "xlm": "it has no modules for its layers",
-    "xlnet": "its layers read two streams, each with a mask of its own form",
+    "squeezebert": "it calls its layers in a way that skips their hooks",
+    "xlm": "its layers are not modules, so that ASA cannot hook into them",
+    "xlnet": "its layers read two streams with masks of different shapes",
 }
 
 
@@ -166,7 +168,7 @@ def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
     library = [each.__name__ for each in type(model).__mro__ if each.__module__.startswith("transformers.")]
     head = next((head for head, classes in HEADS.items() if classes.get(model.config.model_type) in library), "")
     if head and head not in row.heads:
-        raise ValueError(f"{library[0]} is not supported, as without ASA, too, its predictions depend on padding")
+        raise ValueError(f"{library[0]} is not supported, as its predictions depend on padding even without ASA")
     if not head and not library[0].endswith("PreTrainedModel"):
         raise ValueError(
             f"{library[0]} is not supported: ASA is for the heads of sequence classification, multiple choice,"

@@ -31,7 +31,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.encoder_types import ENCODER_TYPES, unsupported
 from models.fetch import FETCHED
-from utils import InputError, file_sha256, log
+from utils import InputError, declared_classes, file_sha256, log
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -154,7 +154,12 @@ def load_config(
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
     try:
-        config = AutoConfig.from_pretrained(resolve(name), cache_dir=cache_dir, trust_remote_code=False, **changes)
+        where = resolve(name)
+        if not {"id2label", "num_labels"} & changes.keys():
+            written, _ = PreTrainedConfig.get_config_dict(where, cache_dir=cache_dir)
+            if not written.get("id2label") and (names := declared_classes(written)):  # the library forgets these
+                changes["id2label"] = names
+        config = AutoConfig.from_pretrained(where, cache_dir=cache_dir, trust_remote_code=False, **changes)
     except InputError:
         raise
     except Exception as error:  # the library raises what its parts raise
@@ -164,7 +169,7 @@ def load_config(
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
-            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not to be had from the Hub"
+            f" package or a fetched encoder ({', '.join(PACKAGES)}), and not available on the Hub"
             f" ({type(error).__name__}): check the name and the connection{_nearest(name)}"
         ) from None
     if why := unsupported(config.model_type):

@@ -1,5 +1,6 @@
 """Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on CPU."""
 
+import logging
 import os
 import signal
 import sys
@@ -252,3 +253,46 @@ def refused(tmp_path, tmp_path_factory, monkeypatch, capsys):
         return said[0].removeprefix(f"{name}: error: ")
 
     return run
+
+
+@pytest.fixture
+def offline(tmp_path_factory, monkeypatch, caplog):
+    """`datasets` keeps what it reads in a folder of the tests; the log is at hand."""
+    import datasets  # takes a second
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    caplog.set_level(logging.INFO, "asa")
+
+
+@pytest.fixture
+def script(encoder_folder, tmp_path):
+    """script(module, flags, settings) -> exit status of a short run in `tmp_path / "out"`."""
+    from script_runs import exit_status, flags_of
+
+    def run(module, *flags: str, **changes) -> int:
+        settings = {
+            "load_model_path": encoder_folder,
+            "output_dir": tmp_path / "out",
+            "max_train_steps": 3,
+            "train_batch_size": 4,
+            "learning_rate": "3e-3",
+            "max_seq_length": 32,
+            "no_cuda": "",
+        } | changes
+        settings = {name: value for name, value in settings.items() if value is not None}
+        given = [part for part in flags_of(settings) if part]
+        return exit_status(module.main, *given, *flags)
+
+    return run
+
+
+@pytest.fixture
+def tokenizer(encoder_folder):
+    return transformers.AutoTokenizer.from_pretrained(encoder_folder)
+
+
+@pytest.fixture
+def said(caplog):
+    """What has been logged so far."""
+    caplog.set_level("INFO", "asa")
+    return lambda: [record.getMessage() for record in caplog.records]

@@ -21,6 +21,7 @@ from test_bad_files import GOOD_FILES, write_set
 import run_sent_clas
 from models.asa import AsaModel
 from models.checkpoints import release_state_dict
+from models.encoders import PACKAGES
 
 ROOT = Path(__file__).parent.parent
 TRAIN, EVAL, TEST = "--do_train", "--do_eval", "--do_test"
@@ -86,7 +87,8 @@ BAD_FLAGS = [
         r"argument --protocol: invalid choice: 'relese'.*; did you mean release\?",
     ),
     ("SST-2", [TRAIN, "--eval_on", "train"], "argument --eval_on: invalid choice: 'train' .*dev.*test"),
-    ("SST-2", [TRAIN, "--report_to", "wandb"], "argument --report_to: invalid choice: 'wandb'"),
+    ("SST-2", [TRAIN, "--report_to", "wandbb"], "--report_to wandbb: no such tracker: choose from none, all, aim, "),
+    ("SST-2", [TRAIN, "--report_to", "all", "mlflow"], "--report_to all mlflow: none and all stand alone: give one of"),
     (
         "SST-2",
         [TRAIN, "--attn_implementation", "flash_attention_2"],
@@ -104,7 +106,7 @@ BAD_FLAGS = [
     (
         "SST-2",
         [TRAIN, "--test_model_file", "absent.bin"],
-        "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested",
+        "--test_model_file and --do_train exclude each other: after training, its own model is evaluated and tested",
     ),
     ("SST-2", [TEST, "--test_model_file", "absent.bin"], "--test_model_file absent.bin: no such file or folder"),
     ("SST-2", [TRAIN, "--output_dir="], "--output_dir is empty: name the folder of this run"),
@@ -178,7 +180,7 @@ BAD_FOLDERS = {
     below_a_file: "--output_dir .*given/out: the file given is in the way",
     of_an_earlier_run: r"--output_dir .*given: it has results already \(results\.json\)",
     a_file_for_the_data: "--data_dir .*given: no such folder; .*python -m data.download SST-2",
-    a_file_for_the_task: "--data_dir .*given: it has no folder SST-2 in any case; .*python -m data.download SST-2",
+    a_file_for_the_task: r"--data_dir .*given: it has no folder SST-2 \(in upper or lower case\); .*data.download",
     a_folder_for_the_file: r".*train\.tsv: no such file \(looked for train\.tsv in .*SST-2\)",
     without_a_dev_file: r".*dev\.tsv: no such file \(looked for dev\.tsv in .*SST-2\)",
     lambda path: {"data_dir": "absent"}: "--data_dir absent: no such folder; .*python -m data.download SST-2",
@@ -414,8 +416,8 @@ def test_bad_encoders(make, expected, data_dir, tmp_path, refused):
 
 def test_an_encoder_that_cannot_be_had(data_dir, refused):
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="no-such-encoder")
-    known = "all-MiniLM-L6-v2, all-mpnet-base-v2"
-    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not to be had from")
+    known = ", ".join(PACKAGES)
+    assert said.startswith(f"--load_model_path no-such-encoder: {NO_CONFIG} ({known}), and not available on")
     said = refused("SST-2", TRAIN, data_dir=data_dir, load_model_path="all-MiniLM-L6-v3")
     assert said.endswith("; did you mean all-MiniLM-L6-v2?")
 
@@ -437,7 +439,25 @@ PROCESSES = [
     ("-m data.download", ["SST2"], "SST2: no such task; did you mean SST-2?"),
     ("-m data.download", ["SST-2", "--data-dir", "x"], "unrecognized arguments: --data-dir"),
     ("-m models.fetch", ["all-mpnet"], "argument NAME: invalid choice: 'all-mpnet'"),
+    ("-m figures.attention_maps", ["--task_name", "SST-2"], "the following arguments are required: --model_file"),
 ]
+PROGRAMS = (
+    *("run_sent_clas", "run_multi_cho", "run_tok_clas", "reproduce", "demo", "data.download", "models.fetch"),
+    *("figures.attention_maps", "figures.differences", "figures.training_curves"),
+    *("benchmarks.kill_resume", "benchmarks.noise", "benchmarks.protocols", "benchmarks.scale"),
+    "benchmarks.throughput",
+)
+# Each program in turn with --help; the first one that imports what takes seconds ends it.
+HELP = """
+import contextlib, io, runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as printed:
+        runpy.run_module(name, run_name="__main__")
+    heavy = {"accelerate", "datasets", "matplotlib", "scipy", "sklearn", "torch", "transformers"} & sys.modules.keys()
+    if heavy or not printed.getvalue().startswith("usage: "):
+        sys.exit(f"{name}: {heavy}, {printed.getvalue()}")
+"""
 
 
 @pytest.mark.parametrize(("script", "flags", "expected"), PROCESSES, ids=range(len(PROCESSES)))
@@ -449,3 +469,8 @@ def test_from_the_shell(script, flags, expected, tmp_path):
     assert len(done.stderr.splitlines()) == 1
     assert f": error: {expected}" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_help_needs_nothing_that_takes_seconds_to_import():
+    done = subprocess.run([sys.executable, "-c", HELP, *PROGRAMS], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

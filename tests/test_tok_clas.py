@@ -18,7 +18,8 @@ from script_runs import (
 from sklearn.metrics import f1_score
 from transformers import AutoTokenizer, DataCollatorForTokenClassification, RobertaTokenizer
 
-from data.examples import WordsExample, as_bio, read_tagged
+from data.conll import as_bio, read_tagged
+from data.examples import WordsExample
 from data.features import word_features
 from data.metrics import NO_TAG, compute_words, outside_where_unseen
 from data.readers import read_file, read_splits, with_labels

@@ -25,9 +25,9 @@ TOGETHER = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("arguments from files, which flags given beside them override")
-    group.add_argument("--config", metavar="FILE.yaml", help="names of arguments and their values, without the dashes")
-    group.add_argument("--args_from", metavar="RUN/results.json", help="those of a recorded run")
+    group = parser.add_argument_group("arguments from files (flags on the command line override them)")
+    group.add_argument("--config", metavar="FILE.yaml", help="arguments and their values, as in tau: 0.3")
+    group.add_argument("--args_from", metavar="RUN/results.json", help="the arguments of a recorded run")
 
 
 def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:

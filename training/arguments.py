@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import own
+from data import own_flags
 from data.columns import SUFFIXES
-from data.tasks import CHOICE_TASKS, DREAM_QUESTIONS, SENTENCE_TASKS, TOKEN_TASKS, Task
+from data.task_kinds import DREAM_QUESTIONS, Task
+from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
-from training import argument_files
+from training import argument_files, trackers
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -38,7 +39,7 @@ EXECUTION = {
         "report_to",
     ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
-    "test_file",
+    *("test_file", "predictions_format"),
 }
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
@@ -116,7 +117,7 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             "--dream_questions",
             choices=DREAM_QUESTIONS,
             default="first",
-            help="of each dialogue (default: %(default)s)",
+            help="how many questions of each DREAM dialogue count (default: %(default)s)",
         )
         group.add_argument(
             "--truncation",
@@ -139,60 +140,80 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     parser = Parser(description=description, allow_abbrev=False)
 
     group = parser.add_argument_group("what to do, in any combination")
-    group.add_argument("--do_train", action="store_true", help="fine-tune, and save each epoch")
-    group.add_argument("--do_eval", action="store_true", help="evaluate: after each epoch, or a saved checkpoint")
-    group.add_argument("--do_test", action="store_true", help="predict the test set: the best epoch, or a checkpoint")
+    group.add_argument("--do_train", action="store_true", help="fine-tune, and save the weights of each epoch")
+    group.add_argument("--do_eval", action="store_true", help="evaluate after each epoch, or a saved checkpoint")
+    group.add_argument(
+        "--do_test", action="store_true", help="predict the test set with the best epoch or with --test_model_file"
+    )
 
     group = parser.add_argument_group("data")
-    group.add_argument("--task_name", metavar="TASK", help=f"in any case: {', '.join(tasks)}")
-    group.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
-    group.add_argument("--eval_on", choices=("dev", "test"), default="dev", help="which labelled set --do_eval uses")
+    group.add_argument("--task_name", metavar="TASK", help=f"upper or lower case: {', '.join(tasks)}")
+    group.add_argument("--data_dir", default="data/sets", help="folder with a folder per task (default: %(default)s)")
     group.add_argument(
-        "--eval_file", metavar="FILE", help="any file in the format of the task's dev set, in place of it"
+        "--eval_on", choices=("dev", "test"), default="dev", help="the labelled set for --do_eval (default: dev)"
+    )
+    group.add_argument(
+        "--eval_file", metavar="FILE", help="evaluate on this file, in the format of the task's dev set, instead"
     )
     group.add_argument(
         "--max_seq_length",
         type=positive_int,
         default=Default(128),
-        help="in tokens (default: %(default)s, or what the encoder has positions for)",
+        help="longer inputs are cut to so many tokens (default: %(default)s, or fewer if the encoder takes fewer)",
     )
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
-    group.add_argument("--num_workers", type=few, default=0, help="processes that collate (default: %(default)s)")
+    group.add_argument("--num_workers", type=few, default=0, help="processes that make batches (default: %(default)s)")
     group.add_argument(
-        "--token_cache_dir", default="data/cache", help="keeps large sets tokenised (default: %(default)s)"
+        "--token_cache_dir", default="data/cache", help="where large sets are kept tokenised (default: %(default)s)"
     )
-    group.add_argument("--no_token_cache", action="store_const", const=None, dest="token_cache_dir")
+    group.add_argument(
+        "--no_token_cache",
+        action="store_const",
+        const=None,
+        dest="token_cache_dir",
+        help="tokenise anew, and keep nothing",
+    )
 
     group = parser.add_argument_group("model")
     group.add_argument(
         "--load_model_path",
         default="bert-base-uncased",
-        help="folder, installed or fetched encoder, or name on the Hub (default: %(default)s)",
+        help="the encoder: a folder, an installed or fetched one, or a name on the Hub (default: %(default)s)",
     )
-    group.add_argument("--model_type", help="need not be given; if it contradicts the checkpoint, that is an error")
+    group.add_argument("--model_type", help="optional, such as bert: an error if the checkpoint is of another type")
     group.add_argument(
-        "--test_model_file", help="a .bin of ours or of the release, or the folder of a run or of a model"
+        "--test_model_file",
+        help="the saved model to evaluate or test: a .bin file of a run or of the release, or a folder",
     )
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
     group.add_argument("--do_lower_case", action="store_true", help="lower-case the text (default: as the checkpoint)")
     group.add_argument(
-        "--use_slow_tokenizer", action="store_true", help="the pure Python tokenizer, where there is one"
+        "--use_slow_tokenizer", action="store_true", help="use the pure Python tokenizer, where there is one"
     )
     group.add_argument(
         "--attn_implementation",
         choices=ATTENTION_IMPLEMENTATIONS,
-        help="(default: eager in training on CPU and for encoders that have nothing else, else sdpa)",
+        help="(default: eager for training on CPU and for encoders without sdpa, else sdpa)",
     )
 
     group = parser.add_argument_group("method")
-    group.add_argument("--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning")
-    group.add_argument("--protocol", choices=PROTOCOLS, default="corrected", help="release repeats the authors' code")
-    group.add_argument("--tau", type=non_negative, default=0.5, help="weight of the penalty is tau^2 (default: 0.5)")
+    group.add_argument(
+        "--method", choices=tuple(METHODS), default="asa", help="naive is plain fine-tuning (default: asa)"
+    )
+    group.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        default="corrected",
+        help="release repeats the authors' code, accidents included (default: corrected)",
+    )
+    group.add_argument(
+        "--tau", type=non_negative, default=0.5, help="tau^2 weights the penalty on unmasked pairs (default: 0.5)"
+    )
     group.add_argument(
         "--asa_layers",
         type=layers,
         metavar="LAYERS",
-        help="which have an adversary, or random masks: 0-3, or 0,2,5 (default: all)",
+        help="layers with an adversary, or with random masks: 0-3, or 0,2,5 (default: all)",
     )
     group.add_argument(
         "--asa_divergence_weight",
@@ -203,16 +224,21 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     _add_baselines(parser)
 
     group = parser.add_argument_group("training")
-    group.add_argument("--train_batch_size", type=positive_int, help="examples per optimizer step")
     group.add_argument(
-        "--gradient_accumulation_steps", type=positive_int, default=1, help="parts a batch is split into"
+        "--train_batch_size", type=positive_int, help="examples per optimizer step (default: %(default)s)"
+    )
+    group.add_argument(
+        "--gradient_accumulation_steps",
+        type=positive_int,
+        default=1,
+        help="split each batch into so many parts, to save memory (default: 1)",
     )
     group.add_argument(
         "--gradient_checkpointing", action="store_true", help="less memory, more time: layers are computed twice"
     )
-    group.add_argument("--eval_batch_size", type=positive_int)
+    group.add_argument("--eval_batch_size", type=positive_int, help="(default: %(default)s)")
     group.add_argument("--learning_rate", type=positive, help="(default: %(default)s)")
-    group.add_argument("--num_train_epochs", type=positive_int, default=3)
+    group.add_argument("--num_train_epochs", type=positive_int, default=3, help="(default: %(default)s)")
     group.add_argument(
         "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
     )
@@ -220,24 +246,31 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--optimizer",
         choices=("adamw", "apex_fused_adam"),
         default="adamw",
-        help="PyTorch's fused AdamW, or that of NVIDIA apex, where it was built from source (default: %(default)s)",
+        help="PyTorch's fused AdamW, or NVIDIA apex's, which must be built from source (default: %(default)s)",
     )
-    group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear")
-    group.add_argument("--warmup_proportion", type=proportion, help="of all steps (default: %(default)s)")
+    group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="(default: linear)")
+    group.add_argument("--warmup_proportion", type=proportion, help="share of all steps (default: %(default)s)")
     group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
     group.add_argument(
         "--max_grad_norm",
         type=non_negative,
         default=0.0,
-        help="clip the gradient, the adversaries' apart from the rest, each to this norm; 0 is off (default: 0)",
+        help="clip the gradients of encoder and adversaries, separately, to this norm; 0 is off (default: 0)",
     )
-    group.add_argument("--group_by_length", action="store_true", default=None, help="batch sequences of like length")
-    group.add_argument("--no_group_by_length", action="store_false", dest="group_by_length")
-    group.add_argument("--seed", type=natural, default=42)
+    group.add_argument(
+        "--group_by_length",
+        action="store_true",
+        default=None,
+        help="batch sequences of similar length (default, unless everything is padded to --max_seq_length)",
+    )
+    group.add_argument(
+        "--no_group_by_length", action="store_false", dest="group_by_length", help="batch sequences at random"
+    )
+    group.add_argument("--seed", type=natural, default=42, help="(default: %(default)s)")
 
     group = parser.add_argument_group("device")
     group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
-    group.add_argument("--fp16", action="store_true", help="float16; on CPU bf16 where it has it, else fp32")
+    group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
     group.add_argument(
         "--fsdp", action="store_true", help="of several processes, each keeps a part of the model and its optimizer"
@@ -251,21 +284,29 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         nargs="?",
         const="latest",
         metavar="STATE",
-        help="go on with the run in --output_dir that was cut off, from its latest good state or from this one",
+        help="continue the interrupted run in --output_dir, from its latest good state or from STATE",
     )
     group.add_argument(
         "--resume_changed_code",
         action="store_true",
-        help="go on also where the code or a library is another one than the state was saved with",
+        help="resume even if the code or a library has changed since the state was saved",
     )
     group.add_argument(
-        "--save_steps", type=positive_int, help="optimizer steps between states (default: one state an epoch)"
+        "--save_steps", type=positive_int, help="optimizer steps between states for --resume (default: one per epoch)"
     )
     group.add_argument(
-        "--save_total_limit", type=positive_int, default=2, help="states that are kept (default: %(default)s)"
+        "--save_total_limit", type=positive_int, default=2, help="how many states are kept (default: %(default)s)"
     )
-    group.add_argument("--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines")
-    group.add_argument("--report_to", choices=("none", "tensorboard"), default="none")
+    group.add_argument(
+        "--logging_steps", type=positive_int, default=50, help="optimizer steps between log lines (default: 50)"
+    )
+    group.add_argument(
+        "--report_to",
+        nargs="+",
+        metavar="TRACKER",
+        default="none",
+        help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
+    )
 
     parser.set_defaults(**defaults)
     return parser
@@ -273,47 +314,49 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
 
 def _add_baselines(parser: argparse.ArgumentParser) -> None:
     """The settings of the methods that ASA is compared with; models/baselines.py says what they are."""
-    group = parser.add_argument_group("other methods, each flag being read by the one that it is named after")
+    group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
-        ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that is kept"),
+        ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
-        ("freelb_steps", positive_int, 2, "passes with noise"),
-        ("freelb_lr", positive, 0.1, "length of a step of the noise"),
-        ("freelb_init", non_negative, 1.0, "size of the first noise"),
-        ("freelb_max_norm", non_negative, 0.6, "bound of the noise; 0 for none"),
+        ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),
+        ("freelb_lr", positive, 0.1, "step size of the noise"),
+        ("freelb_init", non_negative, 1.0, "size of the initial noise"),
+        ("freelb_max_norm", non_negative, 0.6, "upper bound of the noise; 0 for none"),
         (
             "freelb_embedding_norm",
             non_negative,
             4.4,
-            "norm of the word embeddings that these three sizes are for, RoBERTa-large's; they are scaled to the"
-            " encoder's own; 0 takes them as they stand",
+            "norm of the word embeddings (RoBERTa-large's) for which the three sizes above are given; they are scaled"
+            " to those of the encoder; 0 does not scale",
         ),
         ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
-        ("smart_noise", non_negative, 1e-5, "standard deviation of the first noise"),
+        ("smart_noise", non_negative, 1e-5, "standard deviation of the initial noise"),
         ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
-        ("smart_steps", positive_int, 1, "of the noise"),
-        ("smart_radius", non_negative, 0.0, "bound of the noise; 0 for none"),
+        ("smart_steps", positive_int, 1, "steps of the noise, per optimizer step"),
+        ("smart_radius", non_negative, 0.0, "upper bound of the noise; 0 for none"),
         ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
-        ("smart_momentum", proportion, 0.999, "of the averaged weights, after the first tenth of the steps"),
-        ("smart_early_momentum", proportion, 0.99, "of the averaged weights, in the first tenth of the steps"),
+        ("smart_momentum", proportion, 0.999, "momentum of the averaged weights after the first tenth of the steps"),
+        ("smart_early_momentum", proportion, 0.99, "momentum of the averaged weights in the first tenth of the steps"),
         ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
-        ("r3f_eps", positive, 1e-5, "range or standard deviation of the noise"),
+        ("r3f_eps", positive, 1e-5, "range (uniform) or standard deviation (normal) of the noise"),
     )
     for name, kind, default, text in settings:
         group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
-    group.add_argument("--r3f_noise", choices=R3F_NOISES, default="uniform", help="(default: %(default)s)")
+    group.add_argument(
+        "--r3f_noise", choices=R3F_NOISES, default="uniform", help="its distribution (default: %(default)s)"
+    )
 
 
 # Script -> (flag, what its column holds), each guessed from the names of the columns where it is not given.
 OWN_COLUMNS = {
     "run_sent_clas": (
         ("text_columns", "the text, or a,b for a pair of texts"),
-        ("label_column", "the label, or the number of a regression"),
+        ("label_column", "the label, or the number to predict"),
     ),
     "run_multi_cho": (
-        ("context_column", "what the question is about"),
-        ("question_column", "the question, or how each choice begins"),
-        ("choice_columns", "a list of choices, or a,b,... with a choice each"),
+        ("context_column", "the text that the question is about"),
+        ("question_column", "the question, or the beginning of every choice"),
+        ("choice_columns", "a column with lists of choices, or a,b,... with one choice each"),
         ("label_column", "the right choice: its number, letter or text"),
     ),
     "run_tok_clas": (("token_column", "a list of words"), ("tag_column", "a list with the tag of each word")),
@@ -322,23 +365,33 @@ OWN_COLUMNS = {
 
 def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
     """The flags for data of the user's own; data/own.py says how they are read."""
-    group = parser.add_argument_group("data of your own, in place of a task that has a name here")
+    group = parser.add_argument_group("your own data, in place of a named task (docs/own_data.md)")
     forms = ", ".join(SUFFIXES[:-1])
     if script == "run_tok_clas":
-        forms = "lists in .json, .jsonl or .parquet, else a word and its tag a line (CoNLL)"
-    group.add_argument("--train_file", nargs="+", metavar="FILE", help=f"{forms}; several are one set")
-    group.add_argument("--dev_file", nargs="+", metavar="FILE", help="likewise; of several, the first is the primary")
-    group.add_argument("--test_file", nargs="+", metavar="FILE", help="likewise; labels are not needed for --do_test")
+        forms = "lists in .json, .jsonl or .parquet, else a word and its tag per line (CoNLL)"
+    group.add_argument("--train_file", nargs="+", metavar="FILE", help=f"{forms}; several files are joined")
+    group.add_argument(
+        "--dev_file", nargs="+", metavar="FILE", help="same formats; the first file chooses the best epoch"
+    )
+    group.add_argument(
+        "--test_file", nargs="+", metavar="FILE", help="same formats; labels are not needed for --do_test"
+    )
     group.add_argument(
         "--dataset_name",
         metavar="NAME",
-        help="on the Hub, or a folder: with train.*, dev.*, test.*, or as datasets has it",
+        help="in place of files: a data set on the Hub, or a folder with train.*, dev.*, test.* or saved by datasets",
     )
-    group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
+    group.add_argument("--dataset_config_name", metavar="NAME", help="which configuration, if the data set has several")
     group.add_argument(
         "--dev_fraction",
         type=share,
-        help=f"of the training rows, held out by --seed where there is no dev set (default: {own.DEV_FRACTION:g})",
+        help="without a dev set, the share of the training rows held out, chosen by --seed"
+        f" (default: {own_flags.DEV_FRACTION:g})",
+    )
+    group.add_argument(
+        "--predictions_format",
+        choices=own_flags.FORMATS,
+        help="of the predictions of a test file; jsonl has the probabilities of words too (default: tsv)",
     )
     for name, text in OWN_COLUMNS[script]:
         group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
@@ -346,8 +399,8 @@ def _add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
         group.add_argument("--regression", action="store_true", help="predict numbers, not classes")
     group.add_argument(
         "--metric",
-        choices=own.METRICS[script],
-        help="the primary one, which chooses the best epoch (default: by the data)",
+        choices=own_flags.METRICS[script],
+        help="the metric that chooses the best epoch (default: depends on the data)",
     )
 
 
@@ -376,7 +429,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"{flag} without --do_train needs --test_model_file, the checkpoint to use")
     if args.test_model_file is not None and args.do_train:
         raise InputError(
-            "--test_model_file and --do_train exclude each other: what was trained is evaluated and tested"
+            "--test_model_file and --do_train exclude each other: after training, its own model is evaluated and tested"
         )
     if args.resume is not None and not args.do_train:
         raise InputError("--resume goes on with training: it needs --do_train")
@@ -392,11 +445,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.test_model_file is not None:
         args.test_model_file = _best_of_run(args.test_model_file)
     if "dataset_name" in args:
-        own.check(args)
+        own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
-    if args.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None:
-        raise InputError("--report_to tensorboard: the package is not installed; pip install tensorboard")
+    args.report_to = trackers.chosen(args.report_to)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.
@@ -407,9 +459,21 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _best_of_run(path: str) -> str:
-    """A checkpoint as given; where it is a whole run's folder, its best epoch."""
-    best = Path(path) / "best"
-    return str(best) if best.is_dir() and (Path(path) / "results.json").is_file() else path
+    """A checkpoint as given; where it is a whole run's folder, its best epoch.
+
+    Raises:
+        InputError: the run's folder has none.
+    """
+    folder, best = Path(path), Path(path) / "best"
+    if not (folder / "results.json").is_file() or (folder / "config.json").is_file():
+        return path
+    if best.is_dir():
+        return str(best)
+    raise InputError(
+        f"--test_model_file {path}: the folder of a run without best/, the model of its best epoch: it was cut off"
+        " before its first epoch ended, or its models were removed (reproduce.py --keep_checkpoints keeps them); give"
+        " another"
+    )
 
 
 def layers(text: str) -> list[int] | None:

@@ -6,14 +6,14 @@ import os
 import torch
 from accelerate import Accelerator, DistributedType
 
-from utils import InputError, log
+from utils import InputError, counted, log
 
 # What keeps each process from having the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """The device and precision that the arguments ask for; says so where the machine has something less.
+    """An `Accelerator` with the device and precision of the arguments; the log says where the machine has less.
 
     Raises:
         InputError: there are several processes, and the work cannot be shared between them.
@@ -21,15 +21,14 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
     if precision == "fp16" and not on_gpu:
-        precision = "bf16" if _has_bf16() else "no"
+        precision = "bf16" if has_bf16() else "no"
         log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
-        raise InputError(f"{here} processes cannot share {gpus} GPU{'s' * (gpus > 1)}: start fewer, or add --no_cuda")
-    tracking = {} if args.report_to == "none" else {"log_with": args.report_to, "project_dir": args.output_dir}
+        raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
     # Several processes find each other on CPU only if told that it is to be the CPU.
     cpu = args.no_cuda or not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision, **tracking)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:
         raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")
@@ -47,7 +46,7 @@ def wait_for_all(accelerator: Accelerator) -> None:
         accelerator.wait_for_everyone()
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 matrices itself."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

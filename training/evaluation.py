@@ -5,7 +5,7 @@ import itertools
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from training import accumulation
 from training.folder import RunFolder
 from training.sharding import is_sharded, most, no_gradients
 from training.state import Interruption, Means
+from training.trackers import Trackers
 from utils import Interrupted, log
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
     folder: RunFolder
     interruption: Interruption | None = None  # of training
+    trackers: Trackers = field(default_factory=Trackers)  # likewise
     whole: nn.Module | None = None  # with --fsdp, on the main process: what the model's parts are put together in
 
 

@@ -18,9 +18,12 @@ from accelerate import Accelerator
 from filelock import FileLock, Timeout
 
 from data.own import recorded_task
+from data.own_flags import FORMATS
 from data.predictions import file_name
 from training.arguments import EXECUTION, SETTLED
+from training.card import is_card
 from training.state import damage, latest_good
+from training.trackers import EVENTS_SUFFIX
 from utils import InputError, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
@@ -31,7 +34,6 @@ RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|best|{CHE
 STATE = re.compile(r"\d{8,}(-evaluated)?")
 PREDICTIONS = re.compile(r".+\.parquet")
 BESIDE_TRAINING = "evaluation-"  # begins the names of predictions that are not those of the training
-EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
 EVENTS = re.compile(rf"events\.out\.tfevents\..+{re.escape(EVENTS_SUFFIX)}")
 # What transformers writes into best/, which is always replaced as a whole.
 EXPORTED = re.compile(
@@ -58,6 +60,7 @@ class RunFolder:
     predictions/       label and logits of each evaluated row, a file a set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
     states/            until the run has finished: what it takes to go on from a step
+    trackers.json      with --report_to: which runs are those of this one, and what they have been told
     tensorboard/       with --report_to tensorboard
     """
 
@@ -66,6 +69,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.lines = self.path / "eval_results.txt"
         self.metrics = self.path / "metrics.jsonl"
+        self.trackers = self.path / "trackers.json"
         self.best = self.path / "best"
         self.predictions = self.path / "predictions"
         self.evaluation = self.path / "evaluation.json"
@@ -88,12 +92,13 @@ class RunFolder:
         """The states of this run, oldest first."""
         return [path for path in _named(self.states.glob("*"), STATE.fullmatch) if not HIDDEN.fullmatch(path.name)]
 
-    def submission(self, name: str) -> Path:
-        return self.path / f"{name}.tsv"
+    def submission(self, name: str, form: str | None = None) -> Path:
+        return self.path / f"{name}.{form or FORMATS[0]}"
 
-    def submissions(self, task) -> list[Path]:
-        """The predictions files of a task, there or not."""
-        return [self.submission(data_set.submission) for data_set in task.submissions.values()]
+    def submissions(self, task, forms: Iterable[str | None] = FORMATS) -> list[Path]:
+        """The predictions files of a task, there or not; only the user's own data may have another form."""
+        names = [data_set.submission for data_set in task.submissions.values()]
+        return [self.submission(name, form) for name in names for form in (forms if task.own else FORMATS[:1])]
 
     def replaced(self, args: argparse.Namespace, task) -> list[Path]:
         """What stands here that a run with these arguments writes over, or that tells of weights which it replaces.
@@ -106,7 +111,8 @@ class RunFolder:
         if args.do_train:  # what other tasks' test sets got from the weights that go
             known = [_arguments(record) for record in (self.results, self.evaluation)]
             tasks += filter(None, (recorded_task(of) for of in known if of.get("do_test")))
-        names |= {path.name for each in tasks for path in self.submissions(each)}
+        forms = FORMATS if args.do_train else (getattr(args, "predictions_format", None),)
+        names |= {path.name for each in tasks for path in self.submissions(each, forms)}
         found = _named(self.path.glob("*"), names.__contains__)
         if args.do_train or args.do_eval:
             own = BESIDE_TRAINING if self.results.exists() and not args.do_train else ""
@@ -126,8 +132,9 @@ class RunFolder:
             args = _arguments(path)
             if self._is_of_here(args.get("test_model_file")):
                 task = recorded_task(args)
-                scored = argparse.Namespace(do_train=False, do_eval=True, do_test=task and args.get("do_test"))
-                found += RunFolder(path.parent).replaced(scored, task)
+                scored = {"do_train": False, "do_eval": True, "do_test": task and args.get("do_test")}
+                scored["predictions_format"] = args.get("predictions_format")
+                found += RunFolder(path.parent).replaced(argparse.Namespace(**scored), task)
         return found
 
     def _is_of_here(self, checkpoint: str | None) -> bool:
@@ -203,7 +210,7 @@ class RunFolder:
     def _check_best(self) -> None:
         """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
         for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
-            if not EXPORTED.fullmatch(file.name):
+            if not EXPORTED.fullmatch(file.name) and not is_card(file):
                 raise InputError(
                     f"--output_dir {self.path}: {file} is not a file that a run writes, and would be removed with"
                     " best/: move it away"
@@ -238,6 +245,13 @@ class RunFolder:
                     f"--resume: the {name} is {of(record)}, and the run in {self.path} began with {of(begun)}:"
                     " resume it with that"
                 )
+
+    def told(self) -> tuple[int, int]:
+        """The last logging step, and the last step of an epoch, that the files tell of; 0 where there is none."""
+        lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
+        steps = re.findall(r'^\{"step": (\d+)', lines, re.MULTILINE)  # the last line may be half written
+        epochs = (self.read_results() or {}).get("epochs") or [{}]
+        return int(steps[-1]) if steps else 0, epochs[-1].get("global_step", 0)
 
     def state_to_resume(self, resume: str) -> Path | None:
         """The state that `--resume` means, checked; None if the run was cut off before it saved any.
@@ -290,7 +304,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def last_state_named(self) -> Iterator[None]:
-        """Within this block, an error also says from which state the run can go on."""
+        """Within this block, an error message also names the state from which the run can be resumed."""
         try:
             yield
         except InputError as error:

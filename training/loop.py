@@ -6,7 +6,6 @@ files are those of one process.
 
 import argparse
 import contextlib
-import ctypes
 import functools
 import itertools
 import sys
@@ -15,19 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast, broadcast_object_list, send_to_device, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast,
+    broadcast_object_list,
+    send_to_device,
+    set_seed,
+)
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
 
 from data.batches import StepSampler, collate_parts
+from data.classes import class_order, match_classes
 from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Examples, Splits, read_splits
-from data.tasks import Task, class_order, match_classes
+from data.task_kinds import Task
 from models import methods
 from models.checkpoints import (
+    backbone_of,
     export,
     load_release_checkpoint,
     load_saved,
@@ -49,6 +56,7 @@ from models.encoders import (
 )
 from training import accumulation
 from training.arguments import Default
+from training.card import model_card
 from training.devices import make_accelerator, wait_for_all
 from training.evaluation import (
     INTERRUPTED,
@@ -62,11 +70,20 @@ from training.evaluation import (
     predict,
     scores_line,
 )
-from training.folder import EVENTS_SUFFIX, RunFolder, describe, versions
-from training.probe import probe
+from training.folder import RunFolder, describe, versions
+from training.probe import leaves_out, probe
 from training.sharding import gather, is_sharded, most, scatter, shard, whole_tensor
-from training.state import Interruption, Means, Progress, TrainingState, data_identity
-from utils import InputError, Interrupted, keep_freed_memory, log
+from training.state import (
+    Interruption,
+    Means,
+    Progress,
+    TrainingState,
+    data_identity,
+    random_states,
+    restore_random_states,
+)
+from training.trackers import Trackers
+from utils import InputError, Interrupted, counted, keep_freed_memory, log, never_destroy
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
@@ -89,7 +106,7 @@ def prepare(
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
     if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
-        log.info(f"{model}: it has positions for {positions(config)} tokens: longer rows are cut there")
+        log.info(f"{model}: it has positions for {counted(positions(config), 'token')}: longer rows are cut there")
         args.max_seq_length = positions(config)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
     files = [path for rows in sets for path in getattr(rows, "paths", ())]
@@ -130,7 +147,7 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits[Features],
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before rows have gone through the model.
+    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
 
     Raises:
         InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
@@ -168,27 +185,41 @@ def execute(
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
     whole = shard(model, accelerator) if args.fsdp else None
+    if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
     if not args.fsdp:  # only training needs the wrapper that keeps processes in step
         model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     if accelerator.num_processes > 1:
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(model))
+        never_destroy(model)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
     if args.resume:
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
-    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, whole)
+    trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
+    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
     probe(run, features)
     wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
+        if args.do_train:
+            start_trackers(run, here=False)
         if accelerator.is_main_process:
             folder.open(args, task)
         wait_for_all(accelerator)
         with interruption or contextlib.nullcontext():
             _work(run, task, features, record)
     finally:
+        run.trackers.finish()
         folder.close()
+
+
+def start_trackers(run: Run, here: bool, step: int = 0) -> None:
+    """`Trackers.start` on the main process; none of them draws from the generators that training draws from."""
+    if run.accelerator.is_main_process and run.trackers.names:
+        states = random_states(run.accelerator.device)
+        run.trackers.start(vars(run.args), here, step)
+        restore_random_states(states, run.accelerator.device)
 
 
 def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
@@ -206,7 +237,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
-        path = folder.submission(task.submissions[name].submission)
+        path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
             run.head.write(path, test_features, logits)
@@ -249,14 +280,15 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
-    resume(run, state)
+    told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
+    resume(run, state, results)
     progress.begin_segment(versions())
     if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
         folder.write_results(_results(results, progress))
-    if args.report_to != "none":
-        settings = {"purge_step": progress.step + 1, "filename_suffix": EVENTS_SUFFIX}
-        accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": settings})
-    log.info(f"training: {len(features)} examples, {len(sampler)} steps an epoch, {steps} steps in all")
+    start_trackers(run, here=True, step=progress.step)
+    run.trackers.begin(*told)
+    many = counted(len(features), "example"), counted(len(sampler), "step"), counted(steps, "step")
+    log.info(f"training: {many[0]}, {many[1]} an epoch, {many[2]} in all")
     often = 0.5 if sys.stderr.isatty() else 30
     bar = tqdm(
         total=steps,
@@ -264,13 +296,13 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         unit="step",
         mininterval=often,
         disable=not accelerator.is_main_process,
+        postfix=bar_figures(progress),
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
-    if args.report_to != "none":
-        accelerator.get_tracker("tensorboard").finish()
+            bar.set_postfix(bar_figures(progress), refresh=False)
 
     best = progress.best
     assert best is not None  # there is a step at the least, and so an epoch
@@ -304,6 +336,7 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         _take_note(run, state, figures, finite)
         if progress.step % args.logging_steps == 0 or progress.step == steps:
             _log_window(run, state)
+            bar.set_postfix(bar_figures(progress), refresh=False)
         progress.seconds += time.perf_counter() - clock
         bar.update()
         stopped_by = run.interruption.agreed()
@@ -314,8 +347,24 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         clock = time.perf_counter()
 
 
-def resume(run: Run, state: TrainingState) -> None:
+def bar_figures(progress: Progress) -> dict[str, str]:
+    """What the progress bar shows: the loss of the last logging step, and the score of the last epoch.
+
+    Not the loss of each step, for which a GPU would have to wait.
+    """
+    figures = {}
+    if progress.metrics and progress.metrics[-1].get("train_loss") is not None:
+        figures["loss"] = f"{progress.metrics[-1]['train_loss']:.4f}"
+    if progress.epochs and progress.epochs[-1]["eval_score"] is not None:
+        figures["score"] = f"{progress.epochs[-1]['eval_score']:.2f}"
+    return figures
+
+
+def resume(run: Run, state: TrainingState, results: dict) -> None:
     """Put a run that is to be resumed where it was; any other is left at its beginning.
+
+    Args:
+        results: as of `train`.
 
     Raises:
         InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
@@ -340,7 +389,7 @@ def resume(run: Run, state: TrainingState) -> None:
         best = progress.best
         if best is not None and folder.checkpoint(progress.epoch).exists():
             load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
-            export(run.whole or model, run.tokenizer, folder.best)
+            _export(run, results, progress)
             if run.whole is None:
                 state.load(path)
 
@@ -391,15 +440,15 @@ def optimize(
 def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     """Clip the gradient of the adversaries and that of everything else, each by its own norm.
 
-    Together the one would decide on the other: an adversary's gradient has the gain of the masked score, and is often a
-    hundred times as long as the encoder's.
+    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
+    as long as the encoder's.
 
     Args:
-        model: out of what distributes it.
-        max_norm: of each of the two; 0 leaves them as they are.
+        model: the module itself, not wrapped for distributed training.
+        max_norm: the limit for each of the two; 0 does not clip.
 
     Returns:
-        Their norms before that, on the device: `grad_norm`, and `adversary_grad_norm` where there are adversaries.
+        The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
     """
     norms = {}
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
@@ -495,13 +544,24 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
-            export(model, run.tokenizer, run.folder.best)
+            _export(run, results, progress)
         run.folder.write_results(_results(results, progress))
         lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
         run.folder.write_lines(lines)
         tqdm.write(lines[-1])
+        scores_of = {name: record[f"eval_{name}"] for name in ("loss", "score")} | record["metrics"]
+        figures = {f"eval/{name}": value for name, value in scores_of.items()}
+        figures |= {f"epoch/{name}": record[name] for name in ("epoch", "train_loss", "seconds")}
+        run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
+
+
+def _export(run: Run, results: dict, progress: Progress) -> None:
+    """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
+    model = run.whole or run.accelerator.unwrap_model(run.model)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    export(model, run.tokenizer, run.folder.best, card)
 
 
 def _results(head: dict, progress: Progress) -> dict:
@@ -521,18 +581,17 @@ def _log_window(run: Run, state: TrainingState) -> None:
         record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
     progress.metrics.append(record)
     run.folder.add_metrics(record)
-    if run.args.report_to != "none":
-        scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-        rates: list[float] = means.get("keep_rate", [])
-        layers = run.args.asa_layers or range(len(rates))
-        scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
-        run.accelerator.log(scalars, step=step)
+    scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
+    rates: list[float] = means.get("keep_rate", [])
+    layers = run.args.asa_layers or range(len(rates))
+    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
+    run.trackers.log("steps", scalars, step)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
         shown = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
         line += f", keep rate {shown}, fully masked {means['fully_masked']:.4f}"
     if record.get("skipped_steps"):
-        line += f", {record['skipped_steps']} steps of this epoch skipped by the loss scale"
+        line += f", {counted(record['skipped_steps'], 'step')} of this epoch skipped by the loss scale"
     log.info(line)
 
 

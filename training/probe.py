@@ -17,16 +17,16 @@ from data.features import Features
 from data.readers import Splits
 from models.checkpoints import backbone_of
 from models.encoders import positions
-from training.evaluation import Run
+from training.evaluation import Head, Run
 from training.state import random_states, restore_random_states
 from utils import InputError
 
 
 def probe(run: Run, features: Splits[Features]) -> None:
-    """Let a batch of each set go through the model as it will: forward, and one of the training set backward too.
+    """Try one batch of each set before anything is written: a forward pass, and a backward pass for the training set.
 
-    Each process does it alone, in the run's precision. No figure of the run depends on it: the gradients are dropped,
-    and the random streams are put back.
+    Each process does so by itself, in the run's precision. The run does not depend on it: the gradients are dropped,
+    and the random-number generators are restored.
 
     Raises:
         InputError: encoder, tokenizer and task do not fit together; the message is one sentence.
@@ -60,6 +60,27 @@ def probe(run: Run, features: Splits[Features]) -> None:
     restore_random_states(streams, device)
 
 
+def leaves_out(model: nn.Module, features: Splits[Features], head: Head) -> bool:
+    """Whether a training step leaves parameters without a gradient, for which processes would wait.
+
+    ESM has a head for contacts, LayoutLM a pooler, and X-MOD adapters for each language, that nothing uses.
+
+    Args:
+        model: of a method, on the CPU; it is left as it was, and so are the random streams.
+    """
+    assert features.train is not None
+    row = min(range(len(features.train)), key=features.train.lengths.__getitem__)
+    streams = random_states(torch.device("cpu"))
+    try:
+        model.train()(**head.collate([features.train[row]])).loss.backward()
+        return any(each.grad is None for each in model.parameters() if each.requires_grad)
+    except Exception:  # `probe` says what it is, on the device of the run
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        restore_random_states(streams, torch.device("cpu"))
+
+
 def _origin(args: argparse.Namespace) -> str:
     """Where encoder and tokenizer come from; a file has the weights alone."""
     scored = args.test_model_file and Path(args.test_model_file).is_dir()
@@ -75,7 +96,7 @@ def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[di
         InputError: the model cannot take it; on a GPU the library would not say why.
     """
     tokenizer = run.tokenizer
-    known = cast(nn.Embedding, backbone.get_input_embeddings()).num_embeddings
+    known = len(cast(nn.Embedding, backbone.get_input_embeddings()).weight)
     if tokenizer.pad_token_id is None:
         raise InputError(
             "its tokenizer has no pad token, which a batch of rows of different lengths needs: name one as"

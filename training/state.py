@@ -27,13 +27,13 @@ from data.batches import StepSampler
 from data.features import Features
 from training.devices import wait_for_all
 from training.sharding import copy_whole, whole_tensors
-from utils import InputError, StopSignals, atomic_folder, log
+from utils import InputError, StopSignals, atomic_folder, counted, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
 
 
 class Means:
-    """Sums of figures, which stay on the device until their means are taken."""
+    """Running sums of figures, kept on the device until their means are asked for."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
@@ -174,9 +174,10 @@ class TrainingState:
             _check_versions(path, figures["segments"][-1]["versions"], versions)
         processes = len(figures["processes"])
         if processes != accelerator.num_processes:
-            raise InputError(f"{path}: saved by {processes} processes, not {accelerator.num_processes}: start as many")
+            many = counted(processes, "process", "processes")
+            raise InputError(f"{path}: saved by {many}, not {accelerator.num_processes}: start as many")
         if figures["data"] != self.data:
-            raise InputError(f"{path}: the training data, or how it is tokenised, is not what it was: bring it back")
+            raise InputError(f"{path}: the training data, or how it is tokenised, has changed since then: restore it")
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
             raise InputError(f"{path}: the state of another model: give the encoder that the run began with")

@@ -33,11 +33,6 @@ def small_sets_too(monkeypatch):
 
 
 @pytest.fixture
-def tokenizer(encoder_folder):
-    return AutoTokenizer.from_pretrained(encoder_folder)
-
-
-@pytest.fixture
 def sentences(tmp_path) -> Examples:
     rows = ["a warm film\t1", "a dull plot and more of it and more of it\t0", "a film\t0"]
     return Examples(SST, [write(tmp_path / "train.tsv", "sentence\tlabel", *rows)], labelled=True)
@@ -112,7 +107,7 @@ def test_what_the_readers_said_is_said_again(tokenizer, tmp_path, caplog):
         caplog.clear()
         examples = Examples(SENTENCE_TASKS["QQP"], [path], True)
         assert len(cached(str(tmp_path / "cache"), sentence_features, tokenizer, max_seq_length=16)(examples)) == 2
-        assert "1 rows with too few columns are left out (lines 3)" in caplog.text
+        assert "1 row with too few columns is left out (line 3)" in caplog.text
     assert "2 examples, tokenised earlier" in caplog.text
 
 

@@ -1,102 +1,24 @@
-"""Data of the user's own in the three scripts: files of every format, guessed columns, labels, and what comes out."""
+"""Text of the user's own with classes or numbers: formats, guessed columns, labels, and what comes out."""
 
-import csv
 import json
-import logging
-import re
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
-import torch
-from conftest import relative_error
-from matplotlib.figure import Figure
-from recorded_runs import table as report_table
-from recorded_runs import write_run
-from script_runs import exit_status, flags_of, message, results_of
-from test_processes import ROOT, run_twofold
-from transformers import AutoModelForMultipleChoice, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from own_tables import BAD, GOOD, rows_of_films, table, task_and_sets
+from script_runs import message, results_of
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-import reproduce
-import run_multi_cho
 import run_sent_clas
-import run_tok_clas
-from data import metrics, own
-from data.batches import ChoiceCollator, collate_parts, evaluation_batches
+from data import metrics, own, own_flags
 from data.cache import StoredFeatures, cached
-from data.features import Features, choice_features, sentence_features
-from data.predictions import read_predictions, write_predictions
+from data.features import sentence_features
 from data.readers import read_splits
-from data.tasks import SENTENCE_TASKS, TASKS
-from experiments import plan
-from figures import attention_maps, training_curves
-from models.asa import AsaModel
-from training import accumulation, arguments
+from data.tasks import SENTENCE_TASKS
+from training import arguments
 
-FILMS = ("film", "plot", "drama", "ending", "cast", "script", "music", "comedy")
-GOOD, BAD = ("warm", "fresh", "bright", "lovely"), ("dull", "flat", "tired", "weak")
-
-
-def rows_of_films(count: int) -> list[dict]:
-    """Text with "good" or "bad" for it, in turn."""
-    words = [(GOOD, BAD)[number % 2][number % 3] for number in range(count)]
-    return [
-        {"text": f"a {word} {FILMS[number % 8]}", "label": ("good", "bad")[number % 2]}
-        for number, word in enumerate(words)
-    ]
-
-
-def table(path: Path, rows: list[dict], features: datasets.Features | None = None) -> str:
-    """Write a table in the format that its name ends in; its path as a flag has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix in (".csv", ".tsv"):
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            quotes = {} if path.suffix == ".csv" else {"quoting": csv.QUOTE_NONE, "quotechar": None}
-            writer = csv.writer(file, delimiter=",\t"[path.suffix == ".tsv"], lineterminator="\n", **quotes)
-            writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows, indent=1))
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        datasets.Dataset.from_list(rows, features=features).to_parquet(str(path))
-    return str(path)
-
-
-def task_and_sets(*flags, script: str = "run_sent_clas"):
-    """The task that flags make, and its sets."""
-    args = arguments.of_script(script, list(map(str, flags)))
-    task = own.task_of(args, arguments.SCRIPTS[script].tasks)
-    return task, read_splits(task, args)
-
-
-@pytest.fixture(autouse=True)
-def offline(tmp_path_factory, monkeypatch, caplog):
-    """`datasets` keeps what it reads in a folder of the tests; the log is at hand."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
-    caplog.set_level(logging.INFO, "asa")
-
-
-@pytest.fixture
-def script(encoder_folder, tmp_path):
-    """script(module, flags, settings) -> exit status of a short run in `tmp_path / "out"`."""
-
-    def run(module, *flags: str, **changes) -> int:
-        settings = {
-            "load_model_path": encoder_folder,
-            "output_dir": tmp_path / "out",
-            "max_train_steps": 3,
-            "train_batch_size": 4,
-            "learning_rate": "3e-3",
-            "max_seq_length": 32,
-            "no_cuda": "",
-        } | changes
-        settings = {name: value for name, value in settings.items() if value is not None}
-        given = [part for part in flags_of(settings) if part]
-        return exit_status(module.main, *given, *flags)
-
-    return run
+pytestmark = pytest.mark.usefixtures("offline")
 
 
 # --- sentences: formats, columns, labels ---
@@ -213,7 +135,7 @@ def test_names_of_classes_in_a_parquet_file_are_used(tmp_path):
     ("rows", "flags", "said"),
     [
         ([("a", "x"), ("b", "")], "", "x.csv, line 3: the label in column 'label' is empty"),
-        ([("a", "x"), ("b", "x")], "", "x.csv: column 'label' has the label 'x' in every row: two labels"),
+        ([("a", "x"), ("b", "x")], "", "x.csv: column 'label' has the label 'x' in every row: at least two labels"),
         ([(f"t{n}", f"{n / 7}") for n in range(30)], "", "has 30 different numbers, which are no classes: add --regr"),
         ([(f"t{n}", f"w{n}") for n in range(101)], "", "has 101 different values in 101 rows, which are no classes"),
         ([("a", "1"), ("b", "two")], "--regression", "x.csv, line 3: the score 'two' is not a number"),
@@ -232,7 +154,7 @@ def test_bad_labels_are_refused(rows, flags, said, tmp_path, encoder_folder, ref
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 columns where 2 are expected"),
+        ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 column where 2 are expected"),
         ("x.csv", "text,label\n", "x.csv: the file has no rows"),
         ("x.csv", "", "x.csv: the file has no rows"),
         ("x.tsv", "text\tlabel\na\t1\t2\n", "x.tsv, line 2: 3 columns where 2 are expected"),
@@ -378,6 +300,12 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     assert lines[0] == ["index", "prediction", "probability_bad", "probability_good"]
     assert [line[:2] for line in lines[1:]] == [["g0", "good"], ["g1", "bad"], ["g2", "good"]]
     assert [float(line[2]) + float(line[3]) for line in lines[1:]] == pytest.approx([1, 1, 1], abs=1e-5)
+    again = ("--do_test", "--test_file", test, "--test_model_file", str(out), "--predictions_format", "jsonl")
+    assert script(run_sent_clas, *again, task_name="films", max_train_steps=None) == 0
+    assert [json.loads(line) for line in (out / "films.jsonl").read_text().splitlines()] == [
+        {"index": line[0], "prediction": line[1], "probabilities": {"bad": float(line[2]), "good": float(line[3])}}
+        for line in lines[1:]
+    ]
     model = AutoModelForSequenceClassification.from_pretrained(out / "best")
     assert model.config.id2label == {0: "bad", 1: "good"}
     assert pipeline("text-classification", model=str(out / "best"))("a warm film")[0]["label"] == "good"
@@ -398,6 +326,7 @@ def test_train_evaluate_and_test_on_own_files(script, tmp_path, capsys):
     flags = ("--do_train", "--train_file", train, "--overwrite_output_dir")
     assert script(run_sent_clas, *flags, task_name="other", max_train_steps=1) == 0
     assert not (out / "films.tsv").exists()
+    assert not (out / "films.jsonl").exists()
 
 
 def recorded_names(folder: Path) -> tuple[list[str], list[str]]:
@@ -418,7 +347,7 @@ def test_several_dev_and_test_files(script, tmp_path, caplog):
         *("macro_f1", "accuracy"),
         *("films-far/macro_f1", "films-far/accuracy"),
     ]
-    assert f"{other}, line 5: the first of 1 rows (of 4) with a label that films does not have ('fair')" in caplog.text
+    assert f"{other}, line 5: the only row (of 4) with a label that films does not have ('fair')" in caplog.text
     assert recorded_names(tmp_path / "out") == (
         ["films-near", "films-far"],
         ["films-near.tsv", "films-far.tsv"],
@@ -476,7 +405,7 @@ def test_a_run_on_own_data_is_resumed_with_the_same_rows_only(script, tmp_path, 
     assert "--dev_fraction 0.3: the run in" in capsys.readouterr().err
     table(tmp_path / "x.csv", [*rows_of_films(11), {"text": "a film", "label": "good"}])
     assert script(run_sent_clas, *flags, "--resume") == 2
-    assert "the training data, or how it is tokenised, is not what it was" in capsys.readouterr().err
+    assert "the training data, or how it is tokenised, has changed since then" in capsys.readouterr().err
     table(tmp_path / "x.csv", rows_of_films(12))
     assert script(run_sent_clas, *flags, "--resume", logging_steps=2) == 0
     assert results_of(tmp_path / "out")["finished"]
@@ -541,530 +470,5 @@ def test_macro_f1_is_the_mean_over_the_classes():
 
 
 def test_the_flag_takes_the_metrics_that_there_are():
-    assert {*own.METRICS["run_sent_clas"]} == metrics.METRICS.keys()
-    assert {*own.METRICS["run_tok_clas"]} <= metrics.WORD_METRICS.keys()
-
-
-# --- words ---
-
-SENTENCES = [
-    (["a", "warm", "film"], ["O", "B-MOOD", "B-WORK"]),
-    (["the", "music", "is", "dull"], ["O", "B-WORK", "O", "B-MOOD"]),
-]
-
-
-def conll(path: Path, sentences=SENTENCES, mark: bool = True) -> str:
-    lines = ["-DOCSTART- -X- O\n", "\n"] * mark
-    for words, tags in sentences:
-        lines += [f"{word} x {tag}\n" for word, tag in zip(words, tags, strict=True)] + ["\n"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines))
-    return str(path)
-
-
-def lists(path: Path, sentences=SENTENCES, names: tuple[str, str] = ("tokens", "ner_tags"), features=None) -> str:
-    return table(path, [dict(zip(names, sentence, strict=True)) for sentence in sentences], features)
-
-
-@pytest.mark.parametrize("name", ["x.conll", "x.txt", "x.tsv", "x.json", "x.jsonl", "x.parquet"])
-def test_words_come_as_conll_or_as_lists(name, tmp_path):
-    write = lists if name.endswith(("json", "jsonl", "parquet")) else conll
-    task, sets = task_and_sets("--do_train", "--train_file", write(tmp_path / name), script="run_tok_clas")
-    assert task.labels == ("O", "B-MOOD", "B-WORK")
-    assert task.metrics[0] == "entity_f1"
-    assert [(row.words, row.labels) for row in sets.train] == [
-        (words, [task.labels.index(tag) for tag in tags]) for words, tags in SENTENCES
-    ]
-
-
-def test_names_of_tags_in_a_parquet_file_are_used(tmp_path):
-    features = datasets.Features(
-        {
-            "words": datasets.List(datasets.Value("string")),
-            "tags": datasets.List(datasets.ClassLabel(names=["B-WORK", "O", "B-MOOD", "B-NONE"])),
-        }
-    )
-    file = lists(tmp_path / "x.parquet", [(["a", "film"], [1, 0]), ([], [])], ("words", "tags"), features)
-    task, sets = task_and_sets("--do_train", "--train_file", file, script="run_tok_clas")
-    assert task.labels == ("O", "B-WORK", "B-MOOD", "B-NONE")
-    assert [(row.words, row.labels) for row in sets.train] == [(["a", "film"], [0, 1]), ([], [])]
-
-
-@pytest.mark.parametrize(
-    ("rows", "flags", "metrics", "labels"),
-    [
-        ([["NN", "VB"]], "", ("accuracy",), ("NN", "VB")),
-        ([[3, 10]], "", ("accuracy",), ("3", "10")),
-        ([["O", "NN"]], "", ("accuracy",), ("O", "NN")),
-        ([["B-X", "O"]], "--metric token_f1", ("token_f1", "entity_f1", "entity_precision"), ("O", "B-X")),
-        ([["S-X", "O"]], "--metric accuracy", ("accuracy", "entity_f1", "token_f1"), ("O", "S-X")),
-    ],
-)
-def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
-    file = lists(tmp_path / "x.jsonl", [(["a", "b"], tags) for tags in rows])
-    task, _ = task_and_sets("--do_train", "--train_file", file, *flags.split(), script="run_tok_clas")
-    assert task.metrics[:3] == metrics
-    assert task.labels == labels
-
-
-@pytest.mark.parametrize(
-    ("rows", "flags", "said"),
-    [
-        ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tags in 'tags' for 2 words in 'tokens'"),
-        ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
-        ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not NoneType"),
-        ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; two tags at the"),
-        ([{"tokens": ["a", "b"], "tags": ["A", "C"]}], "--metric entity_f1", "--metric entity_f1 is of entities: the"),
-        ([{"it": ["a"], "tags": ["O"]}], "", "which column is the words is not clear: give --token_column; the col"),
-        ([{"tokens": ["a"], "tags": ["O"], "ner_tags": ["O"]}], "", "('ner_tags' or 'tags'?): give --tag_column; the"),
-        ([{"tokens": ["a"], "tag": ["O"]}], "", "which column is the tags is not clear: give --tag_column; the colum"),
-        ([{"tokens": ["a"], "tag": ["O"]}], "--tag_column t", "--tag_column t: {file} has no column 't'; it has 'tok"),
-    ],
-)
-def test_lists_that_cannot_be_used_are_refused(rows, flags, said, tmp_path, encoder_folder, refused):
-    file = table(tmp_path / "x.jsonl", rows)
-    given = ("--do_train", "--train_file", file, *flags.split())
-    expected = said.replace("x.jsonl, row", "x.jsonl, line").format(file=file)
-    assert expected in refused("own", *given, script=run_tok_clas, load_model_path=encoder_folder)
-
-
-def test_words_need_a_format_that_has_lists(tmp_path, encoder_folder, refused):
-    csv_file, words = table(tmp_path / "x.csv", [{"tokens": "a b", "tags": "O O"}]), conll(tmp_path / "x.txt")
-    given = {"script": run_tok_clas, "load_model_path": encoder_folder}
-    assert "x.csv: a table with lists is .json" in refused("own", "--do_train", "--train_file", csv_file, **given)
-    flags = ("--do_train", "--train_file", words, "--tag_column", "tags")
-    assert "--tag_column: " in refused("own", *flags, **given)
-
-
-def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
-    train, dev = conll(tmp_path / "train.txt", SENTENCES * 4), lists(tmp_path / "dev.jsonl")
-    other = lists(tmp_path / "other.jsonl", [*SENTENCES, (["a", "plot"], ["O", "B-NEW"])])
-    test = table(tmp_path / "test.json", [{"tokens": words} for words, _ in SENTENCES])
-    flags = (
-        "--do_train",
-        "--do_eval",
-        "--do_test",
-        "--train_file",
-        train,
-        "--dev_file",
-        dev,
-        other,
-        "--test_file",
-        test,
-    )
-    assert script(run_tok_clas, *flags, task_name="works", max_train_steps=24, learning_rate="1e-2") == 0
-    out = tmp_path / "out"
-    best = results_of(out)["best"]["metrics"]
-    assert (best["entity_f1"], best["accuracy"]) == (100, 100)
-    assert best["works-other/accuracy"] == pytest.approx(100 * 8 / 9)
-    assert "other.jsonl, line 3: the first of 1 rows (of 9) with a label that works does not have" in caplog.text
-    assert (out / "works.tsv").read_text() == "".join(
-        f"{word}\t{tag}\n" + "\n" * (place + 1 == len(tags))
-        for words, tags in SENTENCES
-        for place, (word, tag) in enumerate(zip(words, tags, strict=True))
-    )
-    assert json.loads((out / "best" / "config.json").read_text())["id2label"] == {
-        "0": "O",
-        "1": "B-MOOD",
-        "2": "B-WORK",
-    }
-    given = ("--do_eval", "--dev_file", conll(tmp_path / "dev.txt"), "--test_model_file", str(out))
-    assert script(run_tok_clas, *given, output_dir=tmp_path / "again", max_train_steps=None) == 0
-    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())["metrics"]
-    assert again["entity_f1"] == 100
-
-
-def test_a_fraction_of_the_sentences_is_held_out(tmp_path):
-    sentences = [([f"w{n}", "film"], ["O", "B-WORK"]) for n in range(20)]
-    given = ("--do_train", "--do_eval", "--train_file", conll(tmp_path / "train.txt", sentences))
-    _, sets = task_and_sets(*given, "--task_name", "works", script="run_tok_clas")
-    assert (len(sets.train), len(sets.eval["works"])) == (18, 2)
-    held_out = [(row.index, row.words[0]) for row in sets.eval["works"]]
-    assert all(word == f"w{index}" for index, word in held_out)
-    assert {word for _, word in held_out}.isdisjoint(row.words[0] for row in sets.train)
-
-
-# --- multiple choice ---
-
-QUESTIONS = [  # context, question, choices, place of the right one
-    ("the film is warm", "how is the film?", ["warm", "dull"], 0),
-    ("the plot is dull", "how is the plot?", ["warm", "dull", "flat"], 1),
-    ("the cast is bright", "how is the cast?", ["weak", "dull", "tired", "bright"], 3),
-    ("the music is flat", "how is the music?", ["flat", "warm", "fresh"], 0),
-]
-
-
-def asked(answers: str, form: str = "list") -> list[dict]:
-    """The questions as rows: with an answer of this kind, and the choices in this form."""
-    rows = []
-    for context, question, choices, right in QUESTIONS:
-        names = [f"c{place}" for place in range(len(choices))]
-        answer = {
-            "name": names[right],
-            "text": choices[right],
-            "letter": "abcd"[right],
-            "number from 0": right,
-            "number from 1": str(right + 1),
-        }[answers]
-        row = {"context": context, "question": question}
-        if form == "columns":
-            row |= {f"option_{place}": (*choices, "", "")[place] for place in range(4)}
-        else:
-            objects = [{"text": text, "label": name} for text, name in zip(choices, names, strict=True)]
-            column = {"text": choices, "label": names}
-            row["choices"] = {"list": choices, "dict": column, "objects": objects}[form]
-        rows.append(row | {"answer": answer})
-    return rows
-
-
-def choice_examples(file: str, *flags: str):
-    task, sets = task_and_sets("--do_train", "--train_file", file, *flags, script="run_multi_cho")
-    return task, list(sets.train)
-
-
-@pytest.mark.parametrize(
-    ("answers", "form", "suffix"),
-    [
-        ("number from 0", "list", ".jsonl"),
-        ("number from 1", "columns", ".csv"),
-        ("letter", "columns", ".tsv"),
-        ("text", "list", ".parquet"),
-        ("name", "dict", ".parquet"),
-        ("name", "objects", ".json"),
-    ],
-)
-def test_choices_come_in_lists_or_columns_with_answers_of_any_kind(answers, form, suffix, tmp_path, caplog):
-    _, rows = choice_examples(table(tmp_path / f"x{suffix}", asked(answers, form)))
-    assert [(row.context, row.question, [*row.choices], row.label) for row in rows] == QUESTIONS
-    assert f"x: the answer is the {answers} of a choice" in caplog.text
-    assert rows[1].names[1] == {"letter": "B", "text": "dull", "name": "c1"}.get(
-        answers, "2" if "1" in answers else "1"
-    )
-
-
-def test_a_missing_choice_may_stand_before_others(tmp_path):
-    rows = [{"question": "how?", "A": "warm", "B": "", "C": "dull", "label": "C"}] * 2
-    task, examples = choice_examples(table(tmp_path / "x.csv", rows))
-    assert task.columns.choices == ("A", "B", "C")
-    assert (examples[0].choices, examples[0].label, examples[0].names) == (("warm", "dull"), 1, ("A", "C"))
-    assert (examples[0].context, examples[0].question, examples[0].cloze) == ("how?", "_", True)  # the choice alone
-
-
-@pytest.mark.parametrize(
-    ("columns", "guessed"),
-    [
-        ("sent1 sent2 ending0 ending1 label", ("sent1", "sent2", ("ending0", "ending1"), "label")),
-        ("ctx endings label", ("ctx", None, ("endings",), "label")),
-        ("goal sol1 sol2 label", None),
-        ("article question options answer", ("article", "question", ("options",), "answer")),
-        ("question_stem choices answerKey", (None, "question_stem", ("choices",), "answerKey")),
-        ("context choices options label", None),
-        ("context label", None),
-        ("context choices", None),
-    ],
-)
-def test_columns_of_choices_are_guessed(columns, guessed, tmp_path):
-    values = {
-        "label": 0,
-        "answer": 0,
-        "answerKey": 0,
-        "choices": ["a", "b"],
-        "endings": ["a", "b"],
-        "options": ["a", "b"],
-    }
-    rows = [{name: values.get(name, name) for name in columns.split()}] * 2
-    file = table(tmp_path / "x.jsonl", rows)
-    if guessed is None:
-        assert "is not clear" in message(choice_examples, file)
-        return
-    found = choice_examples(file)[0].columns
-    assert (found.context, found.question, found.choices, found.answer) == guessed
-
-
-def test_a_blank_that_stands_alone_takes_the_choice(tmp_path):
-    questions = ["it is ___ .", "_ is it", "is my_var ___ ?", "is it?"]
-    rows = [{"context": "a film", "question": text, "choices": ["warm", "dull"], "label": 1} for text in questions]
-    _, examples = choice_examples(table(tmp_path / "x.jsonl", rows))
-    assert [row.cloze for row in examples] == [True, True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"answer": "weak"},
-            "line 3: the answer 'weak' is none of its 3 choices, which are called 'warm', 'dull', 'flat'",
-        ),
-        ({"answer": None}, "line 3: there is no answer in column 'answer'"),
-        ({"choices": ["warm"]}, "line 3: two choices at the least are expected, and it has 1"),
-        ({"choices": "warm, dull"}, "line 3: there is no list of choices in column 'choices'"),
-        ({"choices": ["warm", 7.5, True]}, "line 3: a choice must be text, not bool"),
-        ({"question": None}, "line 3: column 'question' must be text, not NoneType"),
-    ],
-)
-def test_bad_choices_are_refused(changes, said, tmp_path, encoder_folder, refused):
-    rows = asked("text")
-    rows = [*rows[:2], rows[1] | changes, rows[3]]
-    given = ("--do_train", "--train_file", table(tmp_path / "x.jsonl", rows))
-    assert said in refused("own", *given, script=run_multi_cho, load_model_path=encoder_folder)
-
-
-def test_rows_with_different_numbers_of_choices_change_no_loss(tmp_path, encoder_folder):
-    """A step's rows in one batch for each number of choices: loss and gradient of each row alone, added up."""
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
-    _, examples = choice_examples(table(tmp_path / "x.jsonl", asked("text")))
-    features = choice_features(examples, tokenizer, max_seq_length=32)
-    assert features.choices == [2, 3, 4, 3]
-    collate = ChoiceCollator(tokenizer)
-    parts = collate_parts(collate, 1, [features[row] for row in range(4)])
-    assert [tuple(part["input_ids"].shape[:2]) for part in parts] == [(1, 2), (2, 3), (1, 4)]
-    backbone = AutoModelForMultipleChoice.from_pretrained(encoder_folder, dtype=torch.float64)
-    model = AsaModel(backbone).train()
-
-    def gradient(batches):
-        model.zero_grad()
-        total = 0.0
-        for batch in batches:
-            output = model(**batch)
-            share = (len(batch["labels"]), 4)
-            loss = accumulation.weighted_loss(output, share, share)
-            assert torch.isfinite(output.divergence)
-            loss.backward()
-            total += loss.item()
-        return total, torch.cat([weight.grad.flatten() for weight in model.parameters()])
-
-    loss, together = gradient(parts)
-    expected, alone = gradient([collate([features[row]]) for row in range(4)])
-    assert loss == pytest.approx(expected, rel=1e-10)
-    assert relative_error(together, alone) < 1e-9
-
-
-def test_every_row_is_evaluated_once_in_batches_of_one_number_of_choices():
-    batches = evaluation_batches([5, 9, 7, 8, 6, 4], [2, 3, 2, 3, 2, 4], [0, 1, 2, 3, 4, 5], 2)
-    assert batches == [[5], [1, 3], [2, 4], [0]]
-    assert evaluation_batches([5, 9, 7], None, [2, 0, 1], 2) == [[1, 2], [0]]
-
-
-@pytest.mark.parametrize("method", ["asa", "smart"])
-def test_train_evaluate_and_test_on_own_choices(method, script, tmp_path, capsys):
-    train = table(tmp_path / "train.jsonl", asked("letter") * 2)
-    test = table(
-        tmp_path / "test.json", [{**row, "answer": None, "id": f"q{n}"} for n, row in enumerate(asked("letter"))]
-    )
-    flags = ("--do_train", "--do_eval", "--do_test", "--train_file", train, "--test_file", test)
-    if method == "asa":
-        dev = table(tmp_path / "dev.parquet", asked("letter"))
-        flags = (*flags, "--dev_file", dev)
-    steps = {"asa": 20, "smart": 1}[method]
-    assert script(run_multi_cho, *flags, task_name="films", method=method, max_train_steps=steps) == 0
-    out = tmp_path / "out"
-    best = results_of(out)["best"]
-    lines = [line.split("\t") for line in (out / "films.tsv").read_text().split("\n")[:-1]]
-    assert lines[0] == ["index", "prediction", *(f"probability_{place}" for place in range(4))]
-    assert [line[0] for line in lines[1:]] == ["q0", "q1", "q2", "q3"]
-    assert [len([cell for cell in line if cell]) for line in lines[1:]] == [4, 5, 6, 5]
-    for line in lines[1:]:
-        shares = [float(cell) for cell in line[2:] if cell]
-        assert sum(shares) == pytest.approx(1, abs=1e-4)
-        assert line[1] == "ABCD"[shares.index(max(shares))]
-    if method == "smart":
-        return
-    right = [line[1] == "ABCD"[row[3]] for line, row in zip(lines[1:], QUESTIONS, strict=True)]
-    assert best["eval_score"] == 100 * np.mean(right) == 100
-    kept = read_predictions(out / "predictions" / "films.parquet")
-    assert [len(row) for row in kept["logits"]] == [2, 3, 4, 3]
-    given = ("--do_eval", "--dev_file", dev, "--test_model_file", str(out / "best"), "--eval_batch_size", "3")
-    assert script(run_multi_cho, *given, output_dir=tmp_path / "again", max_train_steps=None) == 0
-    again = json.loads((tmp_path / "again" / "evaluation.json").read_text())
-    assert again["metrics"] == best["metrics"]
-    assert again["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
-
-
-def test_the_token_cache_keeps_different_numbers_of_choices(tmp_path, encoder_folder, monkeypatch):
-    monkeypatch.setattr("data.cache.CACHED_FROM", 0)
-    _, sets = task_and_sets(
-        "--do_train", "--train_file", table(tmp_path / "x.jsonl", asked("text")), script="run_multi_cho"
-    )
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder)
-    found = cached(str(tmp_path / "cache"), choice_features, tokenizer, max_seq_length=32)(sets.train)
-    assert isinstance(found, StoredFeatures)
-    fresh = choice_features(list(sets.train), tokenizer, max_seq_length=32)
-    assert found.choices == fresh.choices == [2, 3, 4, 3]
-    assert [found[row] for row in range(4)] == [fresh[row] for row in range(4)]
-
-
-# --- all the rest ---
-
-
-def test_two_processes_share_rows_with_different_numbers_of_choices(script, tmp_path, encoder_folder):
-    """One of them may have more batches of a step than the other."""
-    train = table(tmp_path / "train.jsonl", asked("letter") * 2)
-    given = [
-        "--do_train",
-        "--do_eval",
-        "--train_file",
-        train,
-        "--dev_fraction",
-        "0.25",
-        "--task_name",
-        "x",
-        "--no_cuda",
-    ]
-    given += ["--load_model_path", encoder_folder, "--max_seq_length", "32", "--train_batch_size", "4"]
-    given += ["--max_train_steps", "2", "--output_dir"]
-    assert exit_status(run_multi_cho.main, *given, str(tmp_path / "one")) == 0
-    done = run_twofold([*given, str(tmp_path / "two")], str(ROOT / "run_multi_cho.py"))
-    assert done.returncode == 0, done.stderr
-    one, two = (results_of(tmp_path / name)["best"] for name in ("one", "two"))
-    assert [two[name] for name in ("train_loss", "eval_loss")] == pytest.approx(
-        [one[name] for name in ("train_loss", "eval_loss")], rel=1e-5
-    )
-    assert two["metrics"] == one["metrics"]
-
-
-@pytest.mark.parametrize(
-    ("write", "name", "script_name"),
-    [
-        (lambda path: table(path, rows_of_films(6)), "train.csv", "run_sent_clas"),
-        (lambda path: table(path, rows_of_films(6)), "train.tsv", "run_sent_clas"),
-        (lambda path: table(path, asked("letter", "columns")), "train.csv", "run_multi_cho"),
-        (lambda path: table(path, asked("text")), "train.jsonl", "run_multi_cho"),
-        (lists, "train.parquet", "run_tok_clas"),
-        (lambda path: conll(path, mark=False), "train.tsv", "run_tok_clas"),
-        (conll, "train.txt", "run_tok_clas"),
-    ],
-)
-def test_a_folder_is_a_task_of_a_grid(write, name, script_name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write(tmp_path / "mine" / name)
-    args, extra = reproduce.parse_arguments(["main", "--tasks", "sst-2,mine", "--output_dir", "runs", "--seeds", "2"])
-    tasks = [args.own_tasks.get(task) or TASKS[task] for task in args.tasks]
-    runs = plan.plan_runs(Path("runs"), tasks, reproduce.variants_of(args), args.seeds, extra)
-    mine = [run for run in runs if run.name.startswith("mine/")]
-    assert [run.name for run in mine] == [
-        f"mine/{method}/seed{seed}" for seed in (42, 43) for method in ("naive", "asa")
-    ]
-    for run in mine:
-        assert Path(run.command[1]).stem == script_name
-        assert (run.args["dataset_name"], run.args["dev_fraction"]) == ("mine", 0.1)
-        again = own.task_of(arguments.of_script(script_name, run.command[2:]), arguments.SCRIPTS[script_name].tasks)
-        assert (again.name, again.script) == ("mine", script_name)
-    assert mine[0].steps == 3  # epochs of one step
-    write(tmp_path / "mine" / name.replace("train", "dev"))
-    assert plan.folder_task("mine").recipe.settings() == {"dataset_name": "mine"}
-
-
-def test_folders_that_cannot_be_a_task_of_a_grid(tmp_path):
-    def said(tasks: str) -> str:
-        return message(reproduce.parse_arguments, ["main", "--tasks", tasks, "--output_dir", str(tmp_path)])
-
-    table(tmp_path / "a" / "mine" / "train.csv", rows_of_films(6))
-    table(tmp_path / "b" / "mine" / "train.csv", rows_of_films(6))
-    assert "another folder is called mine too: rename one" in said(f"{tmp_path}/a/mine,{tmp_path}/b/mine")
-    assert said(f"{tmp_path}/a") == f"--tasks {tmp_path}/a: it has no training file, train.csv or the like"
-    assert said(f"{tmp_path}/c").startswith(f"--tasks {tmp_path}/c: no such task; ")
-
-
-def test_a_grid_of_own_data_and_its_report(encoder_folder, tmp_path, capsys):
-    table(tmp_path / "mine" / "train.csv", rows_of_films(8))
-    table(tmp_path / "mine" / "dev.csv", rows_of_films(4))
-    grid = ["main", "--tasks", str(tmp_path / "mine"), "--methods", "naive", "--seeds", "1", "--max_train_steps", "1"]
-    grid += ["--encoder", encoder_folder, "--output_dir", str(tmp_path / "runs"), "--no_cuda"]
-    grid += ["--", "--metric", "macro_f1", "--max_seq_length", "32"]
-    for _ in range(2):  # the second time it is finished
-        assert exit_status(reproduce.main, *grid) == 0
-    assert "1 runs, 1 finished, 0 to do" in capsys.readouterr().err
-    [row] = report_table(tmp_path / "runs", "Main table")
-    assert (row["task"], row["scored on"], row["metric"]) == ("mine", "dev, 4", "macro f1")
-    place = f"{tmp_path.name}/mine"
-    assert row["settings"] == f"fp32, max_seq_length 32, max_train_steps 1, dataset_name {place}, metric macro_f1"
-
-
-def own_run(folder: Path, method: str, seed: int, score: float, **args) -> Path:
-    """A finished run on own data, as the script leaves it."""
-    path = write_run(folder, method, seed, [score], name=f"{method}{seed}-{len(list(folder.glob('*')))}")
-    record = results_of(path)
-    record["args"] |= {"task_name": "mine", "train_file": ["a/train.csv"], "dev_file": ["a/dev.csv"]} | args
-    (path / "results.json").write_text(json.dumps(record))
-    return path
-
-
-def test_the_report_knows_own_data_by_the_names_of_their_files(tmp_path):
-    for seed, place in ((1, "a"), (2, "elsewhere")):
-        own_run(tmp_path, "naive", seed, 80.0, train_file=[f"{place}/train.csv"])
-        own_run(tmp_path, "asa", seed, 81.0 + seed, train_file=[f"{place}/train.csv"])
-    own_run(tmp_path, "naive", 1, 70.0, train_file=["a/other.csv"])
-    own_run(tmp_path, "naive", 1, 60.0, dev_file=["a/other.csv"])
-    write_run(tmp_path, "naive", 1, [50.0], name="known")
-    rows = report_table(tmp_path, "Main table")
-    mine = "bf16, learning_rate 2e-05, train_file {}, dev_file {}"
-    assert [tuple(row[name] for name in ("task", "method", "settings", "n", "last epoch")) for row in rows] == [
-        ("SST-2", "naive", "bf16", "1", "50.00"),
-        ("mine", "naive", mine.format("other.csv", "dev.csv"), "1", "70.00"),
-        ("mine", "naive", mine.format("train.csv", "dev.csv"), "2", "80.00 ± 0.00"),
-        ("mine", "asa", mine.format("train.csv", "dev.csv"), "2", "82.50 ± 0.71"),
-        ("mine", "naive", mine.format("train.csv", "other.csv"), "1", "60.00"),
-    ]
-
-
-def kept_predictions(folder: Path, labels: list[int], found: list[int]) -> None:
-    rows = Features({"input_ids": [[1]] * len(labels)}, labels)
-    write_predictions(folder / "predictions" / "mine.parquet", rows, [np.eye(3)[label] for label in found])
-
-
-@pytest.mark.parametrize(
-    ("metric", "labels", "args", "over_rows"),
-    [
-        ("accuracy", [0, 2, 1, 0], {}, True),
-        ("macro_f1", [0, 2, 1, 0], {"metric": "macro_f1"}, False),
-        ("matthews", [0, 1, 1, 0], {"metric": "matthews"}, True),
-        ("matthews", [0, 2, 1, 0], {"metric": "matthews"}, False),
-        ("accuracy", [0, 2, 1, 0], {"dev_fraction": 0.1}, False),
-    ],
-)
-def test_intervals_over_rows_where_they_can_be_made(metric, labels, args, over_rows, tmp_path):
-    for seed in (1, 2):
-        for method in ("naive", "asa"):
-            folder = own_run(tmp_path, method, seed, 80.0 + seed * (method == "asa"), **args)
-            record = json.loads((folder / "results.json").read_text())
-            record["epochs"][0]["metrics"] = {metric: record["epochs"][0]["eval_score"]}
-            (folder / "results.json").write_text(json.dumps(record))
-            other = labels[seed - 1 :] + labels[: seed - 1] if "dev_fraction" in args else labels
-            kept_predictions(folder, other, [1, *other[1:]] if method == "asa" else other)
-    said = [row["difference from fine-tuning, last epoch"] for row in report_table(tmp_path, "Main table")]
-    assert ["rows too [" in cell for cell in said] == [False, over_rows]
-
-
-def test_attention_maps_of_a_model_of_own_data(script, tmp_path, encoder_folder, monkeypatch, capsys):
-    file = table(tmp_path / "x.csv", rows_of_films(4))
-    assert script(run_sent_clas, "--do_train", "--train_file", file, max_train_steps=1) == 0
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())
-    flags = ["--model_file", str(tmp_path / "out" / "0_pytorch_model.bin"), "--load_model_path", encoder_folder]
-    flags += ["--text", "a warm film", "--output_dir", str(tmp_path / "maps")]
-    capsys.readouterr()
-    attention_maps.main(flags)
-    assert re.search(r"prediction: (good|bad) 0\.\d\d, under the mask (good|bad) 0\.\d\d", capsys.readouterr().out)
-    assert (tmp_path / "maps" / "attention_maps.png").exists()
-    (tmp_path / "out" / "best" / "config.json").unlink()
-    assert message(attention_maps.main, flags).startswith("--task_name is missing, and there is no best/ folder beside")
-
-
-def test_training_curves_of_own_data(tmp_path):
-    folder = own_run(tmp_path, "asa", 3, 80.0)
-    (folder / "metrics.jsonl").write_text('{"step": 1, "train_loss": 1.0}\n')
-    assert training_curves.read_run(folder).label == "mine, asa, seed 3"
-
-
-def test_other_data_with_the_arguments_of_a_run(tmp_path):
-    """What is given beside them replaces what it excludes."""
-    train, dev = (table(tmp_path / f"{name}.csv", rows_of_films(4)) for name in ("train", "dev"))
-    recorded = vars(arguments.of_script("run_sent_clas", ["--do_train", "--do_eval", "--train_file", train]))
-    (tmp_path / "results.json").write_text(json.dumps({"args": recorded}))
-
-    def again(*flags: str):
-        args = arguments.of_script("run_sent_clas", ["--args_from", str(tmp_path / "results.json"), *flags])
-        return args.train_file, args.dev_file, args.dev_fraction, args.dataset_name
-
-    assert again() == ([train], None, 0.1, None)
-    assert again("--dev_file", dev) == ([train], [dev], None, None)
-    assert again("--dataset_name", "films")[0] is None
+    assert {*own_flags.METRICS["run_sent_clas"]} == metrics.METRICS.keys()
+    assert {*own_flags.METRICS["run_tok_clas"]} <= metrics.WORD_METRICS.keys()

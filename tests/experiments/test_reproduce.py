@@ -150,7 +150,7 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     assert f"error: {lacks} to train it again" in capsys.readouterr().err
     places = ["--output_dir", str(tmp_path / "qqp"), "--data_dir", str(tmp_path)]
     said = message(reproduce.main, ["robustness", "--tasks", "QQP", *places])
-    assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP in any case")
+    assert said.startswith(f"--data_dir {tmp_path}: it has no folder PAWS-QQP (in upper or lower case)")
     assert stand_in.runs() == []
     # Scores whose training is gone are of other weights.
     scores = write(folder / "on-hard" / "evaluation.json", json.dumps({"args": {"eval_file": str(sentences)}}))
@@ -189,8 +189,8 @@ def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, cap
     recipe, *lines = capsys.readouterr().out.splitlines()
     assert recipe.startswith("# CoLA: learning_rate 2e-05 (ours), train_batch_size 32 (script default), ")
     assert lines[0] == "# CoLA/naive/seed42: finished"
-    # What the finished run took; or, of 8,551 examples, 804 steps of 32 at 50 examples a second and pass.
-    assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, 50 examples a second and pass on a CPU)")
+    # What the finished run took; or, of 8,551 examples, 804 steps of 32, in two passes of 50 examples a second.
+    assert lines[1].startswith("# CoLA/asa/seed42: 0:17:09 in all (roughly, at 50 examples/s per pass on a CPU)")
     assert lines[3] == "# CoLA/naive/seed43: 0:00:20 in all (as 1 finished run of this task and method)"
     assert lines[7] == "# 4 runs, 1 finished, 3 to do: about 0:34:38 with --jobs 1"
     for command, method, seed in ((lines[2], "asa", 42), (lines[4], "naive", 43), (lines[6], "asa", 43)):
@@ -278,7 +278,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--seeds", "x").startswith("argument --seeds: 'x' is not a whole number above 0")
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
-    assert said("--", "--seed", "3") == "--seed after --: it is the grid that gives it"
+    assert said("--", "--seed", "3") == "--seed after --: the grid sets it itself"
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
     assert "invalid choice: 'assa'" in said("--methods", "assa")
     assert said("--keep_checkpoints", "none", table="robustness").startswith("--keep_checkpoints none: robustness")

@@ -15,7 +15,7 @@ from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments.records import different_settings, missing, parsed, read_results, settings
-from experiments.tables import MIXED, MIXED_NOTE, NOTES, compare, grouped, over_seeds, report
+from experiments.tables import MIXED, MIXED_NOTE, NOTES, compare, detectable, grouped, over_seeds, report
 
 
 def test_statistics_by_hand():
@@ -32,12 +32,23 @@ def test_statistics_by_hand():
     # Sums of 3, -1 and 1 with signs: 3 is observed; 5, 3, 3 and 1, each with its opposite.
     assert compare({1: 3, 2: -1, 3: 1}, {1: 0, 2: 0, 3: 0})["p_flip"] == 6 / 8
 
-    nothing = {"low": None, "high": None, "p": None}
+    nothing = {"low": None, "high": None, "p": None, "detectable": None}
     assert compare({1: 5.0}, {1: 4.0}) == {"pairs": 1, "difference": 1.0, "p_flip": None, **nothing}
     assert compare({1: 5.0}, {2: 4.0}) == {"pairs": 0, "difference": None, "p_flip": None, **nothing}
     assert compare({1: 5.0, 2: 6.0}, {1: 4.0, 2: 5.0}) == {"pairs": 2, "difference": 1.0, "p_flip": 0.5, **nothing}
     assert over_seeds({1: 92.0, 2: 91.0}) == {"mean": 91.5, "deviation": pytest.approx(0.5**0.5)}
     assert over_seeds({1: 92.0}) == {"mean": 92.0, "deviation": None}
+
+
+def test_the_detectable_difference():
+    # Cohen (1988), table 2.3.5: with power .80 at .05 (two-sided), d = 0.5 takes 34 pairs; d = 0.2 takes 198 or 199.
+    assert detectable(1.0, 34) == pytest.approx(0.5, abs=0.01)
+    assert detectable(1.0, 199) == pytest.approx(0.2, abs=0.001)
+    assert detectable(3.0, 34) == pytest.approx(3 * detectable(1.0, 34))
+    # By drawing: of three pairs, as often as it should be.
+    draws = np.random.default_rng(0).normal(detectable(1.0, 3), 1.0, (20_000, 3))
+    found = np.abs(draws.mean(1)) / (draws.std(1, ddof=1) / 3**0.5) > 4.302653
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
 
 
 def test_a_row_for_each_setting_over_its_seeds(tmp_path):
@@ -66,7 +77,7 @@ def test_the_difference_has_an_interval_and_tests(tmp_path):
         write_run(tmp_path, "naive", seed, [90.0])
         write_run(tmp_path, "asa", seed, [90.0 + gain])
     said = column(tmp_path, "Main table", "difference from fine-tuning, last epoch")
-    assert said == ["", "+2.00 [-0.48, +4.48], p 0.074, flips 0.250, 3 pairs"]
+    assert said == ["", "+2.00 [-0.48, +4.48], p 0.074, detectable 3.26, flips 0.250, 3 pairs"]
 
 
 def test_what_all_rows_share_is_said_once(tmp_path):

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from figures import attention_maps, differences, drawing, training_curves
 from models.asa import AsaModel
 from models.checkpoints import save_checkpoint
+from models.encoder_types import ENCODER_TYPES
 from models.encoders import named_labels
 
 TEXT = "the film is not a warm drama"
@@ -97,6 +98,20 @@ def test_the_masked_units_are_those_of_the_adversaries(model_type):
 
     again = attention_maps.attend(model.backbone, batch)
     assert np.array_equal(again.attention, plain.attention)  # nothing of the adversarial pass is left in the model
+
+
+@pytest.mark.parametrize("model_type", ENCODER_TYPES)
+def test_the_masked_units_of_every_type_of_encoder(model_type):
+    """They are those that get no attention, and within a window, where a layer has one."""
+    model = AsaModel(tiny_backbone(model_type, attention="eager", dtype=torch.float32)).eval()
+    batch = tiny_batch(lengths=(9,))
+    del batch["labels"]
+    plain, adversarial = (attention_maps.attend(each, batch) for each in (model.backbone, model))
+    seen = (plain.attention > 1e-9).all(1)  # (N, L, L)
+    assert seen.all() == (model_type != "modernbert")
+    assert 0 < adversarial.masked.mean() < 1
+    assert not (adversarial.masked & ~seen).any()
+    assert np.array_equal(adversarial.masked, seen & (adversarial.attention < 1e-9).all(1))
 
 
 @pytest.mark.parametrize("two_models", [False, True])

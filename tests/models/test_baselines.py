@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from models import methods
 from models.baselines import EmbeddingNoise, RandomScores, mean_embedding_norm
 from models.checkpoints import release_state_dict
+from models.encoder_types import ENCODER_TYPES
 from models.encoders import checkpoint_layers
 from models.methods import unused_flags
 from training import accumulation
@@ -71,6 +72,31 @@ def both_kl(kind: str, p, q, labels):
         p, q = p[labels != -100], q[labels != -100]
     p, q = p.softmax(-1), q.softmax(-1)
     return ((p * (p / q).log()).sum() + (q * (q / p).log()).sum()) / len(labels)
+
+
+@pytest.mark.parametrize("model_type", ENCODER_TYPES)
+def test_noise_goes_onto_the_word_embeddings_of_every_type(model_type):
+    """The same noise for a token wherever it stands is another matrix of embeddings."""
+    model, batch = EmbeddingNoise(tiny_backbone(model_type)).eval(), tiny_batch()
+    weight = model.backbone.get_input_embeddings().weight
+    noise = 0.1 * torch.randn_like(weight)
+    with torch.no_grad():
+        plain = model(**batch).logits
+        with model.added(noise[batch["input_ids"]]):
+            found = model(**batch).logits
+        weight += noise
+        expected = model(**batch).logits
+    assert relative_error(found, expected) < 1e-5  # of those whose attention is in float32
+    assert relative_error(plain, expected) > 1e-3
+
+
+@pytest.mark.parametrize("method", ["freelb", "smart", "r3f"])
+def test_the_embeddings_of_ibert_give_a_pair(method):
+    model, batch = build(method, model_type="ibert")
+    output = model(**batch)
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+    assert model.backbone.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
 def half(kind: str) -> float:

@@ -30,14 +30,16 @@ from models.encoders import attention_implementation, load_config
 
 TYPES = [(model_type, attention) for model_type, row in ENCODER_TYPES.items() for attention in row.attention]
 HEAD_OF = dict(zip("SCTM", HEADS, strict=True))
-# Whose eager attention computes its softmax in float32; there, ModernBERT's mask of float64 is no number.
+# Whose eager attention computes its softmax in float32.
 FLOAT32_SOFTMAX = ("eurobert", "layoutlm", "modernbert")
+# Those of them with local attention: where float64's mask hides a whole row, float32 has -inf alone, and nan after it.
+FLOAT32_EAGER = ("modernbert",)
 DEBERTAS = [model_type for model_type, row in ENCODER_TYPES.items() if row.scores]
 
 
 def make(model_type: str, attention: str = "", head: str = "sequence", tau: float = 0.5, seed: int = 0, **settings):
     """An `AsaModel` in float64, where the library's attention knows it."""
-    dtype = torch.float32 if (model_type, attention) == ("modernbert", "eager") else torch.float64
+    dtype = torch.float32 if model_type in FLOAT32_EAGER and attention == "eager" else torch.float64
     return AsaModel(tiny_backbone(model_type, head, attention, dtype=dtype, seed=seed, **settings), tau=tau)
 
 

@@ -17,7 +17,8 @@ import run_multi_cho
 import run_sent_clas
 import run_tok_clas
 from data import cache
-from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS, class_order, match_classes
+from data.classes import class_order, match_classes, saved_labels
+from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS
 from models.encoders import (
     NO_CLASSES,
     fit_together,
@@ -186,9 +187,24 @@ def test_a_run_s_folder_is_its_best_epoch(evaluate, encoder_folder, data_dir, tm
     assert record["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
     assert record["args"]["test_model_file"] == str(run / "best")
     assert record["classes"] == {"matched": "by name", "names": ["0", "1"]}
+    (run / "best").rename(tmp_path / "best")
+    said = message(evaluate, "SST-2", run)
+    assert said.startswith(f"--test_model_file {run}: the folder of a run without best/, the model of its best epoch")
 
 
 # --- classes ---
+
+
+def test_names_of_classes_that_stand_in_label2id_alone(evaluate, encoder_folder, tmp_path):
+    """The library forgets them."""
+    folder = model_folder(tmp_path / "model", encoder_folder, names=["positive", "negative"])
+    expected = stock_loss(folder, order=(1, 0))
+    edit(folder / "config.json", lambda config: config.pop("id2label"))
+    record = evaluate("SST-2", folder)
+    assert record["classes"] == {"matched": "by name", "names": ["positive", "negative"]}
+    assert record["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    assert saved_labels(folder) == ("positive", "negative")
+
 
 CONLL_OF_DATASETS = "O B-PER I-PER B-ORG I-ORG B-LOC I-LOC B-MISC I-MISC".split()
 WNUT_OF_DATASETS = ["O"] + [

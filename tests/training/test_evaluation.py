@@ -15,10 +15,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 import run_multi_cho
 import run_sent_clas
 import run_tok_clas
+from data.classes import model_classes
 from data.examples import Example
 from data.metrics import by_group
 from data.readers import read_set, task_folder
-from data.tasks import ENTAILMENT, NLI, SENTENCE_TASKS, model_classes
+from data.tasks import ENTAILMENT, NLI, SENTENCE_TASKS
 from models.checkpoints import save_checkpoint, saved_classes
 from models.encoders import named_labels
 

@@ -90,6 +90,7 @@ def test_the_list_of_what_a_training_replaces(given):
         "results.json",
         "eval_results.txt",
         "metrics.jsonl",
+        "trackers.json",
         "best/config.json",
         "12_pytorch_model.bin",
         "SST-2.tsv",

@@ -12,13 +12,17 @@ import torch
 from asa_models import ENCODERS
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from test_data import write
+from test_training import features
 
 import run_sent_clas
 from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from data.batches import StepSampler, collate_parts
+from data.readers import Splits
 from models import methods
 from models.checkpoints import read_state_dict
 from training import devices
+from training.evaluation import Head
+from training.probe import leaves_out
 from utils import InputError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -178,6 +182,39 @@ def test_every_parameter_has_a_gradient(model_type, head, method):
     model = methods.build(method, backbone, argparse.Namespace(tau=0.5, protocol="corrected")).train()
     model(**tiny_batch(head)).loss.backward()
     assert set(gradients(model)) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.fixture
+def alone():
+    """A group of one process, which waits for gradients as one of several does."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head", "idle"),
+    [
+        ("bert", "sequence", False),
+        ("layoutlm", "sequence", False),
+        ("layoutlm", "token", True),  # its pooler
+        ("esm", "sequence", True),  # its head for contacts
+        ("xmod", "sequence", True),  # its adapters of other languages
+    ],
+)
+def test_parameters_that_nothing_uses_are_not_waited_for(model_type, head, idle, alone):
+    backbone, batch = tiny_backbone(model_type, head), tiny_batch(head)
+    model = methods.build("asa", backbone, argparse.Namespace(tau=0.5, protocol="corrected")).train()
+    assert leaves_out(model, Splits(features(1), {}, {}), Head(None, lambda rows: batch, None, None)) == idle
+    assert gradients(model) == {}
+    for found in (idle, False):
+        shared = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=found)
+        shared(**batch).loss.backward()
+        if idle and not found:
+            with pytest.raises(RuntimeError, match="Expected to have finished reduction"):
+                shared(**batch)
+        else:
+            shared(**batch).loss.backward()
 
 
 def test_processes_that_cannot_find_each_other_are_refused(tmp_path, monkeypatch):

@@ -241,7 +241,7 @@ def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     train.write_text(train.read_text().replace("\t1", "\t0"))
     log = tmp_path / "other data"
     assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
-    assert "the training data, or how it is tokenised, is not what it was" in log.read_text().splitlines()[-1]
+    assert "the training data, or how it is tokenised, has changed since then" in log.read_text().splitlines()[-1]
     # Another device or precision that the same arguments mean elsewhere.
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | {"precision": "fp16"}))

@@ -14,6 +14,7 @@ from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from script_runs import message
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._python_dispatch import TorchDispatchMode
+from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification
 
 from data.batches import StepSampler
@@ -26,6 +27,7 @@ from training import accumulation, arguments, devices, loop
 from training.folder import RunFolder
 from training.loop import Head, Run, epoch_line, parameter_groups, predict, train
 from training.state import Interruption, Means
+from training.trackers import Trackers
 
 
 class NoTokenizer:
@@ -82,9 +84,11 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
     accelerator = devices.make_accelerator(args)
     head = Head(AutoModelForSequenceClassification, pad, score, write=None)
     folder.mkdir(exist_ok=True)
-    return Run(
-        args, head, accelerator, accelerator.prepare(model), NoTokenizer(), RunFolder(folder), Interruption(accelerator)
-    )
+    files, model = RunFolder(folder), accelerator.prepare(model)
+    trackers = Trackers(args.report_to, folder, files.trackers, bool(args.resume))
+    run = Run(args, head, accelerator, model, NoTokenizer(), files, Interruption(accelerator), trackers)
+    loop.start_trackers(run, here=False)
+    return run
 
 
 def metrics_of(folder) -> list[dict]:
@@ -363,13 +367,33 @@ def test_epoch_line_is_the_release_s():
 def test_tensorboard_gets_the_figures(tmp_path):
     model = AsaModel(tiny_backbone(dtype=torch.float32), layers=[1])
     run = make_run(tmp_path / "run", model, report_to="tensorboard", asa_layers=[1])
-    # As execute does it; make_run made the accelerator before the folder was known to be wanted.
     train(run, features(8), {}, {})
     (file,) = (tmp_path / "run").rglob("events.out.tfevents.*")
     events = EventAccumulator(str(file)).Reload()
     assert [name for name in events.Tags()["scalars"] if name.startswith("keep_rate")] == ["keep_rate/1"]
     logged = {event.step: event.value for event in events.Scalars("train_loss")}
     assert logged == {record["step"]: pytest.approx(record["train_loss"]) for record in metrics_of(tmp_path / "run")}
+
+
+def test_the_progress_bar_shows_loss_and_score(tmp_path, monkeypatch):
+    """The loss of the last logging step, every second one here, and the score of the last epoch."""
+    shown = []
+
+    class Bar(tqdm):
+        def update(self, n=1):
+            shown.append(self.postfix)
+
+    monkeypatch.setattr(loop, "tqdm", Bar)
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), logging_steps=2, train_batch_size=4)
+    train(run, features(8), {"dev": features(3)}, {})
+    losses = [f"loss={row['train_loss']:.4f}" for row in metrics_of(tmp_path / "run")]
+    epochs = json.loads(run.folder.results.read_text())["epochs"]
+    scores = [f"score={epoch['eval_score']:.2f}" for epoch in epochs]
+    assert shown == [
+        *("", losses[0]),
+        *(f"{losses[0]}, {scores[0]}", f"{losses[1]}, {scores[0]}"),
+        *(f"{losses[1]}, {scores[1]}", f"{losses[2]}, {scores[1]}"),
+    ]
 
 
 # --- precision ---

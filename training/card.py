@@ -1,0 +1,91 @@
+"""The model card in `best/`: what was trained how, what it scores, and how to load it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from models.encoders import PACKAGES
+from models.methods import METHODS
+
+# Tells a card that a run wrote from one of the user's own.
+MARK = "adversarial-self-attention"
+CARD = "README.md"
+# End of the model's class -> what the Hub calls its task.
+PIPELINES = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForMultipleChoice": "multiple-choice",
+    "ForMaskedLM": "fill-mask",
+}
+SETTINGS = (
+    *("learning_rate", "train_batch_size", "num_train_epochs", "max_train_steps", "lr_scheduler_type"),
+    *("warmup_proportion", "weight_decay", "max_grad_norm", "max_seq_length", "optimizer", "seed"),
+)
+
+
+def model_card(results: Mapping, model_class: str) -> str:
+    """The text of the card, the same for the same results.
+
+    Args:
+        results: what `results.json` holds after the best epoch so far.
+        model_class: the name of the class that loads the model.
+    """
+    args, best = results["args"], results["best"]
+    encoder, task, method = args["load_model_path"], args["task_name"], args["method"]
+    name = Path(encoder).name
+    pipeline = next((tag for end, tag in PIPELINES.items() if model_class.endswith(end)), None)
+    evaluated = Path(args["eval_file"]).name if args.get("eval_file") else args.get("eval_on", "dev")
+    scores = {metric: value for metric, value in (best.get("metrics") or {}).items() if value is not None}
+    scored = [
+        EvalResult(
+            task_type=pipeline or "other",
+            dataset_type=task,
+            dataset_name=task,
+            dataset_split=evaluated,
+            metric_type=metric,
+            metric_value=round(value, 4),
+        )
+        for metric, value in scores.items()
+    ]
+    local = encoder in PACKAGES or Path(encoder).exists()
+    data = ModelCardData(
+        base_model=None if local else encoder,
+        library_name="transformers",
+        pipeline_tag=pipeline,
+        tags=[MARK, method],
+        model_name=f"{name}-{task}-{method}",
+        eval_results=scored or None,
+    )
+    how = "plain fine-tuning" if method == "naive" else f"`--method {method}`"
+    settings = {flag: args.get(flag) for flag in (*METHODS[method].flags, *SETTINGS)}
+    rows = [f"| {flag} | {value} |" for flag, value in settings.items() if value not in (None, "")]
+    metrics = [f"| {metric} | {value:.2f} |" for metric, value in scores.items()]
+    versions = {package: number for package, number in results["versions"].items() if number}
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name} fine-tuned on {task}",
+        f"`{name}` fine-tuned on {task} ({results['examples'].get('train')} rows) by {how} of Adversarial"
+        f" Self-Attention; epoch {best['epoch']} (counted from 0), after {best['global_step']} steps, which scored best"
+        " of its run. The adversaries, which only training needs, are not in this folder.",
+        "## Scores",
+        "\n".join([f"| on the {evaluated} set | |", "|---|---|", *metrics]) if metrics else "It was not evaluated.",
+        "Of one seed: how much seeds differ is to be known before two such models are compared." if metrics else "",
+        "## Use",
+        f"```python\nfrom transformers import AutoTokenizer, {model_class}\n\n"
+        f'model = {model_class}.from_pretrained("best")\ntokenizer = AutoTokenizer.from_pretrained("best")\n```',
+        "## Training",
+        "\n".join(["| setting | |", "|---|---|", *rows, f"| precision | {results['precision']} |"]),
+        "With " + ", ".join(f"{package} {number}" for package, number in versions.items()) + ".",
+        "## Licence and limits",
+        "Those of the encoder and of the training data; this card knows neither.",
+    ]
+    return "\n\n".join(filter(None, lines)) + "\n"
+
+
+def is_card(path: Path) -> bool:
+    """Whether a file is a model card that a run wrote."""
+    try:
+        return path.name == CARD and MARK in path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False

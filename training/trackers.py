@@ -1,0 +1,182 @@
+"""Experiment trackers: whichever of those that Accelerate knows `--report_to` names.
+
+They get the arguments, the figures of each logging step, and the scores of each epoch. A tracker that cannot start ends
+the run before anything is written; one that fails later is left out with a warning.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from utils import InputError, log, short, write_json
+
+# Name -> what it needs to go on with the run that it began, its id being given. Where it says nothing, a resumed run is
+# another run to the tracker, without the steps that the first one reported.
+RESUMED: dict[str, dict[str, Any]] = {
+    "aim": {},
+    "clearml": {},
+    "comet_ml": {},
+    "dvclive": {},
+    "mlflow": {"run_id": "{id}"},
+    "swanlab": {},
+    "tensorboard": {},  # it takes steps back (`purge_step`)
+    "trackio": {"name": "{id}", "resume": "allow"},
+    "wandb": {"id": "{id}", "resume": "allow"},
+}
+IN_OUTPUT_DIR = ("aim", "tensorboard")  # where they keep what they are told; the others have a place of their own
+PROJECT = "adversarial-self-attention"
+EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
+
+
+def chosen(given: str | Sequence[str]) -> str:
+    """What `--report_to` says, as one word: names with commas between them, or "none".
+
+    Raises:
+        InputError: a tracker is not known, or its package is not installed.
+    """
+    words = (given if isinstance(given, str) else ",".join(given)).split(",")
+    names = list(dict.fromkeys(word.strip().lower() for word in words if word.strip()))
+    if len(names) != 1 and {"none", "all"} & {*names}:
+        raise InputError(f"--report_to {' '.join(names)}: none and all stand alone: give one of them, or names")
+    for name in names:
+        if name not in (*RESUMED, "none", "all"):
+            raise InputError(f"--report_to {name}: no such tracker: choose from none, all, {', '.join(RESUMED)}")
+    if names == ["all"]:
+        names = [name for name in RESUMED if _installed(name)]
+        if not names:
+            raise InputError(f"--report_to all: no tracker is installed: pip install one of {', '.join(RESUMED)}")
+    for name in names:
+        if name != "none" and not _installed(name):
+            raise InputError(f"--report_to {name}: the package is not installed; pip install {name}")
+    return ",".join(names) or "none"
+
+
+def _installed(name: str) -> bool:
+    """Whether there is such a package; a folder that one of them made in the working directory is none."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+class Trackers:
+    """The trackers of one run, on its main process; on the others there are none.
+
+    Args:
+        report_to: what `chosen` returns.
+        output_dir: the folder of the run.
+        record: `trackers.json` in it: of each tracker the id of its run, and up to which step it has been told.
+        resume: whether the run goes on.
+    """
+
+    def __init__(self, report_to: str = "none", output_dir: Path = Path(), record: Path = Path(), resume: bool = False):
+        self.names = [name for name in report_to.split(",") if name != "none"]
+        self.output_dir, self.record = output_dir, record
+        self.known: dict[str, dict] = _read(record) if resume else {}
+        self.running: dict[str, Any] = {}
+
+    def start(self, arguments: Mapping[str, Any], here: bool, step: int = 0) -> None:
+        """Start those that keep what they are told in the output folder, or the others.
+
+        Args:
+            arguments: of the run, told to a tracker that does not know it yet.
+            step: those after it are told again, to a tracker that can take back what it knows of them.
+
+        Raises:
+            InputError: one cannot be started.
+        """
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # takes seconds
+
+        said = {name: _plain(value) for name, value in arguments.items()}
+        for name in [name for name in self.names if (name in IN_OUTPUT_DIR) == here and name not in self.running]:
+            known = self.known.get(name, {})
+            project = os.environ.get(f"{name.upper()}_PROJECT") or PROJECT
+            try:
+                if name == "tensorboard":
+                    taken_back = step + 1 if step else 0
+                    settings = {"purge_step": taken_back, "filename_suffix": EVENTS_SUFFIX}
+                    tracker = LOGGER_TYPE_TO_CLASS[name](name, self.output_dir, **settings)
+                elif here:
+                    tracker = LOGGER_TYPE_TO_CLASS[name](project, self.output_dir)
+                else:
+                    tracker = LOGGER_TYPE_TO_CLASS[name](project, **self._settings(name, known.get("id")))
+                tracker.start()
+                self.running[name] = tracker
+                if name == "tensorboard" and not step:  # which makes a folder for its own form of them
+                    tracker.log({"arguments": "\n".join(f"    {each}: {value}" for each, value in said.items())}, 0)
+                elif not known.get("id") and name != "tensorboard":
+                    tracker.store_init_configuration(said)
+            except (Exception, SystemExit) as error:  # whatever its package raises
+                self.finish()
+                raise InputError(
+                    f"--report_to {name}: it cannot be started ({_sentence(error)}): set it up, or leave it out"
+                ) from error
+
+    def _settings(self, name: str, known: str | None) -> dict[str, Any]:
+        if name == "mlflow":  # whoever names a folder as its store wants one, which it asks to be told twice
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        if known and RESUMED[name]:
+            return {key: value.format(id=known) for key, value in RESUMED[name].items()}
+        named = {"mlflow": "run_name", "trackio": "name", "wandb": "name"}
+        return {named[name]: str(self.output_dir)} if name in named else {}
+
+    def begin(self, steps: int, epochs: int) -> None:
+        """Note what the trackers know: up to which step they have been told of steps, and of epochs.
+
+        Args:
+            steps: the last step that the folder's files tell of; what is taken again is not told again.
+            epochs: likewise, of the last epoch.
+        """
+        for name, tracker in self.running.items():
+            known = self.known.get(name, {})
+            told = {"steps": max(steps, known.get("steps", 0)), "epochs": max(epochs, known.get("epochs", 0))}
+            fresh = not known or not RESUMED[name]
+            self.known[name] = {"id": _id(name, tracker)} | (dict.fromkeys(told, 0) if fresh else told)
+        if self.running:
+            write_json(self.record, self.known)
+
+    def log(self, kind: str, figures: Mapping[str, Any], step: int) -> None:
+        """Tell of a logging step ("steps"), or of the end of an epoch ("epochs")."""
+        numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
+        for name, tracker in list(self.running.items()):
+            if step <= self.known.get(name, {}).get(kind, 0):
+                continue
+            try:
+                tracker.log(numbers, step=step)
+            except Exception as error:
+                del self.running[name]
+                log.warning(f"--report_to {name}: it fails, and is told nothing more ({_sentence(error)})")
+
+    def finish(self) -> None:
+        """Let each end its run."""
+        for name, tracker in self.running.items():
+            try:
+                tracker.finish()
+            except Exception as error:
+                log.warning(f"--report_to {name}: it fails at its end ({_sentence(error)})")
+        self.running = {}
+
+
+def _id(name: str, tracker: Any) -> str | None:
+    """What a tracker calls its run."""
+    if not RESUMED[name]:
+        return None
+    run = tracker.tracker
+    return run.info.run_id if name == "mlflow" else run.name if name == "trackio" else run.id
+
+
+def _plain(value: Any) -> Any:
+    """An argument as every tracker takes it."""
+    return value if isinstance(value, bool | int | float | str) else short(value)
+
+
+def _read(path: Path) -> dict:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _sentence(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
