@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a grid, or print the tables, as the arguments say."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
-    from experiments import launch, pretraining
+    from experiments import cluster, launch, pretraining
     from experiments.tables import report
 
     if args.command == "report":
@@ -85,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             pretraining.check_text(run)
             continue
         own.task_of(argparse.Namespace(**run.args), SCRIPTS[run.task.script].tasks)
+    on_slurm = args.cluster == "slurm"
     if args.dry_run:
-        launch.dry_run(runs, folder, args.jobs)
+        (cluster if on_slurm else launch).dry_run(runs, folder, args.jobs)
         return
     if args.command == "robustness":  # better now than after the trainings
         for other in itertools.chain(*sets.values()):
@@ -94,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 task_folder(runs[0].args["data_dir"], other.task)
         plan.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
-    failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
+    if on_slurm:
+        failed = cluster.run_grid(runs, folder, args.cluster_args, args.keep_checkpoints, again)
+    else:
+        failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
         print(f"{len(failed)} of {counted(len(runs), 'run')} failed; {again}", file=sys.stderr)
         for name, why in failed.items():
@@ -138,6 +142,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     for part in extra:
         if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
             raise InputError(f"{part} after --: the grid sets it itself")
+    if args.cluster_args and args.cluster == "local":
+        raise InputError(f"--cluster_args {args.cluster_args[0]}: they are for --cluster slurm")
+    if args.jobs > 1 and args.cluster == "slurm":
+        raise InputError(f"--jobs {args.jobs}: with --cluster slurm it is --cluster_args array_parallelism={args.jobs}")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
     if args.command == "pretraining" and args.keep_checkpoints == "none":
@@ -214,6 +222,16 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     )
     group.add_argument(
         "--jobs", type=_count, default=1, help="runs at a time, spread over the GPUs (default: %(default)s)"
+    )
+    group.add_argument(
+        "--cluster", choices=("local", "slurm"), default="local", help="where the runs are started (default: local)"
+    )
+    group.add_argument(
+        "--cluster_args",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="submitit's settings for Slurm, as partition=gpu gpus_per_node=1 timeout_min=240 array_parallelism=16",
     )
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(

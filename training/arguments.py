@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and an argument that is wrong are answe
 import argparse
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,8 @@ EXECUTION = {
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
+# Methods that --fsdp is tested with; others keep a second set of weights, or go back through the encoder on their own.
+WITH_FSDP = ("naive", "asa")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
@@ -307,6 +310,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
     group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
+    group.add_argument(
+        "--fsdp", action="store_true", help="of several processes, each keeps a part of the model and its optimizer"
+    )
 
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
@@ -464,6 +470,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.fp16 and args.bf16:
         raise InputError("--fp16 and --bf16 exclude each other: give one of them")
+    if args.fsdp:
+        _check_fsdp(args)
     if args.test_model_file is None and not args.do_train:
         flag = "--do_test" if args.do_test else "--do_eval"
         raise InputError(f"{flag} without --do_train needs --test_model_file, the checkpoint to use")
@@ -558,6 +566,17 @@ def _check_eval_masks(args: argparse.Namespace) -> None:
         )
     if args.eval_masks != "random" and not Path(args.eval_masks).is_file():
         raise InputError(f"--eval_masks {args.eval_masks}: no such file")
+
+
+def _check_fsdp(args: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        raise InputError("--fsdp is for several processes: start them with torchrun, or leave it out")
+    if args.fp16:
+        raise InputError("--fsdp and --fp16 exclude each other: use --bf16, which needs no loss scale")
+    if args.optimizer == "apex_fused_adam":
+        raise InputError("--fsdp and --optimizer apex_fused_adam exclude each other: use --optimizer adamw")
+    if args.do_train and args.method not in WITH_FSDP:
+        raise InputError(f"--fsdp works with --method {' and '.join(WITH_FSDP)}, not {args.method}")
 
 
 def _check_apex(args: argparse.Namespace) -> None:

@@ -75,6 +75,7 @@ from training.evaluation import (
 from training.folder import RunFolder, describe, versions
 from training.masked import under_masks
 from training.probe import leaves_out, probe
+from training.sharding import gather, is_sharded, most, scatter, shard, whole_tensor
 from training.state import (
     Interruption,
     Means,
@@ -192,10 +193,11 @@ def execute(
         keep_freed_memory()
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
-    if args.do_train and accelerator.num_processes > 1 and leaves_out(model, features, head):
+    whole = shard(model, accelerator) if args.fsdp else None
+    if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # Only training needs the wrapper that keeps processes in step.
-    model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
+    if not args.fsdp:  # only training needs the wrapper that keeps processes in step
+        model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     if accelerator.num_processes > 1:
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
@@ -205,7 +207,7 @@ def execute(
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
-    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers)
+    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
     probe(run, features)
     wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
@@ -318,8 +320,9 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     assert best is not None  # there is a step at the least, and so an epoch
     if best is not progress.epochs[-1]:
         if accelerator.is_main_process:
-            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
-        broadcast(list(release_state_dict(model).values()))  # another machine may not see the file
+            load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
+        # Another machine may not see the file.
+        scatter(run.whole, model) if is_sharded(model) else broadcast(list(release_state_dict(model).values()))
     return best
 
 
@@ -406,9 +409,10 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
         folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
         best = progress.best
         if best is not None and folder.checkpoint(progress.epoch).exists():
-            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
+            load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
             _export(run, results, progress)
-            state.load(path)
+            if run.whole is None:
+                state.load(path)
 
 
 def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
@@ -425,15 +429,18 @@ def optimize(
     """One optimizer step on one batch: this process's rows of it, given in parts, which weigh what they hold of it.
 
     Args:
-        idle: what a process that has no row of a last, smaller batch computes in its place, to no effect: the others
-            wait for its gradient.
+        idle: what a process that has fewer parts of a batch than others, or no row of a last, smaller one, computes
+            in their place, to no effect: the others wait for it.
 
     Returns:
         What this process adds to the step's figures, and whether loss and gradient were finite; still on the device.
     """
     accelerator, model = run.accelerator, run.model
     computed = parts if idle is None else parts or [idle]
-    own = torch.stack([_size(part["labels"]) for part in computed]) * bool(parts)  # (parts, 2)
+    if idle is not None and is_sharded(model):  # every process is needed for each call
+        computed = parts + [idle] * (most(len(computed), accelerator) - len(parts))
+    own = torch.stack([_size(part["labels"]) for part in computed])  # (parts, 2)
+    own[len(parts) :] = 0
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
     figures, of_words = Means(), run.head.of_words
     for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
@@ -470,9 +477,10 @@ def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
         if parameters:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
-            norms[name] = nn.utils.get_total_norm(gradients)
+            norm = nn.utils.get_total_norm(gradients)
             if max_norm:
-                nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[name])
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            norms[name] = whole_tensor(norm)
     return norms
 
 
@@ -561,8 +569,11 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     progress.epochs.append(record)
     progress.epoch, progress.step_of_epoch, progress.seconds = progress.epoch + 1, 0, 0.0
     progress.skipped = progress.skipped * torch.tensor([0, 1], device=accelerator.device)
+    model = accelerator.unwrap_model(run.model)
+    if is_sharded(model):
+        gather(model, run.whole)
     if accelerator.is_main_process:
-        model = accelerator.unwrap_model(run.model)
+        model = run.whole or model
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         assert best is not None  # of this epoch and those before
@@ -586,7 +597,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 
 def _export(run: Run, results: dict, progress: Progress) -> None:
     """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
-    model = run.accelerator.unwrap_model(run.model)
+    model = run.whole or run.accelerator.unwrap_model(run.model)
     card = model_card(_results(results, progress), type(backbone_of(model)).__name__) if results.get("args") else ""
     export(model, run.tokenizer, run.folder.best, card)
 
