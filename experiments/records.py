@@ -22,7 +22,7 @@ PLAN = "grid.json"  # the runs that a grid was to have, in its folder
 # same gradients but for what is drawn at random (and for parts of a regression under the release's protocol).
 HOW = EXECUTION | {
     *("do_train", "do_eval", "test_model_file", "eval_file", "eval_masks"),
-    *("no_cuda", "attn_implementation", "model_type"),
+    *("no_cuda", "attn_implementation", "model_type", "fsdp"),
     *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
 # What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.

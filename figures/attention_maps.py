@@ -22,7 +22,7 @@ from data.examples import Example
 from data.task_kinds import SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
 from figures.drawing import QUANTITIES, WIDTH, picture
-from training.arguments import share
+from training.flags import share
 from utils import InputError, Parser, run_script
 
 if TYPE_CHECKING:

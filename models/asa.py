@@ -26,7 +26,15 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .budget import RowBudget
-from .encoder_types import close, encoder_layers, encoder_type, layer_calls, plain, second_door
+from .encoder_types import (
+    close,
+    encoder_layers,
+    encoder_type,
+    layer_calls,
+    plain,
+    predicts_masked_words,
+    second_door,
+)
 
 PROTOCOLS = ("corrected", "release")
 
@@ -47,7 +55,8 @@ class AsaOutput(ModelOutput):
     loss: task_loss + divergence, and tau^2 * penalty where there is one; scalar, the figure to call `backward` on.
     logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
     task_loss: the backbone's own loss in the clean pass; scalar.
-    divergence: how far the two predictions are apart, as it is weighted; scalar.
+    divergence: how far the two predictions are apart, as it is weighted; scalar. A mean over examples, or over masked
+        words.
     penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2. None under a row budget.
     keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
         no gradient.
@@ -116,6 +125,7 @@ class AsaModel(nn.Module):
         self.one_forward = one_forward
         self.divergence_weight = divergence_weight
         self.rule = PositiveScore() if budget is None else RowBudget(budget)
+        self.of_words = predicts_masked_words(backbone)
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
         # Under the number of its layer, with None for a layer that has no adversary.
@@ -162,7 +172,11 @@ class AsaModel(nn.Module):
         logits, adv_logits, task_loss, masks = passes(**batch)
 
         task_loss = zero_without_labels(task_loss, labels)
-        apart = self.divergence_weight * divergence(self.config, logits, adv_logits, labels, self.protocol)
+        compared = logits, adv_logits, labels
+        if self.of_words and "words" not in batch:  # of which the backbone then gives no other logits
+            compared = labelled_alone(*compared)
+        apart = divergence(self.config, *compared, self.protocol, self.of_words)
+        apart = self.divergence_weight * apart
         loss, penalty = task_loss + apart, None
         if isinstance(self.rule, PositiveScore):
             penalty = torch.stack(masks.penalty).sum()
@@ -467,34 +481,53 @@ def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.
 
 
 def divergence(
-    config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "corrected"
+    config,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    labels: torch.Tensor,
+    protocol: str = "corrected",
+    of_words: bool = False,
 ) -> torch.Tensor:
     """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
 
     Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
     regression, the mean squared difference. "release" sums over every position, and takes a regression's predictions
-    for a distribution over the batch.
+    for a distribution over the batch. Of masked words, which the release does not have, it is a mean over these words.
 
     Args:
         config: the backbone's.
         p, q: logits, (B, classes), (B, 1) of a regression, or (B, L, classes).
         labels: those of the batch.
+        of_words: the predictions are of masked words, which alone have a label.
 
     Raises:
         ValueError: a multi-label classification, for which no divergence is defined.
     """
     if config.problem_type == "multi_label_classification":
         raise ValueError("no divergence is defined for multi-label classification")
-    if p.ndim == 2 and p.shape[-1] == 1:  # regression
+    if not of_words and p.ndim == 2 and p.shape[-1] == 1:  # regression
         if protocol == "corrected":
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
         p, q = p.T, q.T
         return symmetric_kl(p, q) / p.shape[-1]
-    if p.ndim == 3 and protocol == "corrected":  # one prediction per token
+    if of_words or (p.ndim == 3 and protocol == "corrected"):  # one prediction per token
         # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
         ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
         p, q = p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0)
+        if of_words:
+            return symmetric_kl(p, q) / (~ignored).sum().clamp(min=1)
     return symmetric_kl(p, q) / len(labels)
+
+
+def labelled_alone(
+    p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of two predictions (B, L, V) and the labels (B, L), what has a label: (N, V) twice, and (N,).
+
+    It waits for a GPU, but of a whole vocabulary the divergence would keep six tensors of that size for every position.
+    """
+    labelled = labels != IGNORED_LABEL
+    return p[labelled], q[labelled], labels[labelled]
 
 
 def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

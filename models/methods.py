@@ -34,12 +34,14 @@ class Method:
     flags: the arguments that the method reads, each with the setting of the class that it is; "" where it is none, as
         the training reads it.
     fixed: other settings of the class.
+    of_words: whether it trains on masked words, too; methods with noise on the embeddings have no settings for that.
     """
 
     module: str = ""
     name: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
+    of_words: bool = True
 
 
 METHODS = {
@@ -77,6 +79,7 @@ METHODS = {
             "freelb_max_norm": "max_norm",
             "freelb_embedding_norm": "embedding_norm",
         },
+        of_words=False,
     ),
     "smart": Method(
         "baselines",
@@ -91,8 +94,9 @@ METHODS = {
             "smart_momentum": "momentum",
             "smart_early_momentum": "early_momentum",
         },
+        of_words=False,
     ),
-    "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),
+    "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}, of_words=False),
     # ASA under a row budget
     "asa_budget": Method(
         "asa",

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from recorded_runs import column, table
 from script_runs import message, results_of
 from test_data import write
@@ -164,7 +165,7 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launch.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert stand_in("--methods", "naive", "--seeds", "3", "--jobs", "3") == 0
     devices = [results_of(tmp_path / "runs" / "CoLA" / "naive" / f"seed{seed}")["device"] for seed in (42, 43, 44)]
     assert devices == [["2", "2"], ["5", "2"], ["2", "2"]]
@@ -176,7 +177,7 @@ def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     ]
     assert launch.shares(1) == [{}]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert launch.shares(2) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
