@@ -249,6 +249,8 @@ def _check_fsdp(args: argparse.Namespace) -> None:
         raise InputError("--fsdp and --optimizer apex_fused_adam exclude each other: use --optimizer adamw")
     if args.do_train and args.method not in WITH_FSDP:
         raise InputError(f"--fsdp works with --method {' and '.join(WITH_FSDP)}, not {args.method}")
+    if args.liveness_steps:  # which calls the encoder on its own, and not in every process
+        raise InputError("--fsdp and --liveness_steps exclude each other: give one of them")
 
 
 def _check_apex(args: argparse.Namespace) -> None:

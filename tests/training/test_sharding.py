@@ -107,6 +107,7 @@ def test_a_sharded_run_resumes_exactly(tmp_path):
         ((), "--fsdp is for several processes: start them with torchrun, or leave it out"),
         (("--fp16",), "--fsdp and --fp16 exclude each other: use --bf16, which needs no loss scale"),
         (("--method", "smart"), "--fsdp works with --method naive and asa, not smart"),
+        (("--liveness_steps", "5"), "--fsdp and --liveness_steps exclude each other: give one of them"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(flags, said, tmp_path, monkeypatch):
