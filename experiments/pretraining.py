@@ -87,28 +87,43 @@ def method_before(result: Result) -> str | None:
 
 def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -> tuple[str, list[dict]]:
     """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none."""
-    trained = [result for result in further if "mlm_probability" in result.args]
     if not further:
         return "", []
+    trained = [result for result in further if "mlm_probability" in result.args]
     rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(result.args["method"]))]
-    encoders = {result.args["load_model_path"] for result in trained}
-    as_it_was = [result for result in others if result.args["load_model_path"] in encoders]
-    as_it_was = [result for result in as_it_was if result.args["method"] == "naive"]
-    arms: dict[str, dict[str, Group]] = {}  # what is the same in all arms -> arm -> its runs
-    for group in grouped([*as_it_was, *(result for result in further if result not in trained)]):
-        arms.setdefault(_shared(group), {})[method_before(group.first) or AS_IT_WAS] = group
-    tuned = [
-        _task_row(arm, group, each)
-        for each in sorted(arms.values(), key=lambda each: (*TASKS, next(iter(each.values())).task).index(_task(each)))
-        if len(each) > 1
-        for arm, group in sorted(each.items(), key=lambda item: _place(item[0]))
-    ]
+    tuned = []
+    for grid in sorted({_grid(result) for result in further}):
+        encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
+        plain = [result for result in others if result.args["method"] == "naive"]
+        compared = [result for result in plain if result.args["load_model_path"] in encoders]
+        compared += [result for result in further if result not in trained and _grid(result) == grid]
+        tuned += _task_rows(grouped(compared))
     text = "\n\n".join(filter(None, (f"## {TITLE}", ABOUT, _table(rows, TEXT_COLUMNS), _table(tuned, TASK_COLUMNS))))
     return text, rows + tuned
 
 
-def _task(arms: dict[str, Group]) -> str:
-    return next(iter(arms.values())).task
+def _grid(result: Result) -> str:
+    """The folder of the grid that a run of pre-training, or of fine-tuning after it, is from."""
+    below = 2 if "mlm_probability" in result.args else 3  # pretraining/METHOD, TASK/after-METHOD/SEED
+    return "/".join(result.name.split("/")[:-below])
+
+
+def _task_rows(groups: Sequence[Group]) -> list[dict]:
+    """The rows of one grid's fine-tuning: task by task, the encoder as it was first."""
+    alike: dict[str, dict[str, Group]] = {}  # what all arms have in common -> arm -> its runs
+    for group in groups:
+        alike.setdefault(_shared(group), {})[method_before(group.first) or AS_IT_WAS] = group
+
+    def place(arms: dict[str, Group]) -> int:
+        task = next(iter(arms.values())).task
+        return (*TASKS, task).index(task)
+
+    return [
+        _task_row(arm, arms[arm], arms)
+        for arms in sorted(alike.values(), key=place)
+        for arm in sorted(arms, key=_place)
+        if arms.keys() != {AS_IT_WAS}
+    ]
 
 
 def _place(arm: str) -> int:
