@@ -6,6 +6,7 @@ python reproduce.py report runs/bert
 
 import argparse
 import itertools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,11 +35,14 @@ TASKS_OF = {
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
 # Rows that --methods may name beside the methods themselves.
 NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
+# And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
+OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
+BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
 METHODS_OF = {
     "main": ("naive", "asa"),
     "robustness": ("naive", "asa"),
     "comparison": (*METHODS, *NAMED),
-    "pretraining": tuple(name for name in ("naive", "asa", "asa_budget") if name in METHODS),
+    "pretraining": ("naive", "asa", "asa_budget"),
 }
 MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
@@ -53,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run a grid, or print the tables, as the arguments say."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
-    from experiments import launch, pretraining
+    from experiments import cluster, launch, pretraining
     from experiments.tables import report
 
     if args.command == "report":
@@ -81,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             pretraining.check_text(run)
             continue
         own.task_of(argparse.Namespace(**run.args), SCRIPTS[run.task.script].tasks)
+    on_slurm = args.cluster == "slurm"
     if args.dry_run:
-        launch.dry_run(runs, folder, args.jobs)
+        (cluster if on_slurm else launch).dry_run(runs, folder, args.jobs)
         return
     if args.command == "robustness":  # better now than after the trainings
         for other in itertools.chain(*sets.values()):
@@ -90,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 task_folder(runs[0].args["data_dir"], other.task)
         plan.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
-    failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
+    if on_slurm:
+        failed = cluster.run_grid(runs, folder, args.cluster_args, args.keep_checkpoints, again)
+    else:
+        failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
         print(f"{len(failed)} of {counted(len(runs), 'run')} failed; {again}", file=sys.stderr)
         for name, why in failed.items():
@@ -134,6 +142,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     for part in extra:
         if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
             raise InputError(f"{part} after --: the grid sets it itself")
+    if args.cluster_args and args.cluster == "local":
+        raise InputError(f"--cluster_args {args.cluster_args[0]}: they are for --cluster slurm")
+    if args.jobs > 1 and args.cluster == "slurm":
+        raise InputError(f"--jobs {args.jobs}: with --cluster slurm it is --cluster_args array_parallelism={args.jobs}")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
     if args.command == "pretraining" and args.keep_checkpoints == "none":
@@ -178,7 +190,13 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     )
     if table in METHODS_OF:
         methods = METHODS_OF[table]
-        group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
+        group.add_argument(
+            "--methods",
+            type=_words,
+            default=methods,
+            help="also asa_budget-BETA, and random_budget-BETA, random masks that hide as many keys, as asa_budget-0.05"
+            f" (default: {','.join(methods)})",
+        )
     if table == "ablation-tau":
         group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
@@ -204,6 +222,16 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     )
     group.add_argument(
         "--jobs", type=_count, default=1, help="runs at a time, spread over the GPUs (default: %(default)s)"
+    )
+    group.add_argument(
+        "--cluster", choices=("local", "slurm"), default="local", help="where the runs are started (default: local)"
+    )
+    group.add_argument(
+        "--cluster_args",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="submitit's settings for Slurm, as partition=gpu gpus_per_node=1 timeout_min=240 array_parallelism=16",
     )
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(
@@ -233,7 +261,15 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [NAMED.get(name, Variant(name, name)) for name in args.methods]
+    return [row(name) for name in args.methods]
+
+
+def row(name: str) -> Variant:
+    """The row of a table that --methods names."""
+    if found := BUDGET_ROW.fullmatch(name):
+        method, flag = OF_BUDGET[found[1]]
+        return Variant(name, method, (flag, found[2]))
+    return NAMED.get(name, Variant(name, name))
 
 
 def thirds(count: int) -> list[str]:

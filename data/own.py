@@ -117,7 +117,8 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         if path.suffix.lower() == ".csv":
             raise InputError(f"{path}: a table with lists is .json, .jsonl or .parquet; else a word and its tag a line")
     tables = [path for path in paths if path.suffix.lower() in SENTENCE_TABLES]
-    columns = _token_columns(args, tables) if tables else None
+    labelled = [path for split in SPLITS if split in ("train", args.eval_on) for each in files[split] for path in each]
+    columns = _token_columns(args, tables, not {*labelled}.isdisjoint(tables)) if tables else None
     if not tables and (args.token_column or args.tag_column):
         flag = "token_column" if args.token_column else "tag_column"
         raise InputError(f"--{flag}: {paths[0]} has a word a line, the tag being its last column: leave the flag out")
@@ -143,14 +144,18 @@ def token_task(args: argparse.Namespace) -> TokenTask:
     )
 
 
-def _token_columns(args: argparse.Namespace, tables: Sequence[Path]) -> tuple[str, str]:
-    """The columns of words and of tags; where no tag is needed, the second may not be there."""
+def _token_columns(args: argparse.Namespace, tables: Sequence[Path], labelled: bool) -> tuple[str, str]:
+    """The columns of words and of tags; where no tag is needed, the second may not be there.
+
+    Args:
+        labelled: some of the tables are sets to train on or to evaluate.
+    """
     first, columns = tables[0], columns_of(tables[0])
     given = {
         "--token_column": given_columns("--token_column", args.token_column, first, columns),
         "--tag_column": given_columns("--tag_column", args.tag_column, first, columns),
     }
-    needed = args.do_train or args.do_eval
+    needed = labelled and (args.do_train or args.do_eval)
     words, tags = given.values()
     words = words or guessed(first, "words", columns, WORDS, "--token_column")
     tags = tags or guessed(first, "tags", columns, TAGS, "--tag_column", needed)

@@ -1,4 +1,4 @@
-"""Adversarial Self-Attention (ASA): the method, complete in one file but for the table of encoders.
+"""Adversarial Self-Attention (ASA): the method, complete but for the table of encoders and the row budget.
 
 Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
 
@@ -16,7 +16,7 @@ Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidde
 
 import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from .budget import RowBudget
 from .encoder_types import (
     close,
     encoder_layers,
@@ -43,17 +44,20 @@ IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging 
 # while the penalty has none, so another value would be another method.
 MASKED_SCORE = -1e4
 
+# (scores, visible keys, real queries) -> keep-mask and attention bias, as of `PositiveScore` and `RowBudget`.
+MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 
 @dataclass
 class AsaOutput(ModelOutput):
     """What `AsaModel` returns in training mode.
 
-    loss: task_loss + divergence + tau^2 * penalty; scalar, the figure to call `backward` on.
+    loss: task_loss + divergence, and tau^2 * penalty where there is one; scalar, the figure to call `backward` on.
     logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
     task_loss: the backbone's own loss in the clean pass; scalar.
     divergence: how far the two predictions are apart, as it is weighted; scalar. A mean over examples, or over masked
         words.
-    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
+    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2. None under a row budget.
     keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
         no gradient.
     fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
@@ -89,10 +93,12 @@ class AsaModel(nn.Module):
             None is all of them.
         divergence_weight: of the divergence, for encoder and adversary alike; the paper has no such weight. With w
             and sqrt(w) tau the adversary weighs divergence and penalty against each other as it did with 1 and tau.
+        budget: the share of its keys that each query row hides, as `models/budget.py` has it, in place of the sign of
+            the score. There is then no penalty, and tau has no effect.
 
     Raises:
-        ValueError: the model type, its head, its attention implementation or the protocol is not supported, or there is
-            no such layer.
+        ValueError: the model type, its head, its attention implementation or the protocol is not supported, there is no
+            such layer, or the budget is no share.
     """
 
     accepts_loss_kwargs = False  # for the Trainer: the loss is the mean of the batch, of which it knows no other part
@@ -105,6 +111,7 @@ class AsaModel(nn.Module):
         one_forward: bool = False,
         layers: Iterable[int] | None = None,
         divergence_weight: float = 1.0,
+        budget: float | None = None,
     ):
         super().__init__()
         if protocol not in PROTOCOLS:
@@ -117,6 +124,7 @@ class AsaModel(nn.Module):
         self.protocol = protocol
         self.one_forward = one_forward
         self.divergence_weight = divergence_weight
+        self.rule = PositiveScore() if budget is None else RowBudget(budget)
         self.of_words = predicts_masked_words(backbone)
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
@@ -169,9 +177,12 @@ class AsaModel(nn.Module):
             compared = labelled_alone(*compared)
         apart = divergence(self.config, *compared, self.protocol, self.of_words)
         apart = self.divergence_weight * apart
-        penalty = torch.stack(masks.penalty).sum()
+        loss, penalty = task_loss + apart, None
+        if isinstance(self.rule, PositiveScore):
+            penalty = torch.stack(masks.penalty).sum()
+            loss = loss + self.tau**2 * penalty
         return AsaOutput(
-            loss=task_loss + apart + self.tau**2 * penalty,
+            loss=loss,
             logits=logits,
             adv_logits=adv_logits,
             task_loss=task_loss,
@@ -219,17 +230,24 @@ class AsaModel(nn.Module):
         return *output.logits.chunk(2), output.loss, masks
 
     @contextlib.contextmanager
-    def adversarial_mode(self, attention_mask: torch.Tensor | None = None, below_clean_rows: bool = False):
+    def adversarial_mode(
+        self,
+        attention_mask: torch.Tensor | None = None,
+        below_clean_rows: bool = False,
+        rule: MaskRule | None = None,
+    ):
         """Within this context the backbone's attention is masked by the adversaries.
 
         Args:
             attention_mask: the batch's own, (..., L), non-zero on real tokens; None where every token is real.
             below_clean_rows: the backbone gets twice these rows, of which the first half stays unmasked.
+            rule: makes masks of scores, in place of the model's own rule.
 
         Yields:
             The record of the pass: lists with one penalty, keep rate and share of fully masked rows per adversary.
         """
-        self._pass = _AdversarialPass(attention_mask, self.protocol == "release", below_clean_rows)
+        count_padding = self.protocol == "release"
+        self._pass = _AdversarialPass(rule or self.rule, attention_mask, count_padding, below_clean_rows)
         try:
             yield self._pass
             if self._pass.calls != len(self.adversaries):
@@ -359,10 +377,30 @@ class KeepMask(torch.autograd.Function):
         return -grad * gate * (1 - gate) * visible, None
 
 
+class PositiveScore:
+    """ASA's rule: a pair is kept where its score is positive, and each one that is kept counts for the penalty."""
+
+    hidden_score = MASKED_SCORE
+
+    def __call__(
+        self, score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (B, L, L), visible keys (B, 1 or L, L) -> keep-mask and attention bias; every query has a mask."""
+        keep = KeepMask.apply(score, visible)
+        return keep, (1 - keep) * MASKED_SCORE
+
+
 class _AdversarialPass:
     """The record of one adversarial pass: which tokens are real, and what each layer's adversary masked."""
 
-    def __init__(self, attention_mask: torch.Tensor | None, count_padding: bool, below_clean_rows: bool = False):
+    def __init__(
+        self,
+        rule: MaskRule,
+        attention_mask: torch.Tensor | None,
+        count_padding: bool,
+        below_clean_rows: bool = False,
+    ):
+        self.rule = rule
         self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
         self.count_padding = count_padding
         self.below_clean_rows = below_clean_rows
@@ -383,12 +421,12 @@ class _AdversarialPass:
         visible, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
         if incoming is not None:
             visible = visible & allowed_pairs(incoming)[-len(score) :]  # (B, L or 1, L), below the clean rows
-        keep = KeepMask.apply(score, visible)
+        keep, bias = self.rule(score, visible, real_query)
 
         # Where nothing is kept the row stays as it is, with the gradient of its mask: a bias of -1e4 on a whole row
         # is no bias at all in float32, and something else in float16.
         closed = keep.detach().sum(-1, keepdim=True) == 0  # (B, L, 1)
-        bias = (1 - keep) * MASKED_SCORE - closed * MASKED_SCORE
+        bias = bias - closed * bias.detach()
 
         counted = keep if self.count_padding else keep * real_query
         self.penalty.append(counted.sum() / len(score))

@@ -107,6 +107,8 @@ class RandomMask(AsaModel):
 
     Args:
         keep_rate: the probability with which a pair is kept.
+        budget: where it is given, each row hides exactly as many keys as under `AsaModel`'s budget, with the same bias,
+            in place of the keep rate: the control for that method.
         protocol, layers, one_forward: as for `AsaModel`.
     """
 
@@ -117,8 +119,9 @@ class RandomMask(AsaModel):
         protocol: str = "corrected",
         layers: Iterable[int] | None = None,
         one_forward: bool = True,
+        budget: float | None = None,
     ):
-        super().__init__(backbone, tau=0.0, protocol=protocol, one_forward=one_forward, layers=layers)
+        super().__init__(backbone, 0.0, protocol, one_forward, layers, budget=budget)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
     def forward(self, labels: torch.Tensor | None = None, **batch):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from data.features import Features
 from models.asa import IGNORED_LABEL
 from training import accumulation
 from training.folder import RunFolder
+from training.sharding import is_sharded, most, no_gradients
 from training.state import Interruption, Means
 from training.trackers import Trackers
 from utils import Interrupted, log
@@ -72,6 +73,7 @@ class Run:
     folder: RunFolder
     interruption: Interruption | None = None  # of training
     trackers: Trackers = field(default_factory=Trackers)  # likewise
+    whole: nn.Module | None = None  # with --fsdp, on the main process: what the model's parts are put together in
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:
@@ -122,7 +124,6 @@ def scores_line(scores: dict) -> str:
     return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
 
 
-@torch.inference_mode()
 def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
     """The plain model's predictions, each row's by one of the processes.
 
@@ -132,6 +133,11 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     Raises:
         Interrupted: a training run is to stop.
     """
+    with no_gradients(run.model):
+        return _predict(run, features)
+
+
+def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
     accelerator = run.accelerator
     order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
     order = order[accelerator.process_index :: accelerator.num_processes]
@@ -147,6 +153,7 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     )
     # Without the wrapper that keeps processes in step: one may have more batches than another.
     model = accelerator.unwrap_model(run.model).eval()
+    calls = most(len(batches), accelerator) if is_sharded(model) else 0
     logits, losses = [], Means()
     for batch in on_device(run, loader):
         # Several processes have not the same number of batches to agree in: they finish first.
@@ -158,6 +165,8 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
+    for _ in range(calls - len(batches)):  # of which the others need this process's part
+        model(**send_to_device(run.head.collate([features[0]]), accelerator.device))
     sums = {name: figure.item() for name, figure in losses.sums.items()}
     fetched = [row for batch in logits for row in batch.cpu().numpy()]
     found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one of each process

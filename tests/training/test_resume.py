@@ -142,6 +142,21 @@ def test_smart_resumed_goes_on_with_its_average_and_schedule(arguments, tmp_path
     assert differences(cut, whole) == []
 
 
+def test_a_row_budget_resumed_goes_on_exactly(arguments, tmp_path):
+    """Its adversaries have a learning rate of their own, and their liveness is logged between the other figures."""
+    script, flags = "run_sent_clas", ["--method", "asa_budget", "--asa_budget", "0.3"]
+    flags += ["--adversary_learning_rate", "1e-3", "--liveness_steps", "1", "--logging_steps", "2"]
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert run(script, arguments(script, whole, *flags), log) == 0, log.read_text()
+    blow = ("training.loop", "optimize", 4, KILL)
+    assert run(script, arguments(script, cut, *flags), log, blow) == -KILL
+    assert run(script, arguments(script, cut, *flags, "--resume"), log) == 0, log.read_text()
+    assert differences(cut, whole) == []
+    lines = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "train_loss" in line) for line in lines] == [(step, step % 2 == 0) for step in range(1, 7)]
+    assert all(line["liveness"] > 0 for line in lines)
+
+
 def test_masked_words_are_those_of_an_uninterrupted_run(given, tmp_path):
     """run_mlm.py, killed in the first epoch and in the second."""
     chance = random.Random(0)
