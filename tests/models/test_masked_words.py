@@ -128,7 +128,7 @@ def kept_for_the_backward_pass(model, batch) -> float:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape[-1:] == (vocabulary,) and tensor.untyped_storage().data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
