@@ -28,7 +28,7 @@ from models.asa import AsaModel, divergence
 from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
 from models.liveness import divergences
 from training.folder import versions
-from training.loop import make_optimizer, parameter_groups
+from training.optimizer import make_optimizer, parameter_groups
 from training.state import random_states, restore_random_states
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
