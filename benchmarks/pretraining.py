@@ -135,7 +135,7 @@ def kept(run: Run, batch: dict[str, torch.Tensor]) -> int:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape[-1:] == (vocabulary,) and tensor.untyped_storage().data_ptr() not in weights:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
