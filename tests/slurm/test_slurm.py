@@ -152,3 +152,27 @@ def test_a_job_over_two_nodes_trains_as_one_process(slurm, data_dir, encoder_fol
     done = slurm.ask("sbatch", "--wait", f"--output={log}", "--time=5", str(ROOT / "docs/several_nodes.sh"), *given)
     assert "Submitted batch job" in done
     assert losses(two) == pytest.approx(losses(one), rel=1e-5), log.read_text()
+
+
+TORCHRUN = """#!/bin/bash
+echo "$@" >> {folder}/ran
+[ -e {folder}/results.json ] && exit 0
+trap "exit 143" TERM
+touch {folder}/results.json
+while :; do sleep 0.1; done
+"""
+
+
+def test_that_job_queues_itself_again_and_resumes(slurm, tmp_path, monkeypatch):
+    """With a stand-in for torchrun; the signal comes as before a time limit, to the batch script alone."""
+    (tmp_path / "torchrun").write_text(TORCHRUN.format(folder=tmp_path))
+    (tmp_path / "torchrun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    flags = ["--parsable", "--nodes=1", f"--output={tmp_path / 'log'}", str(ROOT / "docs/several_nodes.sh")]
+    job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()
+    slurm.wait_for("ls", str(tmp_path), said="results.json")
+    slurm.ask("scancel", "--signal=TERM", "--batch", job)
+    requeued(slurm, job, "TimeLimit=5")
+    slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="COMPLETED")
+    first, second = (line.partition("run_sent_clas.py ")[2] for line in (tmp_path / "ran").read_text().splitlines())
+    assert (first, second) == (f"--do_train --output_dir {tmp_path}", f"--do_train --resume --output_dir {tmp_path}")
