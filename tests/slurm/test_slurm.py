@@ -45,7 +45,7 @@ def grid(slurm, tmp_path, monkeypatch):
     argv += ["--output_dir", str(tmp_path / "runs"), "--data_dir", str(tmp_path / "sets")]
     argv += ["--encoder", str(tmp_path / "encoder"), "--eval_file", f"SST-2={tmp_path / 'hard.tsv'}"]
     argv += ["--keep_checkpoints", "all", "--cluster", "slurm"]
-    argv += ["--cluster_args", "timeout_min=10", "signal_delay_s=45", "array_parallelism=2", "nodelist=there", "--"]
+    argv += ["--cluster_args", "timeout_min=10", "signal_delay_s=100", "array_parallelism=2", "nodelist=there", "--"]
     argv += ["--max_seq_length", "40", "--train_batch_size", "4", "--num_train_epochs", "2", "--save_steps", "1"]
     return lambda: reproduce.main(argv)
 
@@ -65,7 +65,9 @@ def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, 
     assert states(folder) == ["00000001", "00000002"]
 
     paused(slurm, tmp_path, 1)
-    slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    # The signal is due now, as Slurm sees within 30 seconds, and the end in one or two minutes.
+    minutes = int(slurm.ask("squeue", "--noheader", "--jobs", job, "--format=%M").split(":")[-2])
+    slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
     requeued(slurm, job, "TimeLimit=10")
     assert states(folder) == ["00000003-evaluated", "00000004"]
 
