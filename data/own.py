@@ -43,6 +43,7 @@ from data.own_flags import FILES, is_own, set_names
 from data.own_sets import SPLITS, files_of, sets_of
 from data.task_kinds import ChoiceColumns, ChoiceTask, DataSet, Names, SentenceTask, Task, TaskKind, TokenTask
 from data.tasks import TASKS, find_task, names_of
+from data.text import TextTask
 from utils import InputError, log
 
 OF_CLASSES = ("accuracy", "macro_f1")
@@ -116,7 +117,8 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         if path.suffix.lower() == ".csv":
             raise InputError(f"{path}: a table with lists is .json, .jsonl or .parquet; else a word and its tag a line")
     tables = [path for path in paths if path.suffix.lower() in SENTENCE_TABLES]
-    columns = _token_columns(args, tables) if tables else None
+    labelled = [path for split in SPLITS if split in ("train", args.eval_on) for each in files[split] for path in each]
+    columns = _token_columns(args, tables, not {*labelled}.isdisjoint(tables)) if tables else None
     if not tables and (args.token_column or args.tag_column):
         flag = "token_column" if args.token_column else "tag_column"
         raise InputError(f"--{flag}: {paths[0]} has a word a line, the tag being its last column: leave the flag out")
@@ -142,14 +144,18 @@ def token_task(args: argparse.Namespace) -> TokenTask:
     )
 
 
-def _token_columns(args: argparse.Namespace, tables: Sequence[Path]) -> tuple[str, str]:
-    """The columns of words and of tags; where no tag is needed, the second may not be there."""
+def _token_columns(args: argparse.Namespace, tables: Sequence[Path], labelled: bool) -> tuple[str, str]:
+    """The columns of words and of tags; where no tag is needed, the second may not be there.
+
+    Args:
+        labelled: some of the tables are sets to train on or to evaluate.
+    """
     first, columns = tables[0], columns_of(tables[0])
     given = {
         "--token_column": given_columns("--token_column", args.token_column, first, columns),
         "--tag_column": given_columns("--tag_column", args.tag_column, first, columns),
     }
-    needed = args.do_train or args.do_eval
+    needed = labelled and (args.do_train or args.do_eval)
     words, tags = given.values()
     words = words or guessed(first, "words", columns, WORDS, "--token_column")
     tags = tags or guessed(first, "tags", columns, TAGS, "--tag_column", needed)
@@ -217,6 +223,8 @@ def recorded_task(args: Mapping) -> Task | None:
     if not is_own(args):
         return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
+    if "mlm_probability" in args:
+        return TextTask(name=name, train=None, dev={name: DataSet(())}, test={})
     names = {split: set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
     given: dict = {"name": name, "metrics": (), "train": None, "own": True, **sets}

@@ -1,6 +1,10 @@
 """ASA in a training script of your own, with the Hugging Face Trainer. It takes a minute or two on CPU.
 
 python docs/own_trainer.py
+
+A CrossEncoder of sentence-transformers is trained in the same way, in place: give an AsaTrainer
+`AsaModel(cross_encoder.transformers_model)`, then call `detach()`. There is no loss module for that library's own
+trainer, which would neither clip the adversaries' gradient, nor share it between processes, nor save the adversaries.
 """
 
 import argparse

@@ -180,11 +180,11 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
 
     try:
         while (waiting or running) and not signals.noted:
-            for run in [run for run in waiting if run.needs and run.needs.name in failed]:
+            for run in [run for run in waiting if run.waits_for and run.waits_for.name in failed]:
                 waiting.remove(run)
                 ended(run, "not possible, as the training failed")
             unfinished = {run.name for run in waiting} | {run.name for run, *_ in running.values()}
-            ready = (run for run in waiting if run.needs is None or run.needs.name not in unfinished)
+            ready = (run for run in waiting if run.waits_for is None or run.waits_for.name not in unfinished)
             for run in list(itertools.islice(ready, len(free))):
                 waiting.remove(run)
                 log.info(f"{run.name}: started")

@@ -444,8 +444,8 @@ PROCESSES = [
 PROGRAMS = (
     *("run_sent_clas", "run_multi_cho", "run_tok_clas", "reproduce", "demo", "data.download", "models.fetch"),
     *("figures.attention_maps", "figures.differences", "figures.training_curves"),
-    *("benchmarks.kill_resume", "benchmarks.noise", "benchmarks.protocols", "benchmarks.scale"),
-    "benchmarks.throughput",
+    *("benchmarks.kill_resume", "benchmarks.noise", "benchmarks.protocols", "benchmarks.throughput"),
+    "benchmarks.scale",
 )
 # Each program in turn with --help; the first one that imports what takes seconds ends it.
 HELP = """

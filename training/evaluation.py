@@ -41,15 +41,24 @@ class Head:
     auto_class: the transformers class that makes the model.
     collate: rows -> padded batch.
     score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
-    write: (path, features, logits per row) -> writes a predictions file.
+    write: (path, features, logits per row) -> writes a predictions file; None without test sets.
     loss_name: what the epoch lines call the training loss.
+    summary: of masked language modelling, (batch, output) -> (B, figures), which is kept for each row in place of its
+        logits. Their vocabulary is too large to keep, so that there are no predictions; the best epoch is the one with
+        the lowest loss; and a head of the encoder's own counts, whatever its classes are called.
     """
 
     auto_class: "type[_BaseAutoModelClass]"
     collate: Callable[[list[dict]], dict[str, torch.Tensor]]
     score: Callable[[Features, list[np.ndarray]], dict[str, float]]
-    write: Callable[[Path, Features, list[np.ndarray]], None]
+    write: Callable[[Path, Features, list[np.ndarray]], None] | None
     loss_name: str = "train loss"
+    summary: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] | None = None
+
+    @property
+    def of_words(self) -> bool:
+        """Whether it predicts masked words."""
+        return self.summary is not None
 
 
 @dataclass
@@ -151,7 +160,8 @@ def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | No
         if run.interruption and run.interruption.alone and run.interruption.noted:
             raise Interrupted(run.interruption.noted, INTERRUPTED)
         output = model(**batch)
-        logits.append(output.logits.float())  # fetched at the end: a GPU need not wait for the next batch to be made
+        kept = run.head.summary(batch, output) if run.head.summary else output.logits.float()
+        logits.append(kept)  # fetched at the end: a GPU need not wait for the next batch to be made
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
@@ -164,6 +174,14 @@ def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | No
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
     return [rows[row] for row in range(len(features))], loss
+
+
+def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
+    """(B, 3): of each row the sum of the losses of its masked words, how many they are, and how many are predicted."""
+    labels, logits = batch["labels"], output.logits.float()  # (B, M), (B, M, V)
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    figures = losses, labels != IGNORED_LABEL, logits.argmax(-1) == labels
+    return torch.stack([figure.sum(1, dtype=torch.float64) for figure in figures], dim=1)
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -1,80 +1,52 @@
-"""The one train / evaluate / predict loop, on Hugging Face Accelerate.
+"""The training loop, on Hugging Face Accelerate.
 
 Several processes share each optimizer step and each evaluation, a row going to one of them alone; losses, scores and
 files are those of one process.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     broadcast,
     broadcast_object_list,
     send_to_device,
-    set_seed,
 )
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
+from transformers import get_scheduler
 
 from data.batches import StepSampler, collate_parts
-from data.classes import class_order, match_classes
 from data.features import Features
 from data.predictions import write_predictions
-from data.readers import Examples, Splits, read_splits
-from data.task_kinds import Task
-from models import methods
 from models.checkpoints import (
     backbone_of,
     export,
     load_release_checkpoint,
-    load_saved,
     release_state_dict,
     save_checkpoint,
-    saved_classes,
 )
-from models.encoders import (
-    attention_implementation,
-    check_same_type,
-    checkpoint_layers,
-    class_words,
-    fit_together,
-    load_config,
-    load_pretrained,
-    load_tokenizer,
-    positions,
-    sources,
-)
-from training import accumulation
-from training.arguments import Default
+from training import accumulation, liveness
 from training.card import model_card
-from training.devices import make_accelerator, wait_for_all
+from training.devices import wait_for_all
 from training.evaluation import (
     INTERRUPTED,
-    Head,
     Run,
     epoch_line,
     evaluate,
     ignore_signals,
     labelled,
     on_device,
-    predict,
-    scores_line,
 )
-from training.folder import RunFolder, describe, versions
-from training.probe import leaves_out, probe
-from training.sharding import gather, is_sharded, most, scatter, shard, whole_tensor
+from training.folder import versions
+from training.optimizer import clip, make_optimizer, parameter_groups
+from training.sharding import gather, is_sharded, most, scatter
 from training.state import (
-    Interruption,
     Means,
     Progress,
     TrainingState,
@@ -82,136 +54,10 @@ from training.state import (
     random_states,
     restore_random_states,
 )
-from training.trackers import Trackers
-from utils import InputError, Interrupted, counted, keep_freed_memory, log, never_destroy
+from utils import InputError, Interrupted, counted, log
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
-
-
-def prepare(
-    args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
-) -> tuple[Splits[Examples], PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The sets that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
-
-    Raises:
-        InputError: a data file is missing, or the encoder or the output folder cannot be used.
-    """
-    examples = read_splits(task, args)
-    model, tokens = sources(args.load_model_path, args.test_model_file)
-    config = load_config(model.name, args.model_type, args.cache_dir, model.flag, **config_changes)
-    if tokens != model:
-        check_same_type(str(model), config, load_config(tokens.name, None, args.cache_dir))
-    classes_to_score(args, task)  # an error is better found now
-    on_cpu = args.no_cuda or not torch.cuda.is_available()
-    args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
-    if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
-        log.info(f"{model}: it has positions for {counted(positions(config), 'token')}: longer rows are cut there")
-        args.max_seq_length = positions(config)
-    sets = [examples.train, *examples.eval.values(), *examples.test.values()]
-    files = [path for rows in sets for path in getattr(rows, "paths", ())]
-    RunFolder(args.output_dir).check(args, task, files)
-    methods.check(args, config)
-    wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
-    tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
-    encoder = "its encoder" if tokens == model else f"the encoder of {model}"
-    fit_together(tokens.name, config, tokenizer, tokens.flag, encoder)
-    return examples, config, tokenizer
-
-
-def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | None, dict]:
-    """Which class of the model that is to be scored each of the task's labels is, and what the record says of it.
-
-    Returns:
-        None where the checkpoint has no names for its classes, which are then taken in the task's order.
-
-    Raises:
-        InputError: its classes are not those of the task.
-    """
-    source, order, names = args.test_model_file, None, None
-    if source is not None and Path(source).is_dir():
-        names = saved_classes(source)
-        order = match_classes(task, names, f"--test_model_file {source}")
-    if source is None or not getattr(task, "labels", ()):
-        return order, {}
-    if order is None:
-        return None, {"classes": {"matched": "assumed in the task's order", "names": None}}
-    return order, {"classes": {"matched": "by name", "names": names}}
-
-
-def execute(
-    args: argparse.Namespace,
-    task: Task,
-    head: Head,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    features: Splits[Features],
-) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
-
-    Raises:
-        InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
-        Interrupted: by SIGTERM or Ctrl-C, in training; its state has been saved.
-    """
-    folder = RunFolder(args.output_dir)
-    begun = folder.read_results() if args.resume else None
-    if begun and begun.get("finished"):
-        log.info(f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch")
-        return
-    unseen = {split: rows.report for split, rows in features.primary().items()}
-    for split, report in unseen.items():
-        log.info(
-            f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {round(value, 4)}" for name, value in report.items())
-        )
-    set_seed(args.seed)
-    classes: dict[str, dict] = {}
-    if args.do_train:
-        order_of = functools.partial(class_order, task)
-        backbone = load_pretrained(
-            head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
-        )
-        if args.gradient_checkpointing:
-            checkpoint_layers(backbone)
-        model = methods.build(args.method, backbone, args)
-    else:
-        order, classes = classes_to_score(args, task)
-        model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
-        for found in classes.values():
-            words = found["names"] or class_words(config)
-            log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
-    accelerator = make_accelerator(args)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    if accelerator.process_index:
-        set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
-    whole = shard(model, accelerator) if args.fsdp else None
-    if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
-        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    if not args.fsdp:  # only training needs the wrapper that keeps processes in step
-        model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
-    if accelerator.num_processes > 1:
-        # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
-        # gloo, which may be waiting for that lock.
-        never_destroy(model)
-    record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
-    if args.resume:
-        folder.check_same(record)
-    interruption = Interruption(accelerator) if args.do_train else None
-    trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
-    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
-    probe(run, features)
-    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
-    try:
-        if args.do_train:
-            start_trackers(run, here=False)
-        if accelerator.is_main_process:
-            folder.open(args, task)
-        wait_for_all(accelerator)
-        with interruption or contextlib.nullcontext():
-            _work(run, task, features, record)
-    finally:
-        run.trackers.finish()
-        folder.close()
 
 
 def start_trackers(run: Run, here: bool, step: int = 0) -> None:
@@ -222,38 +68,12 @@ def start_trackers(run: Run, here: bool, step: int = 0) -> None:
         restore_random_states(states, run.accelerator.device)
 
 
-def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
-    """What `execute` does once the model stands and the folder is open."""
-    args, accelerator, folder = run.args, run.accelerator, run.folder
-    if args.do_train:
-        assert features.train is not None
-        best = train(run, features.train, features.eval, record)
-        log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
-    elif args.do_eval:
-        scores, of_sets = evaluate(run, features.eval)
-        if accelerator.is_main_process:
-            for name, rows in features.eval.items():
-                write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
-            folder.write_evaluation(record | scores)
-            print(scores_line(scores))
-    for name, test_features in features.test.items():
-        path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
-        logits, _ = predict(run, test_features)
-        if accelerator.is_main_process:
-            run.head.write(path, test_features, logits)
-            log.info(f"predictions: {path}")
-    if args.do_train and accelerator.is_main_process:
-        folder.finish()
-    wait_for_all(accelerator)
-    accelerator.end_training()  # of several processes, none leaves while another still talks to it
-
-
 def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
     """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
 
     Args:
         eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        results: what goes before the epochs in the results file, from `describe`.
+        results: what goes before the epochs in the results file, from `describe`; without it, best/ has no card.
 
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
@@ -263,7 +83,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
 
-    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
+    groups = parameter_groups(accelerator.unwrap_model(run.model), args.weight_decay, args.adversary_learning_rate)
+    optimizer = make_optimizer(args.optimizer, groups, args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -277,7 +98,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
 
-    progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
+    progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
@@ -300,6 +121,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
+            features.set_epoch(progress.epoch)
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
             bar.set_postfix(bar_figures(progress), refresh=False)
@@ -334,9 +156,16 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         state.scheduler.step()
         progress.count_step()
         _take_note(run, state, figures, finite)
+        live = {}
+        if args.liveness_steps and progress.step % args.liveness_steps == 0:
+            progress.seconds += time.perf_counter() - clock
+            live = liveness.measure(run, parts, progress.step)
+            clock = time.perf_counter()
         if progress.step % args.logging_steps == 0 or progress.step == steps:
-            _log_window(run, state)
+            _log_window(run, state, live)
             bar.set_postfix(bar_figures(progress), refresh=False)
+        elif live:
+            _log(run, state, live)
         progress.seconds += time.perf_counter() - clock
         bar.update()
         stopped_by = run.interruption.agreed()
@@ -353,8 +182,10 @@ def bar_figures(progress: Progress) -> dict[str, str]:
     Not the loss of each step, for which a GPU would have to wait.
     """
     figures = {}
-    if progress.metrics and progress.metrics[-1].get("train_loss") is not None:
-        figures["loss"] = f"{progress.metrics[-1]['train_loss']:.4f}"
+    windows = (each for each in reversed(progress.metrics) if "learning_rate" in each)  # not the liveness alone
+    window: dict = next(windows, {})
+    if window.get("train_loss") is not None:
+        figures["loss"] = f"{window['train_loss']:.4f}"
     if progress.epochs and progress.epochs[-1]["eval_score"] is not None:
         figures["score"] = f"{progress.epochs[-1]['eval_score']:.2f}"
     return figures
@@ -421,62 +252,22 @@ def optimize(
     own = torch.stack([_size(part["labels"]) for part in computed])  # (parts, 2)
     own[len(parts) :] = 0
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
-    figures = Means()
+    figures, of_words = Means(), run.head.of_words
     for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
-            accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
-        figures.add(accumulation.figures(output, *shares))
+            accelerator.backward(
+                accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
+            )
+        figures.add(accumulation.figures(output, *shares, of_words=of_words))
     accelerator.unscale_gradients(optimizer)
     norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
     figures.add({name: norm / accelerator.num_processes for name, norm in norms.items()})
     return figures.sums, torch.stack([*norms.values(), figures.sums["train_loss"]]).isfinite().all()
-
-
-def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
-    """Clip the gradient of the adversaries and that of everything else, each by its own norm.
-
-    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
-    as long as the encoder's.
-
-    Args:
-        model: the module itself, not wrapped for distributed training.
-        max_norm: the limit for each of the two; 0 does not clip.
-
-    Returns:
-        The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
-    """
-    norms = {}
-    for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
-        if parameters:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
-            norm = nn.utils.get_total_norm(gradients)
-            if max_norm:
-                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-            norms[name] = whole_tensor(norm)
-    return norms
-
-
-def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
-    if name == "apex_fused_adam":
-        from apex.optimizers import FusedAdam  # only for those who built it
-
-        return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Biases and norms, which have fewer than two dimensions, are not decayed."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:
@@ -540,7 +331,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         assert best is not None  # of this epoch and those before
-        for name, rows in eval_sets.items():
+        for name, rows in eval_sets.items() if not run.head.of_words else ():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
@@ -551,7 +342,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         tqdm.write(lines[-1])
         scores_of = {name: record[f"eval_{name}"] for name in ("loss", "score")} | record["metrics"]
         figures = {f"eval/{name}": value for name, value in scores_of.items()}
-        figures |= {f"epoch/{name}": record[name] for name in ("epoch", "train_loss", "seconds")}
+        # Not below "epoch", a figure of the steps: a store of files cannot have both.
+        figures |= {f"epoch_{name}": record[name] for name in ("train_loss", "seconds")}
         run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
@@ -560,7 +352,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 def _export(run: Run, results: dict, progress: Progress) -> None:
     """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
     model = run.whole or run.accelerator.unwrap_model(run.model)
-    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__) if results.get("args") else ""
     export(model, run.tokenizer, run.folder.best, card)
 
 
@@ -568,31 +360,42 @@ def _results(head: dict, progress: Progress) -> dict:
     return head | {"segments": progress.segments, "epochs": progress.epochs, "best": progress.best}
 
 
-def _log_window(run: Run, state: TrainingState) -> None:
-    """Log the means of the last steps; skipped ones do not count."""
+def _log_window(run: Run, state: TrainingState, live: dict) -> None:
+    """Log the means of the last steps, of which skipped ones do not count, and the liveness, if it was measured."""
     _stop_if_broken(run, state)
     progress = state.progress
     step, learning_rate = progress.step, state.scheduler.get_last_lr()[0]
     means = progress.of_window.take(run.accelerator.reduce)
     if not run.accelerator.is_main_process:
         return
-    record = {"step": step, "epoch": progress.epoch, "learning_rate": learning_rate, **means}
+    record: dict[str, Any] = {"learning_rate": learning_rate, **means, **live}
     if run.accelerator.scaler is not None:
         record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
-    progress.metrics.append(record)
-    run.folder.add_metrics(record)
-    scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-    rates: list[float] = means.get("keep_rate", [])
-    layers = run.args.asa_layers or range(len(rates))
-    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
-    run.trackers.log("steps", scalars, step)
+    _log(run, state, record)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
         shown = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
         line += f", keep rate {shown}, fully masked {means['fully_masked']:.4f}"
+    if live.get("liveness") is not None:
+        line += f", liveness {live['liveness']:.2f}"
     if record.get("skipped_steps"):
         line += f", {counted(record['skipped_steps'], 'step')} of this epoch skipped by the loss scale"
     log.info(line)
+
+
+def _log(run: Run, state: TrainingState, figures: dict) -> None:
+    """Add a record of the last step to the metrics; the first process does."""
+    progress = state.progress
+    if not run.accelerator.is_main_process:
+        return
+    record = {"step": progress.step, "epoch": progress.epoch, **figures}
+    progress.metrics.append(record)
+    run.folder.add_metrics(record)
+    scalars = {name: each for name, each in record.items() if name not in ("step", "keep_rate") and each is not None}
+    rates: list[float] = record.get("keep_rate", [])
+    layers = run.args.asa_layers or range(len(rates))
+    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
+    run.trackers.log("steps", scalars, progress.step)
 
 
 def _counter(run: Run, *shape: int) -> torch.Tensor:

@@ -63,7 +63,7 @@ def probe(run: Run, features: Splits[Features]) -> None:
 def leaves_out(model: nn.Module, features: Splits[Features], head: Head) -> bool:
     """Whether a training step leaves parameters without a gradient, for which processes would wait.
 
-    ESM has a head for contacts, LayoutLM a pooler, and X-MOD adapters for each language, that nothing uses.
+    ESM has a head for contacts, and LayoutLM, where it tags words, a pooler that nothing uses.
 
     Args:
         model: of a method, on the CPU; it is left as it was, and so are the random streams.

@@ -25,6 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
 from data.features import Features
+from data.masking import MaskedRows
 from training.devices import wait_for_all
 from training.sharding import copy_whole, whole_tensors
 from utils import InputError, StopSignals, atomic_folder, counted, log
@@ -89,17 +90,23 @@ class Progress:
     segments: list[dict] = field(default_factory=list)  # which steps were taken with which code and libraries
     of_epoch: Means = field(default_factory=Means)
     of_window: Means = field(default_factory=Means)
+    by_loss: bool = False  # the best epoch has the lowest loss
 
     PLAIN = ("epoch", "step", "step_of_epoch", "seconds", "epochs", "metrics", "segments")
 
     @property
     def best(self) -> dict | None:
-        """The epoch with the best score, the first of equals; without an evaluation the last epoch."""
+        """The epoch with the best score or the lowest loss, the first of equals; without an evaluation the last."""
         best = None
         for record in self.epochs:
-            if best is None or record["eval_score"] is None or record["eval_score"] > best["eval_score"]:
+            if best is None or record["eval_score"] is None or self._better(record, best):
                 best = record
         return best
+
+    def _better(self, record: dict, best: dict) -> bool:
+        if self.by_loss:
+            return record["eval_loss"] < best["eval_loss"]
+        return record["eval_score"] > best["eval_score"]
 
     def begin_segment(self, versions: dict[str, str | None]) -> None:
         """From here on, steps are taken by a process with these versions."""
@@ -283,7 +290,9 @@ class Interruption(StopSignals):
 
 
 def data_identity(features: Features) -> str:
-    """Identifies the rows of a training set, near enough: their number, order, lengths and labels."""
+    """Identifies the rows of a training set, near enough: their number, order, lengths and labels, or tokens."""
+    if isinstance(features, MaskedRows):
+        return features.identity()
     labels = [np.asarray(label).tolist() for label in features.columns["labels"][:]]
     return hashlib.sha256(json.dumps([list(features.lengths), labels]).encode()).hexdigest()
 

@@ -145,17 +145,19 @@ class Trackers:
             try:
                 tracker.log(numbers, step=step)
             except Exception as error:
-                del self.running[name]
                 log.warning(f"--report_to {name}: it fails, and is told nothing more ({_sentence(error)})")
+                self._end(name)
 
     def finish(self) -> None:
         """Let each end its run."""
-        for name, tracker in self.running.items():
-            try:
-                tracker.finish()
-            except Exception as error:
-                log.warning(f"--report_to {name}: it fails at its end ({_sentence(error)})")
-        self.running = {}
+        for name in list(self.running):
+            self._end(name)
+
+    def _end(self, name: str) -> None:
+        try:
+            self.running.pop(name).finish()
+        except Exception as error:
+            log.warning(f"--report_to {name}: it fails at its end ({_sentence(error)})")
 
 
 def _id(name: str, tracker: Any) -> str | None:

@@ -113,48 +113,12 @@ def test_bad_choices_are_refused(changes, said, tmp_path, encoder_folder, refuse
     assert said in refused("own", *given, script=run_multi_cho, load_model_path=encoder_folder)
 
 
-def test_an_answer_that_is_no_choice_counts_as_wrong_in_an_evaluation(script, tmp_path, caplog):
-    """It gives no loss: the loss is that of the other rows."""
-    train, rows = table(tmp_path / "train.jsonl", asked("letter")), asked("letter")
-    assert script(run_multi_cho, "--do_train", "--train_file", train, max_train_steps=20) == 0
-    model = ("--do_eval", "--test_model_file", str(tmp_path / "out"))
-    found = {}
-    for name, dev in {"all": rows, "three": rows[1:], "wrong": [rows[0] | {"answer": "Q"}, *rows[1:]]}.items():
-        file = table(tmp_path / f"{name}.jsonl", dev)
-        given = {"output_dir": tmp_path / name, "max_train_steps": None}
-        assert script(run_multi_cho, *model, "--dev_file", file, **given) == 0
-        found[name] = json.loads((tmp_path / name / "evaluation.json").read_text())
-    assert [found[name]["eval_score"] for name in found] == [100, 100, 75]
-    assert found["wrong"]["eval_loss"] == pytest.approx(found["three"]["eval_loss"], rel=1e-5)
-    assert found["wrong"]["unseen"]["eval"]["rows_with_unknown_label"] == 1
-    assert read_predictions(tmp_path / "wrong" / "predictions" / "wrong.parquet")["label"] == [-100, 1, 3, 0]
-    assert (
-        f"{file}, line 1: the only row (of 4) with an answer that is none of its choices ('Q'); such a row counts as"
-        " wrong and gives no loss" in caplog.text
-    )
-
-
 def test_a_set_of_answers_of_which_none_is_a_choice_is_refused(tmp_path, encoder_folder, refused):
     train = table(tmp_path / "train.jsonl", asked("letter"))
     dev = table(tmp_path / "dev.jsonl", [row | {"answer": "Z"} for row in asked("letter")])
     flags = ("--do_train", "--do_eval", "--train_file", train, "--dev_file", dev)
     said = refused("own", *flags, script=run_multi_cho, load_model_path=encoder_folder)
     assert said == f"{dev}, line 1: the answer 'Z' is none of its choices; no answer of this set is"
-
-
-def test_predictions_as_json(script, tmp_path):
-    """The rows' own ids and names of choices, and probabilities as in the table."""
-    train, rows = table(tmp_path / "train.jsonl", asked("letter")), asked("letter")
-    test = table(tmp_path / "test.json", [row | {"answer": None, "id": f"q{n}"} for n, row in enumerate(rows)])
-    flags = ("--do_train", "--do_test", "--train_file", train, "--test_file", test)
-    assert script(run_multi_cho, *flags, "--predictions_format", "jsonl", task_name="films", max_train_steps=20) == 0
-    found = [json.loads(line) for line in (tmp_path / "out" / "films.jsonl").read_text().splitlines()]
-    assert [(row["index"], row["prediction"]) for row in found] == [("q0", "A"), ("q1", "B"), ("q2", "D"), ("q3", "A")]
-    assert [row["choices"] for row in found] == [list("AB"), list("ABC"), list("ABCD"), list("ABC")]
-    again = ("--do_test", "--test_file", test, "--test_model_file", str(tmp_path / "out"))  # beside it, as a table
-    assert script(run_multi_cho, *again, task_name="films", max_train_steps=None) == 0
-    lines = [line.split("\t") for line in (tmp_path / "out" / "films.tsv").read_text().splitlines()[1:]]
-    assert [row["probabilities"] for row in found] == [[float(cell) for cell in line[2:] if cell] for line in lines]
 
 
 def test_rows_with_different_numbers_of_choices_change_no_loss(tmp_path, encoder_folder):
@@ -194,7 +158,7 @@ def test_every_row_is_evaluated_once_in_batches_of_one_number_of_choices():
 
 
 @pytest.mark.parametrize("method", ["asa", "smart"])
-def test_train_evaluate_and_test_on_own_choices(method, script, tmp_path, capsys):
+def test_train_evaluate_and_test_on_own_choices(method, script, tmp_path, caplog):
     train = table(tmp_path / "train.jsonl", asked("letter") * 2)
     test = table(
         tmp_path / "test.json", [{**row, "answer": None, "id": f"q{n}"} for n, row in enumerate(asked("letter"))]
@@ -226,6 +190,34 @@ def test_train_evaluate_and_test_on_own_choices(method, script, tmp_path, capsys
     again = json.loads((tmp_path / "again" / "evaluation.json").read_text())
     assert again["metrics"] == best["metrics"]
     assert again["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
+
+    # As JSON, beside the table.
+    given = ("--do_test", "--test_file", test, "--test_model_file", str(out), "--predictions_format", "jsonl")
+    assert script(run_multi_cho, *given, task_name="films", max_train_steps=None) == 0
+    found = [json.loads(line) for line in (out / "films.jsonl").read_text().splitlines()]
+    assert [row["index"] for row in found] == ["q0", "q1", "q2", "q3"]
+    for row, line in zip(found, lines[1:], strict=True):
+        assert row["probabilities"] == pytest.approx([float(cell) for cell in line[2:] if cell], abs=1e-5)
+        assert row["choices"] == list(map(str, range(len(row["probabilities"]))))  # no answers say another name
+        assert row["prediction"] == str("ABCD".index(line[1]))
+
+    # An answer that is no choice counts as wrong, and gives no loss: it is that of the other rows.
+    wrong = asked("letter")[0] | {"answer": "Q"}
+    losses = []
+    for name, rows, score in (("three", asked("letter")[1:], 100), ("wrong", [wrong, *asked("letter")[1:]], 75)):
+        file = table(tmp_path / f"{name}.jsonl", rows)
+        given = ("--do_eval", "--dev_file", file, "--test_model_file", str(out))
+        assert script(run_multi_cho, *given, output_dir=tmp_path / name, max_train_steps=None) == 0
+        record = json.loads((tmp_path / name / "evaluation.json").read_text())
+        losses.append(record["eval_loss"])
+        assert record["eval_score"] == score
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert record["unseen"]["eval"]["rows_with_unknown_label"] == 1
+    assert read_predictions(tmp_path / "wrong" / "predictions" / "wrong.parquet")["label"] == [-100, 1, 3, 0]
+    assert (
+        f"{file}, line 1: the only row (of 4) with an answer that is none of its choices ('Q'); such a row counts as"
+        " wrong and gives no loss" in caplog.text
+    )
 
 
 def test_the_token_cache_keeps_different_numbers_of_choices(tmp_path, encoder_folder, monkeypatch):

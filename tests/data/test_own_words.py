@@ -119,24 +119,28 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     again = json.loads((tmp_path / "again" / "evaluation.json").read_text())["metrics"]
     assert again["entity_f1"] == 100
 
-
-def test_predictions_as_json_have_the_probabilities_of_each_word(script, tmp_path):
-    """Of a word that the length limit cuts off there are none, and its tag is O."""
-    train = conll(tmp_path / "train.txt", SENTENCES * 4)
+    # As JSON, with the probabilities of each word; the length limit cuts some off, which have none.
     words = [["a", "warm", "film"], ["the", "music", *["is"] * 20]]
-    test = table(tmp_path / "test.json", [{"id": f"s{n}", "tokens": each} for n, each in enumerate(words)])
-    flags = ("--do_train", "--do_test", "--train_file", train, "--test_file", test, "--predictions_format", "jsonl")
-    settings = {"task_name": "works", "max_train_steps": 24, "learning_rate": "1e-2", "max_seq_length": 8}
-    assert script(run_tok_clas, *flags, **settings) == 0
-    found = [json.loads(line) for line in (tmp_path / "out" / "works.jsonl").read_text().splitlines()]
+    test = table(tmp_path / "more.json", [{"id": f"s{n}", "tokens": each} for n, each in enumerate(words)])
+    given = ("--do_test", "--test_file", test, "--predictions_format", "jsonl", "--test_model_file", str(out))
+    assert script(run_tok_clas, *given, task_name="works", max_train_steps=None, max_seq_length=8) == 0
+    found = [json.loads(line) for line in (out / "works.jsonl").read_text().splitlines()]
     assert [(row["index"], row["words"]) for row in found] == [("s0", words[0]), ("s1", words[1])]
     assert found[0]["tags"] == ["O", "B-MOOD", "B-WORK"]
     for row in found:
         for tag, shares in zip(row["tags"], row["probabilities"], strict=True):
             assert shares is None or (tag == max(shares, key=shares.get) and sum(shares.values()) == pytest.approx(1))
     assert list(found[0]["probabilities"][0]) == ["O", "B-MOOD", "B-WORK"]
-    assert found[1]["probabilities"][6:] == [None] * 16
-    assert found[1]["tags"][6:] == ["O"] * 16
+    assert (found[1]["tags"][6:], found[1]["probabilities"][6:]) == (["O"] * 16, [None] * 16)
+
+
+def test_a_table_to_predict_needs_no_tags_beside_other_training_files(tmp_path):
+    test = table(tmp_path / "test.json", [{"tokens": ["a", "film"]}])
+    given = ("--do_train", "--do_test", "--train_file", conll(tmp_path / "train.txt"), "--test_file", test)
+    given = (*given, "--task_name", "works")
+    task, sets = task_and_sets(*given, script="run_tok_clas")
+    assert [row.words for row in sets.test["works"]] == [["a", "film"]]
+    assert task.columns == ("tokens", "ner_tags")
 
 
 def test_a_fraction_of_the_sentences_is_held_out(tmp_path):

@@ -243,6 +243,18 @@ def test_smart_is_compared_as_in_its_paper_and_as_in_its_code(tmp_path):
     assert [paper.args[f"smart_{name}"] for name in ("bregman", "momentum", "early_momentum")] == [1.0, 0.999, 0.99]
 
 
+def test_rows_of_any_budget():
+    words = "asa_budget-0.05,random_budget-0.05,asa_budget"
+    args, _ = reproduce.parse_arguments(["main", "--output_dir", "out", "--methods", words])
+    runs = plan.plan_runs(Path("out"), [TASKS["CoLA"]], reproduce.variants_of(args), 1, [])
+    names = ("method", "asa_budget", "random_mask_budget")
+    assert {run.variant.label: tuple(run.args[name] for name in names) for run in runs} == {
+        "asa_budget-0.05": ("asa_budget", 0.05, None),
+        "random_budget-0.05": ("random_mask", 0.1, 0.05),
+        "asa_budget": ("asa_budget", 0.1, None),
+    }
+
+
 def test_the_variants_of_the_ablations():
     args, _ = reproduce.parse_arguments(["ablation-tau", "--output_dir", "out"])
     variants = [(variant.label, *variant.flags) for variant in reproduce.variants_of(args)]

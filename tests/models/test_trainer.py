@@ -236,6 +236,17 @@ def test_random_masks_can_be_trained(tmp_path):
     assert 0.3 < logged(trainer, "keep_rate")[0] < 0.7
 
 
+def test_a_row_budget_can_be_trained(tmp_path):
+    trainer = trainer_of(AsaModel(tiny_backbone(), budget=0.5), tmp_path, save_strategy="epoch")
+    before = [parameter.clone() for parameter in trainer.model.adversaries.parameters()]
+    trainer.train()
+    assert "penalty" not in trainer.state.log_history[0]
+    assert 0.4 < logged(trainer, "keep_rate")[0] < 0.6
+    assert logged(trainer, "divergence")[0] > 0
+    moved = [not torch.equal(*pair) for pair in zip(before, trainer.model.adversaries.parameters(), strict=True)]
+    assert any(moved)
+
+
 # --- checkpoints ---
 
 
@@ -442,3 +453,22 @@ def test_the_script_of_the_documentation(encoder_folder, tmp_path, monkeypatch, 
     assert [line[1:9] for line in printed[-5:-1]] == [" (label "] * 4
     assert HEADS["sequence"].from_pretrained(tmp_path / "checkpoint-2").config.num_labels == 2
     sys.modules.pop("own_trainer")
+
+
+def test_a_cross_encoder_of_sentence_transformers_is_trained_in_place(encoder_folder, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    encoder = library.CrossEncoder(encoder_folder, num_labels=3, device="cpu")
+    pairs, settings = [("a warm film", "it is good"), ("a dull plot", "fine")], {"activation_fn": nn.Identity()}
+    before = encoder.predict(pairs, **settings)
+    model = AsaModel(encoder.transformers_model)
+    trainer_of(model, tmp_path).train()
+    backbone = model.detach().eval()
+    batch = encoder.tokenizer(*map(list, zip(*pairs, strict=True)), padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        expected = backbone(**batch).logits
+    found = encoder.predict(pairs, **settings)
+    assert found == pytest.approx(expected.numpy(), abs=1e-5)
+    assert abs(found - before).max() > 1e-2
+    encoder.save_pretrained(str(tmp_path / "saved"))
+    again = library.CrossEncoder(str(tmp_path / "saved"), device="cpu").predict(pairs, **settings)
+    assert again == pytest.approx(found, abs=1e-5)

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from utils import run_script
 
-SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas")
+SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm")
 # A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
 # at the processes of the data loader, too.
 Blow = tuple[str, str, int, int]
@@ -31,7 +31,7 @@ def start(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: i
         limits: of `resource.setrlimit`, by name.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*SCRIPTS, "training.loop"])
+    context.set_forkserver_preload([*SCRIPTS, "training.run"])
     process = context.Process(target=_child, args=(script, list(argv), str(log), blows, limits))
     process.start()
     return process

@@ -24,8 +24,10 @@ from models.asa import AsaModel
 from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
 from training import accumulation, arguments, devices, loop
+from training.evaluation import Head, Run, epoch_line, predict
 from training.folder import RunFolder
-from training.loop import Head, Run, epoch_line, parameter_groups, predict, train
+from training.loop import train
+from training.optimizer import make_optimizer, parameter_groups
 from training.state import Interruption, Means
 from training.trackers import Trackers
 
@@ -70,6 +72,8 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "seed": 42,
         "num_workers": 0,
         "logging_steps": 1,
+        "liveness_steps": 0,
+        "adversary_learning_rate": None,
         "report_to": "none",
         "optimizer": "adamw",
         "asa_layers": None,
@@ -381,7 +385,7 @@ def test_the_progress_bar_shows_loss_and_score(tmp_path, monkeypatch):
 
     class Bar(tqdm):
         def update(self, n=1):
-            shown.append(self.postfix)
+            shown.append(self.postfix or "")
 
     monkeypatch.setattr(loop, "tqdm", Bar)
     run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), logging_steps=2, train_batch_size=4)
@@ -403,7 +407,7 @@ def test_fp16_on_a_processor_goes_on_in_what_it_has(tmp_path, caplog, monkeypatc
     caplog.set_level("INFO", "asa")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for supported, expected, text in ((True, "bf16", "bf16"), (False, "no", "fp32")):
-        monkeypatch.setattr(devices, "_has_bf16", lambda supported=supported: supported)
+        monkeypatch.setattr(devices, "has_bf16", lambda supported=supported: supported)
         args = argparse.Namespace(fp16=True, bf16=False, no_cuda=True, report_to="none", output_dir=str(tmp_path))
         assert devices.make_accelerator(args).mixed_precision == expected
         assert f"--fp16 needs a CUDA GPU: going on in {text}\n" in caplog.text
@@ -430,7 +434,7 @@ def test_the_optimizer_of_apex(tmp_path, monkeypatch):
     (tmp_path / "amp_C.py").write_text("")
     importlib.invalidate_caches()
     assert "needs a GPU" in message(arguments.of_script, "run_sent_clas", [*flags, "--no_cuda"])
-    assert loop.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
+    assert make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
     for name in ("apex", "apex.optimizers", "amp_C"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
