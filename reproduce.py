@@ -6,6 +6,7 @@ python reproduce.py report runs/bert
 
 import argparse
 import itertools
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -29,35 +30,50 @@ TASKS_OF = {
     "ablation-tau": ("CoLA",),
     "ablation-layers": ("CoLA",),
     "robustness": ("MNLI", "QQP", "SST-2"),
+    "pretraining": ("CoLA", "MRPC", "RTE", "SST-2"),
 }
 SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
 # Rows that --methods may name beside the methods themselves.
 NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
-METHODS_OF = {"main": ("naive", "asa"), "robustness": ("naive", "asa"), "comparison": (*METHODS, *NAMED)}
+# And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
+OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
+BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
+METHODS_OF = {
+    "main": ("naive", "asa"),
+    "robustness": ("naive", "asa"),
+    "comparison": (*METHODS, *NAMED),
+    "pretraining": ("naive", "asa", "asa_budget"),
+}
 MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
 VARIED = {"ablation-tau": "--tau", "ablation-layers": "--asa_layers"}  # by a table itself
-PASSED = ("data_dir", "cache_dir", "max_train_steps", "bf16", "fp16", "no_cuda")
+SHARED, FINE_TUNING = ("cache_dir", "bf16", "fp16", "no_cuda"), ("data_dir", "max_train_steps")
+PASSED = (*FINE_TUNING, *SHARED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a grid, or print the tables, as the arguments say."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
     # Imported now, as they take seconds: --help and wrong arguments are answered without them.
-    from experiments import launch
+    from experiments import cluster, launch, pretraining
     from experiments.tables import report
 
     if args.command == "report":
         folder = Path(args.folder)
         output = args.output and Path(args.output)
-        print(report(folder, read_results(folder), missing(folder), output, times=not args.no_times))
+        further, results = pretraining.apart(read_results(folder))
+        more = pretraining.section(folder, further, results)
+        print(report(folder, results, missing(folder), output, times=not args.no_times, more=more))
         return
     folder = Path(args.output_dir)
     tasks = [args.own_tasks.get(name) or TASKS[name] for name in args.tasks]
-    flags = [*passed_flags(args), *extra]
-    runs = plan.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
+    if args.command == "pretraining":
+        runs = pretraining.plan_runs(folder, args, tasks, flags_of(args, SHARED), flags_of(args, FINE_TUNING), extra)
+    else:
+        flags = [*passed_flags(args), *extra]
+        runs = plan.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)
     if args.command == "robustness":
         sets = other_sets(args)
         for task in [name for name, others in sets.items() if not others]:
@@ -65,9 +81,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             runs = [run for run in runs if run.task.name != task]
         runs = plan.with_evaluations(runs, sets, flags)
     for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # better now than in its turn
+        if run.task.script == "run_mlm":
+            pretraining.check_text(run)
+            continue
         own.task_of(argparse.Namespace(**run.args), SCRIPTS[run.task.script].tasks)
+    on_slurm = args.cluster == "slurm"
     if args.dry_run:
-        launch.dry_run(runs, folder, args.jobs)
+        (cluster if on_slurm else launch).dry_run(runs, folder, args.jobs)
         return
     if args.command == "robustness":  # better now than after the trainings
         for other in itertools.chain(*sets.values()):
@@ -75,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 task_folder(runs[0].args["data_dir"], other.task)
         plan.check_evaluations(runs)
     again = f"to go on: {shlex.join([Path(sys.executable).name, *sys.argv])}"
-    failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
+    if on_slurm:
+        failed = cluster.run_grid(runs, folder, args.cluster_args, args.keep_checkpoints, again)
+    else:
+        failed = launch.run_grid(runs, folder, args.jobs, args.keep_checkpoints, again)
     if failed:
         print(f"{len(failed)} of {counted(len(runs), 'run')} failed; {again}", file=sys.stderr)
         for name, why in failed.items():
@@ -100,8 +123,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "ablation-tau": "ASA with different weights of the penalty",
         "ablation-layers": "ASA on some of the layers only",
         "robustness": "models of the main table, scored on other test sets",
+        "pretraining": "an encoder trained further on text, then fine-tuned plainly",
     }.items():
-        command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=EPILOG)
+        epilog = OF_PRETRAINING if table == "pretraining" else EPILOG
+        command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=epilog)
         _add_grid_arguments(command, table)
     command = commands.add_parser("report", help="the tables of all runs below a folder")
     command.add_argument("folder", help="reads every results.json in it and below")
@@ -117,8 +142,14 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     for part in extra:
         if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
             raise InputError(f"{part} after --: the grid sets it itself")
+    if args.cluster_args and args.cluster == "local":
+        raise InputError(f"--cluster_args {args.cluster_args[0]}: they are for --cluster slurm")
+    if args.jobs > 1 and args.cluster == "slurm":
+        raise InputError(f"--jobs {args.jobs}: with --cluster slurm it is --cluster_args array_parallelism={args.jobs}")
     if args.command == "robustness" and args.keep_checkpoints == "none":
         raise InputError("--keep_checkpoints none: robustness evaluates the last one, so keep that")
+    if args.command == "pretraining" and args.keep_checkpoints == "none":
+        raise InputError("--keep_checkpoints none: what is trained further is then fine-tuned, so keep that")
     args.tasks, args.own_tasks = _known_and_own(args.tasks)
     return args, extra
 
@@ -144,6 +175,7 @@ def _known_and_own(given: Sequence[str]) -> tuple[list[str], dict[str, Task]]:
 
 
 EPILOG = "Arguments after -- go to every run, as in: ... -- --learning_rate 1e-5"
+OF_PRETRAINING = "Arguments after -- go to the pre-training runs, as in: ... -- --learning_rate 1e-4 --whole_word_mask"
 
 
 def _add_grid_arguments(command: Parser, table: str) -> None:
@@ -158,7 +190,13 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     )
     if table in METHODS_OF:
         methods = METHODS_OF[table]
-        group.add_argument("--methods", type=_words, default=methods, help=f"(default: {','.join(methods)})")
+        group.add_argument(
+            "--methods",
+            type=_words,
+            default=methods,
+            help="also asa_budget-BETA, and random_budget-BETA, random masks that hide as many keys, as asa_budget-0.05"
+            f" (default: {','.join(methods)})",
+        )
     if table == "ablation-tau":
         group.add_argument("--taus", type=_taus, default=_taus(TAUS), help=f"(default: {TAUS})")
     if table == "ablation-layers":
@@ -175,11 +213,25 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
             metavar="TASK=FILE",
             help="score the models of a task on a file in its format; may be given several times",
         )
+    if table == "pretraining":
+        group.add_argument("--train_file", nargs="+", required=True, metavar="TEXT", help="as run_mlm.py has it")
+        group.add_argument("--dev_file", nargs="+", required=True, metavar="TEXT", help="held out, for the perplexity")
+        group.add_argument("--steps", type=_count, required=True, help="of pre-training, with each method")
     group.add_argument(
         "--seeds", type=_seeds, help="how many, from 42 on, or a list as 1,2 (default: per task, 3 or 5)"
     )
     group.add_argument(
         "--jobs", type=_count, default=1, help="runs at a time, spread over the GPUs (default: %(default)s)"
+    )
+    group.add_argument(
+        "--cluster", choices=("local", "slurm"), default="local", help="where the runs are started (default: local)"
+    )
+    group.add_argument(
+        "--cluster_args",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="submitit's settings for Slurm, as partition=gpu gpus_per_node=1 timeout_min=240 array_parallelism=16",
     )
     group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
     group.add_argument(
@@ -209,7 +261,15 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [NAMED.get(name, Variant(name, name)) for name in args.methods]
+    return [row(name) for name in args.methods]
+
+
+def row(name: str) -> Variant:
+    """The row of a table that --methods names."""
+    if found := BUDGET_ROW.fullmatch(name):
+        method, flag = OF_BUDGET[found[1]]
+        return Variant(name, method, (flag, found[2]))
+    return NAMED.get(name, Variant(name, name))
 
 
 def thirds(count: int) -> list[str]:
@@ -243,8 +303,13 @@ def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
 
 def passed_flags(args: argparse.Namespace) -> list[str]:
     """What every run is given beside the task's published settings."""
-    given = ["--load_model_path", args.encoder]
-    for name in PASSED:
+    return ["--load_model_path", args.encoder, *flags_of(args, PASSED)]
+
+
+def flags_of(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of the grid's own flags, as far as they are given, which go to its runs too."""
+    given: list[str] = []
+    for name in names:
         value = getattr(args, name)
         if value is True:
             given.append(f"--{name}")

@@ -8,6 +8,7 @@ time, also while a process has its rows memory-mapped (but on Windows, which the
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -154,13 +155,14 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
     """Tokenise chunk by chunk, so that the whole is never in memory."""
     from datasets.arrow_writer import ArrowWriter
 
+    chunks = examples.chunks(CHUNK)
     with withheld() as messages:  # they are said at each start, whoever has tokenised the set
-        rows = examples.read()
+        first = next(chunks)
     examples.told = False
     reports = []
     with atomic_folder(path) as folder, ArrowWriter(path=str(folder / "rows.arrow")) as writer:
-        for start in range(0, len(rows), CHUNK):
-            features = make(rows[start : start + CHUNK])
+        for rows in itertools.chain([first], chunks):
+            features = make(rows)
             columns = {**features.columns, "lengths": features.lengths}
             if features.choices is not None:
                 columns["choices"] = features.choices

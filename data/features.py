@@ -4,6 +4,7 @@ import bisect
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
@@ -38,11 +39,14 @@ class Features(Dataset):
         first_tokens: list[list[int | None]] | None = None,
     ):
         self.examples = examples
-        self.columns = {**columns, "labels": labels} if labels is not None else columns
+        self.columns: dict[str, Any] = {**columns, "labels": labels} if labels is not None else columns
         self.report = report or {}
         self.lengths = lengths or [len(ids) for ids in columns["input_ids"]]
         self.choices = choices
         self.first_tokens = first_tokens
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, to rows that differ from epoch to epoch."""
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -166,6 +170,18 @@ def _report(examples: Sequence, cut: set[int], **figures: int) -> dict[str, floa
     return {"truncated_share": len(cut) / len(examples), **figures, **getattr(examples, "report", {})}
 
 
+def check_length(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, pair: bool = False) -> int:
+    """How many tokens of a row are special.
+
+    Raises:
+        InputError: the length does not fit the tokenizer or leaves no room for text.
+    """
+    limit, special = tokenizer.model_max_length, tokenizer.num_special_tokens_to_add(pair=pair)
+    if not special < max_seq_length <= limit:
+        raise InputError(f"--max_seq_length {max_seq_length}: this encoder takes {special + 1} to {limit} tokens")
+    return special
+
+
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     columns: list[list],
@@ -174,10 +190,7 @@ def _encode(
     **options,
 ) -> tuple[BatchEncoding, set[int]]:
     """Tokenise one text a row, or a pair; gives the encoding and the rows that were cut."""
-    limit = tokenizer.model_max_length
-    special = tokenizer.num_special_tokens_to_add(pair=len(columns) == 2)
-    if not special < max_seq_length <= limit:
-        raise InputError(f"--max_seq_length {max_seq_length}: this encoder takes {special + 1} to {limit} tokens")
+    check_length(tokenizer, max_seq_length, pair=len(columns) == 2)
     try:
         encoding = tokenizer(*columns, truncation=truncation, max_length=max_seq_length, padding=False, **options)
     except Exception:  # the library has no narrower class for it

@@ -168,3 +168,13 @@ def outside_where_unseen(predictions: list[list[str | None]]) -> list[list[str]]
 
 def _select(rows: list[list], kept: list[list[bool]]) -> list[list]:
     return [[value for value, keep in zip(*pair, strict=True) if keep] for pair in zip(rows, kept, strict=True)]
+
+
+def of_masked_words(figures: Sequence[np.ndarray]) -> dict[str, float]:
+    """Accuracy, in per cent, and perplexity, exp of the mean loss, over all masked words.
+
+    Args:
+        figures: of each row the sum of its losses, how many masked words it has, and how many are predicted.
+    """
+    loss, words, right = np.sum(figures, axis=0)
+    return {"accuracy": float(100 * right / words), "perplexity": float(np.exp(loss / words))}

@@ -43,6 +43,7 @@ from data.own_flags import FILES, is_own, set_names
 from data.own_sets import SPLITS, files_of, sets_of
 from data.task_kinds import ChoiceColumns, ChoiceTask, DataSet, Names, SentenceTask, Task, TaskKind, TokenTask
 from data.tasks import TASKS, find_task, names_of
+from data.text import TextTask
 from utils import InputError, log
 
 OF_CLASSES = ("accuracy", "macro_f1")
@@ -222,6 +223,8 @@ def recorded_task(args: Mapping) -> Task | None:
     if not is_own(args):
         return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
+    if "mlm_probability" in args:
+        return TextTask(name=name, train=None, dev={name: DataSet(())}, test={})
     names = {split: set_names(name, args.get(f"{split}_file") or [name], split) for split in ("dev", "test")}
     sets = {split: {each: DataSet((), submission=each) for each in names[split]} for split in names}
     given: dict = {"name": name, "metrics": (), "train": None, "own": True, **sets}

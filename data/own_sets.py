@@ -22,7 +22,7 @@ def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, lis
     if args.dataset_name:
         folder = Path(args.dataset_name)
         found = {split: [[path]] for split, path in split_files(folder, suffixes).items()} if folder.is_dir() else {}
-        found = found or _loaded(args)
+        found = found or loaded(args)
         for split, needed in (("train", args.do_train), ("test", args.do_test or args.eval_on == "test")):
             if needed and split not in found:
                 raise InputError(f"--dataset_name {args.dataset_name}: it has no {split} set")
@@ -71,7 +71,7 @@ def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
+def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
     """The splits of what `datasets` reads, as the Arrow files that it keeps.
 
     Raises:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import logging
 import shlex
 from collections import Counter
@@ -18,10 +19,16 @@ from data.examples import Tally, read_choices, read_sentences, read_words
 from data.formats import row_ids
 from data.task_kinds import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask
 from data.tasks import names_of
+from data.text import TextTask, documents, read_documents
 from utils import InputError, log
 
 # kind of task -> function of (task, path, labelled, tally) that gives the examples of a file
-READERS: dict[type, Callable] = {SentenceTask: read_sentences, ChoiceTask: read_choices, TokenTask: read_words}
+READERS: dict[type, Callable] = {
+    SentenceTask: read_sentences,
+    ChoiceTask: read_choices,
+    TokenTask: read_words,
+    TextTask: read_documents,
+}
 
 
 class Examples(Sequence[Any]):
@@ -60,6 +67,19 @@ class Examples(Sequence[Any]):
                 rows = divided(rows, self.share, self.paths)
         self.report, self.told = tally.report(), True
         return rows
+
+    def chunks(self, size: int) -> Iterator[list]:
+        """All examples, at the most `size` at a time; of plain text, only these are in memory.
+
+        Raises:
+            InputError: as `read` does.
+        """
+        if isinstance(self.task, TextTask):
+            stream: Iterator = itertools.chain.from_iterable(documents(self.task, path) for path in self.paths)
+        else:
+            stream = iter(self.read())
+        while chunk := list(itertools.islice(stream, size)):
+            yield chunk
 
     @cached_property
     def _rows(self) -> list:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
@@ -65,6 +64,8 @@ class Estimate:
         if known:
             basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
             return statistics.median(known), basis
+        import torch
+
         device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
@@ -112,15 +113,18 @@ def write_plan(runs: Sequence[Planned], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def only_grid(folder: Path) -> Iterator[None]:
+def only_grid(folder: Path, wait: float = 0) -> Iterator[None]:
     """Hold the folder against a second grid.
+
+    Args:
+        wait: seconds in which the other one may end.
 
     Raises:
         InputError: another grid works in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".grid.lock", timeout=0):
+        with FileLock(folder / ".grid.lock", timeout=wait):
             yield
     except Timeout:
         raise InputError(
@@ -176,11 +180,11 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
 
     try:
         while (waiting or running) and not signals.noted:
-            for run in [run for run in waiting if run.needs and run.needs.name in failed]:
+            for run in [run for run in waiting if run.waits_for and run.waits_for.name in failed]:
                 waiting.remove(run)
                 ended(run, "not possible, as the training failed")
             unfinished = {run.name for run in waiting} | {run.name for run, *_ in running.values()}
-            ready = (run for run in waiting if run.needs is None or run.needs.name not in unfinished)
+            ready = (run for run in waiting if run.waits_for is None or run.waits_for.name not in unfinished)
             for run in list(itertools.islice(ready, len(free))):
                 waiting.remove(run)
                 log.info(f"{run.name}: started")
@@ -214,6 +218,8 @@ def shares(jobs: int) -> list[dict[str, str]]:
     """
     if jobs == 1:
         return [{}]
+    import torch  # not with the module: a job on Slurm need not wait for it
+
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(number) for number in range(torch.cuda.device_count())] if given is None else given.split(",")
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, torch.get_num_threads() // jobs))

@@ -40,6 +40,7 @@ class Planned:
     name: its folder below the grid's.
     args: what the script makes of `command`; of an evaluation, those of the training.
     needs: the run whose last checkpoint an evaluation takes.
+    after: the run whose best epoch is the encoder that this one fine-tunes.
     """
 
     name: str
@@ -49,6 +50,12 @@ class Planned:
     command: list[str]
     args: dict
     needs: "Planned | None" = None
+    after: "Planned | None" = None
+
+    @property
+    def waits_for(self) -> "Planned | None":
+        """The run that has to be finished before."""
+        return self.needs or self.after
 
     @property
     def steps(self) -> int:

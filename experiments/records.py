@@ -15,13 +15,14 @@ from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import EXECUTION
-from utils import InputError, counted
+from utils import InputError, counted, short
 
 PLAN = "grid.json"  # the runs that a grid was to have, in its folder
 # Arguments that say where and how a run computes, and not what. Parts of a batch and layers computed twice give the
 # same gradients but for what is drawn at random (and for parts of a regression under the release's protocol).
 HOW = EXECUTION | {
-    *("do_train", "do_eval", "test_model_file", "eval_file", "no_cuda", "attn_implementation", "model_type"),
+    *("do_train", "do_eval", "test_model_file", "eval_file", "eval_masks"),
+    *("no_cuda", "attn_implementation", "model_type", "fsdp"),
     *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
 # What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.
@@ -263,6 +264,8 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     args = evaluation["args"]
     file = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
     given = Path(file).name if file else args["eval_on"]
+    if masks := args.get("eval_masks"):
+        given += f" under {_masks(args, masks)}"
     trained = vars(_of_run(folder, name, run))
     return Result(
         **trained
@@ -276,6 +279,16 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
             "metrics": evaluation["metrics"],
         }
     )
+
+
+def _masks(args: dict, masks: str) -> str:
+    """Which masks an evaluation was made under, in words."""
+    shares = {"asa_budget": ["asa_budget"], "random_mask": ["random_mask_budget", "random_mask_keep_rate"]}
+    given = [flag for flag in shares.get(args["method"], ()) if args.get(flag) is not None]
+    rule = f"{given[0]} {short(args[given[0]])}" if given else ""
+    own = Path(masks).parent == Path(args["test_model_file"]).parent
+    whose = "random masks" if masks == "random" else f"{'its own' if own else 'other'} adversaries"
+    return f"{whose} ({rule})" if rule else whose
 
 
 def read_plan(path: Path) -> dict[str, dict]:

@@ -274,7 +274,7 @@ def listed(values: Mapping) -> str:
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
-def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True) -> str:
+def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True, more: str = "") -> str:
     """The tables, with or without how long the runs took, what the figures mean, and what is missing."""
     parts = [RULES]
     for table, title in TITLES.items():
@@ -289,6 +289,8 @@ def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = 
                 "*Cost*: the median over epochs and seeds of the seconds a training step takes, as a ratio to naive's;"
                 " it means something where the runs had the machine to themselves, or all shared it alike."
             )
+    if more:
+        parts.append(more)
     if lacking:
         by_row: dict[tuple[str, str], list[str]] = {}
         for name, lack in lacking.items():
@@ -308,14 +310,14 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
         "settings": lambda row: row["settings"],
         "n": lambda row: f"{row['n']}{MIXED * (len(row['code']) > 1)}",
-        "last epoch": lambda row: _score(row, "last"),
-        "difference from fine-tuning, last epoch": lambda row: _difference(row, "last"),
+        "last epoch": lambda row: score_text(row, "last"),
+        "difference from fine-tuning, last epoch": lambda row: difference_text(row, "last"),
     }
     if table != "robustness":
-        columns["best epoch"] = lambda row: _score(row, "best")
-        columns["difference from fine-tuning, best epoch"] = lambda row: _difference(row, "best")
+        columns["best epoch"] = lambda row: score_text(row, "best")
+        columns["difference from fine-tuning, best epoch"] = lambda row: difference_text(row, "best")
     if any("cost_pairs" in row for row in members):
-        columns["at equal cost, last epoch"] = lambda row: _difference(row, "cost") if "cost_pairs" in row else ""
+        columns["at equal cost, last epoch"] = lambda row: difference_text(row, "cost") if "cost_pairs" in row else ""
     if table != "robustness" and times:
         columns["minutes"] = lambda row: f"{row['minutes']:.1f}"
     if table == "comparison" and times:
@@ -331,12 +333,12 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
     return f"All rows: {'; '.join(alike)}.\n\n{text}" if alike else text
 
 
-def _score(row: Mapping, epoch: str) -> str:
+def score_text(row: Mapping, epoch: str) -> str:
     mean, deviation = (row[f"{epoch}_{name}"] for name in ("mean", "deviation"))
     return f"{mean:.2f}" if deviation is None else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def _difference(row: Mapping, epoch: str) -> str:
+def difference_text(row: Mapping, epoch: str) -> str:
     pairs = row.get(f"{epoch}_pairs")
     if pairs is None:
         return "" if row["method"] == "naive" else "no naive run"
@@ -364,20 +366,23 @@ def report(
     lacking: Mapping[str, str],
     output: Path | None = None,
     times: bool = True,
+    more: tuple[str, list[dict]] = ("", []),
 ) -> str:
     """The tables of the results, as Markdown; with `output`, written there as Markdown, CSV and JSON too.
 
     Args:
         times: tell how long the runs took.
+        more: another table, and its rows.
 
     Raises:
         InputError: there is nothing to report on, or two runs of one setting have the same seed.
     """
-    if not results and not lacking:
+    if not results and not lacking and not more[1]:
         raise InputError(f"{folder}: no results.json of an evaluated run in it or below")
     groups = grouped(results)
     records = rows(sections(groups), groups)
-    text = markdown(records, lacking, times)
+    text = markdown(records, lacking, times, more[0])
+    records += more[1]
     if output:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "report.md", text + "\n")

@@ -1,4 +1,4 @@
-"""Adversarial Self-Attention (ASA): the method, complete in one file but for the table of encoders.
+"""Adversarial Self-Attention (ASA): the method, complete but for the table of encoders and the row budget.
 
 Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
 
@@ -16,7 +16,7 @@ Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidde
 
 import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,16 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from .encoder_types import close, encoder_layers, encoder_type, layer_calls, plain, second_door
+from .budget import RowBudget
+from .encoder_types import (
+    close,
+    encoder_layers,
+    encoder_type,
+    layer_calls,
+    plain,
+    predicts_masked_words,
+    second_door,
+)
 
 PROTOCOLS = ("corrected", "release")
 
@@ -35,16 +44,20 @@ IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging 
 # while the penalty has none, so another value would be another method.
 MASKED_SCORE = -1e4
 
+# (scores, visible keys, real queries) -> keep-mask and attention bias, as of `PositiveScore` and `RowBudget`.
+MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
 
 @dataclass
 class AsaOutput(ModelOutput):
     """What `AsaModel` returns in training mode.
 
-    loss: task_loss + divergence + tau^2 * penalty; scalar, the figure to call `backward` on.
+    loss: task_loss + divergence, and tau^2 * penalty where there is one; scalar, the figure to call `backward` on.
     logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
     task_loss: the backbone's own loss in the clean pass; scalar.
-    divergence: how far the two predictions are apart, as it is weighted; scalar.
-    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2.
+    divergence: how far the two predictions are apart, as it is weighted; scalar. A mean over examples, or over masked
+        words.
+    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2. None under a row budget.
     keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
         no gradient.
     fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
@@ -80,10 +93,12 @@ class AsaModel(nn.Module):
             None is all of them.
         divergence_weight: of the divergence, for encoder and adversary alike; the paper has no such weight. With w
             and sqrt(w) tau the adversary weighs divergence and penalty against each other as it did with 1 and tau.
+        budget: the share of its keys that each query row hides, as `models/budget.py` has it, in place of the sign of
+            the score. There is then no penalty, and tau has no effect.
 
     Raises:
-        ValueError: the model type, its head, its attention implementation or the protocol is not supported, or there is
-            no such layer.
+        ValueError: the model type, its head, its attention implementation or the protocol is not supported, there is no
+            such layer, or the budget is no share.
     """
 
     accepts_loss_kwargs = False  # for the Trainer: the loss is the mean of the batch, of which it knows no other part
@@ -96,6 +111,7 @@ class AsaModel(nn.Module):
         one_forward: bool = False,
         layers: Iterable[int] | None = None,
         divergence_weight: float = 1.0,
+        budget: float | None = None,
     ):
         super().__init__()
         if protocol not in PROTOCOLS:
@@ -108,6 +124,8 @@ class AsaModel(nn.Module):
         self.protocol = protocol
         self.one_forward = one_forward
         self.divergence_weight = divergence_weight
+        self.rule = PositiveScore() if budget is None else RowBudget(budget)
+        self.of_words = predicts_masked_words(backbone)
         weight = next(backbone.parameters())
         dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
         # Under the number of its layer, with None for a layer that has no adversary.
@@ -154,10 +172,17 @@ class AsaModel(nn.Module):
         logits, adv_logits, task_loss, masks = passes(**batch)
 
         task_loss = zero_without_labels(task_loss, labels)
-        apart = self.divergence_weight * divergence(self.config, logits, adv_logits, labels, self.protocol)
-        penalty = torch.stack(masks.penalty).sum()
+        compared = logits, adv_logits, labels
+        if self.of_words and "words" not in batch:  # of which the backbone then gives no other logits
+            compared = labelled_alone(*compared)
+        apart = divergence(self.config, *compared, self.protocol, self.of_words)
+        apart = self.divergence_weight * apart
+        loss, penalty = task_loss + apart, None
+        if isinstance(self.rule, PositiveScore):
+            penalty = torch.stack(masks.penalty).sum()
+            loss = loss + self.tau**2 * penalty
         return AsaOutput(
-            loss=task_loss + apart + self.tau**2 * penalty,
+            loss=loss,
             logits=logits,
             adv_logits=adv_logits,
             task_loss=task_loss,
@@ -205,17 +230,24 @@ class AsaModel(nn.Module):
         return *output.logits.chunk(2), output.loss, masks
 
     @contextlib.contextmanager
-    def adversarial_mode(self, attention_mask: torch.Tensor | None = None, below_clean_rows: bool = False):
+    def adversarial_mode(
+        self,
+        attention_mask: torch.Tensor | None = None,
+        below_clean_rows: bool = False,
+        rule: MaskRule | None = None,
+    ):
         """Within this context the backbone's attention is masked by the adversaries.
 
         Args:
             attention_mask: the batch's own, (..., L), non-zero on real tokens; None where every token is real.
             below_clean_rows: the backbone gets twice these rows, of which the first half stays unmasked.
+            rule: makes masks of scores, in place of the model's own rule.
 
         Yields:
             The record of the pass: lists with one penalty, keep rate and share of fully masked rows per adversary.
         """
-        self._pass = _AdversarialPass(attention_mask, self.protocol == "release", below_clean_rows)
+        count_padding = self.protocol == "release"
+        self._pass = _AdversarialPass(rule or self.rule, attention_mask, count_padding, below_clean_rows)
         try:
             yield self._pass
             if self._pass.calls != len(self.adversaries):
@@ -345,10 +377,30 @@ class KeepMask(torch.autograd.Function):
         return -grad * gate * (1 - gate) * visible, None
 
 
+class PositiveScore:
+    """ASA's rule: a pair is kept where its score is positive, and each one that is kept counts for the penalty."""
+
+    hidden_score = MASKED_SCORE
+
+    def __call__(
+        self, score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores (B, L, L), visible keys (B, 1 or L, L) -> keep-mask and attention bias; every query has a mask."""
+        keep = KeepMask.apply(score, visible)
+        return keep, (1 - keep) * MASKED_SCORE
+
+
 class _AdversarialPass:
     """The record of one adversarial pass: which tokens are real, and what each layer's adversary masked."""
 
-    def __init__(self, attention_mask: torch.Tensor | None, count_padding: bool, below_clean_rows: bool = False):
+    def __init__(
+        self,
+        rule: MaskRule,
+        attention_mask: torch.Tensor | None,
+        count_padding: bool,
+        below_clean_rows: bool = False,
+    ):
+        self.rule = rule
         self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
         self.count_padding = count_padding
         self.below_clean_rows = below_clean_rows
@@ -369,12 +421,12 @@ class _AdversarialPass:
         visible, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
         if incoming is not None:
             visible = visible & allowed_pairs(incoming)[-len(score) :]  # (B, L or 1, L), below the clean rows
-        keep = KeepMask.apply(score, visible)
+        keep, bias = self.rule(score, visible, real_query)
 
         # Where nothing is kept the row stays as it is, with the gradient of its mask: a bias of -1e4 on a whole row
         # is no bias at all in float32, and something else in float16.
         closed = keep.detach().sum(-1, keepdim=True) == 0  # (B, L, 1)
-        bias = (1 - keep) * MASKED_SCORE - closed * MASKED_SCORE
+        bias = bias - closed * bias.detach()
 
         counted = keep if self.count_padding else keep * real_query
         self.penalty.append(counted.sum() / len(score))
@@ -429,34 +481,53 @@ def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.
 
 
 def divergence(
-    config, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor, protocol: str = "corrected"
+    config,
+    p: torch.Tensor,
+    q: torch.Tensor,
+    labels: torch.Tensor,
+    protocol: str = "corrected",
+    of_words: bool = False,
 ) -> torch.Tensor:
     """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
 
     Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
     regression, the mean squared difference. "release" sums over every position, and takes a regression's predictions
-    for a distribution over the batch.
+    for a distribution over the batch. Of masked words, which the release does not have, it is a mean over these words.
 
     Args:
         config: the backbone's.
         p, q: logits, (B, classes), (B, 1) of a regression, or (B, L, classes).
         labels: those of the batch.
+        of_words: the predictions are of masked words, which alone have a label.
 
     Raises:
         ValueError: a multi-label classification, for which no divergence is defined.
     """
     if config.problem_type == "multi_label_classification":
         raise ValueError("no divergence is defined for multi-label classification")
-    if p.ndim == 2 and p.shape[-1] == 1:  # regression
+    if not of_words and p.ndim == 2 and p.shape[-1] == 1:  # regression
         if protocol == "corrected":
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
         p, q = p.T, q.T
         return symmetric_kl(p, q) / p.shape[-1]
-    if p.ndim == 3 and protocol == "corrected":  # one prediction per token
+    if of_words or (p.ndim == 3 and protocol == "corrected"):  # one prediction per token
         # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
         ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
         p, q = p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0)
+        if of_words:
+            return symmetric_kl(p, q) / (~ignored).sum().clamp(min=1)
     return symmetric_kl(p, q) / len(labels)
+
+
+def labelled_alone(
+    p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of two predictions (B, L, V) and the labels (B, L), what has a label: (N, V) twice, and (N,).
+
+    It waits for a GPU, but of a whole vocabulary the divergence would keep six tensors of that size for every position.
+    """
+    labelled = labels != IGNORED_LABEL
+    return p[labelled], q[labelled], labels[labelled]
 
 
 def symmetric_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .asa import AsaModel, AsaOutput, divergence, twice, zero_without_labels
+from .asa import AsaModel, AsaOutput, divergence, labelled_alone, twice, zero_without_labels
+from .encoder_types import predicts_masked_words
 
 R3F_NOISES = ("uniform", "normal")
 
@@ -50,6 +51,7 @@ class Baseline(nn.Module):
     def __init__(self, backbone: PreTrainedModel):
         super().__init__()
         self.backbone = backbone
+        self.of_words = predicts_masked_words(backbone)
 
     def forward(self, **batch):
         """Raises `ValueError` in training without labels."""
@@ -89,7 +91,10 @@ class RDrop(Baseline):
         output = self.backbone(**twice(batch, len(labels)), labels=torch.cat((labels, labels)))
         first, second = output.logits.chunk(2)
         task_loss = zero_without_labels(output.loss, labels)
-        apart = self.alpha * divergence(self.backbone.config, first, second, labels)
+        compared = first, second, labels
+        if self.of_words and "words" not in batch:
+            compared = labelled_alone(*compared)
+        apart = self.alpha * divergence(self.backbone.config, *compared, of_words=self.of_words)
         return BaselineOutput(loss=task_loss + apart, logits=first, task_loss=task_loss, divergence=apart)
 
 
@@ -102,6 +107,8 @@ class RandomMask(AsaModel):
 
     Args:
         keep_rate: the probability with which a pair is kept.
+        budget: where it is given, each row hides exactly as many keys as under `AsaModel`'s budget, with the same bias,
+            in place of the keep rate: the control for that method.
         protocol, layers, one_forward: as for `AsaModel`.
     """
 
@@ -112,8 +119,9 @@ class RandomMask(AsaModel):
         protocol: str = "corrected",
         layers: Iterable[int] | None = None,
         one_forward: bool = True,
+        budget: float | None = None,
     ):
-        super().__init__(backbone, tau=0.0, protocol=protocol, one_forward=one_forward, layers=layers)
+        super().__init__(backbone, 0.0, protocol, one_forward, layers, budget=budget)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
     def forward(self, labels: torch.Tensor | None = None, **batch):
@@ -164,7 +172,7 @@ class EmbeddingNoise(Baseline):
     def apart(self, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """KL(p||q) + KL(q||p), the mean over examples; of a regression the mean squared difference."""
         regression = p.ndim == 2 and p.shape[-1] == 1
-        return divergence(self.backbone.config, p, q, labels) * (1 if regression else 2)
+        return divergence(self.backbone.config, p, q, labels, of_words=self.of_words) * (1 if regression else 2)
 
 
 class FineNoise(EmbeddingNoise):

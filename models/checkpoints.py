@@ -20,6 +20,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.asa import AsaModel
+from models.encoder_types import predicts_masked_words
 from models.encoders import (
     HEADS,
     as_loaded,
@@ -213,14 +214,20 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
 def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> None:
     """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out.
 
+    A model of masked words has no pooler. If the encoder has one, it is saved beside it as it was, for fine-tuning.
+
     Args:
         card: the text of its README.md, which is what the Hub shows of a model.
     """
+    backbone, state = backbone_of(model), None
+    if predicts_masked_words(backbone) and (pooler := getattr(backbone, "unused_pooler", None)):
+        prefix = f"{backbone.base_model_prefix}.pooler"
+        state = backbone.state_dict() | {f"{prefix}.{name}": tensor for name, tensor in pooler.items()}
     with atomic_folder(folder) as temporary:
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
         # By the names of today's library, also where the encoder's file has those of TensorFlow.
-        backbone_of(model).save_pretrained(temporary, save_original_format=False)
+        backbone.save_pretrained(temporary, state_dict=state, save_original_format=False)
         try:
             with as_loaded(tokenizer):
                 tokenizer.save_pretrained(temporary)

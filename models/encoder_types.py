@@ -176,6 +176,13 @@ def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
         )
 
 
+def predicts_masked_words(backbone: nn.Module) -> bool:
+    """Whether a model has the library's head for masked language modelling, or one that is made from it."""
+    model = plain(backbone)
+    known = HEADS["M"].get(getattr(getattr(model, "config", None), "model_type", ""))
+    return any(each.__name__ == known and each.__module__.startswith("transformers.") for each in type(model).__mro__)
+
+
 def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
     """The encoder layers of a supported model, in order; a layer that is shared stands there once.
 

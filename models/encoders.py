@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from models.encoder_types import ENCODER_TYPES, unsupported
+from models.encoder_types import ENCODER_TYPES, predicts_masked_words, unsupported
 from models.fetch import FETCHED
 from utils import InputError, declared_classes, file_sha256, log
 
@@ -344,11 +344,27 @@ def load_pretrained(
         new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
+    if predicts_masked_words(model):
+        log.info(f"--load_model_path {name}: {_words_head(model, new)}")
+        with torch.device("meta"):
+            has_pooler = getattr(AutoModel.from_config(config), "pooler", None) is not None
+        # Saved beside the model, as the heads of fine-tuning read it.
+        model.unused_pooler = _pooler(name, config, cache_dir) if has_pooler else {}  # type: ignore[assignment]
     headed = type(model).__name__.endswith(HEADS)
     if headed and model.base_model_prefix == "roberta" and getattr(model.base_model, "pooler", None) is None:
         # To the stub of nn.Module, every attribute is a tensor or a module.
         model.unused_pooler = _pooler(name, model.config, cache_dir)  # type: ignore[assignment]
     return model
+
+
+def _words_head(model: PreTrainedModel, new: list[str]) -> str:
+    """What there is to say of a head for masked words."""
+    if all(weight.startswith(f"{model.base_model_prefix}.") for weight in new):
+        return "its head for masked words is kept"
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = outputs is not None and outputs.weight is inputs.weight
+    scores = "its scores are those of the word embeddings (tied)" if tied else "it is not tied to the word embeddings"
+    return f"it has no whole head for masked words, so that one is made anew; {scores}"
 
 
 def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:

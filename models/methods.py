@@ -31,14 +31,17 @@ class Method:
     """How a method's module is made.
 
     module, name: where its class stands below models/; both empty for plain fine-tuning.
-    flags: the arguments that the method reads, each with the setting of the class that it is.
+    flags: the arguments that the method reads, each with the setting of the class that it is; "" where it is none, as
+        the training reads it.
     fixed: other settings of the class.
+    of_words: whether it trains on masked words, too; methods with noise on the embeddings have no settings for that.
     """
 
     module: str = ""
     name: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
+    of_words: bool = True
 
 
 METHODS = {
@@ -51,13 +54,19 @@ METHODS = {
             "protocol": "protocol",
             "asa_layers": "layers",
             "asa_divergence_weight": "divergence_weight",
+            "adversary_learning_rate": "",
         },
         {"one_forward": True},
     ),
     "random_mask": Method(
         "baselines",
         "RandomMask",
-        {"random_mask_keep_rate": "keep_rate", "protocol": "protocol", "asa_layers": "layers"},
+        {
+            "random_mask_keep_rate": "keep_rate",
+            "random_mask_budget": "budget",
+            "protocol": "protocol",
+            "asa_layers": "layers",
+        },
     ),
     "rdrop": Method("baselines", "RDrop", {"rdrop_alpha": "alpha"}),
     "freelb": Method(
@@ -70,6 +79,7 @@ METHODS = {
             "freelb_max_norm": "max_norm",
             "freelb_embedding_norm": "embedding_norm",
         },
+        of_words=False,
     ),
     "smart": Method(
         "baselines",
@@ -84,8 +94,22 @@ METHODS = {
             "smart_momentum": "momentum",
             "smart_early_momentum": "early_momentum",
         },
+        of_words=False,
     ),
-    "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}),
+    "r3f": Method("baselines", "R3F", {"r3f_weight": "weight", "r3f_noise": "noise", "r3f_eps": "eps"}, of_words=False),
+    # ASA under a row budget
+    "asa_budget": Method(
+        "asa",
+        "AsaModel",
+        {
+            "asa_budget": "budget",
+            "protocol": "protocol",
+            "asa_layers": "layers",
+            "asa_divergence_weight": "divergence_weight",
+            "adversary_learning_rate": "",
+        },
+        {"one_forward": True},
+    ),
 }
 
 
@@ -102,7 +126,7 @@ def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> n
     chosen = METHODS[method]
     if not chosen.name:
         return backbone
-    settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if flag in args}
+    settings = {setting: getattr(args, flag) for flag, setting in chosen.flags.items() if setting and flag in args}
     module = importlib.import_module(f"models.{chosen.module}")
     try:
         return getattr(module, chosen.name)(backbone, **chosen.fixed, **settings)
@@ -122,16 +146,21 @@ def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
         raise InputError(f"--asa_layers: {error}") from None
 
 
+def is_adversary_s(name: str) -> bool:
+    """Whether a parameter of a method's module is its adversaries', which are its `adversaries`."""
+    return name.startswith("adversaries.")
+
+
 def adversaries_apart(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that have a gradient: those of everything but the adversaries, and those of the adversaries.
 
     Args:
-        model: a method's module, out of what distributes it. Its adversaries, if it has any, are its `adversaries`.
+        model: a method's module, out of what distributes it.
     """
     apart: tuple[list, list] = [], []
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            apart[name.startswith("adversaries.")].append(parameter)
+            apart[is_adversary_s(name)].append(parameter)
     return apart
 
 

@@ -88,16 +88,19 @@ class AsaTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, labelled)
         outputs = model(**inputs)
         labels, task_loss = inputs["labels"], outputs.task_loss
-        of_adversary = outputs.loss - task_loss
+        apart = outputs.divergence
+        penalty = outputs.loss - task_loss - apart
         # The gradient is averaged over the processes, and what they add to the loss is to be summed.
         processes = self.accelerator.num_processes
         examples, labelled = processes * _sizes(labels).to(task_loss.dtype) / num_items_in_batch.clamp(min=1)
         task_loss = labelled * task_loss
+        over = labelled if self.model.of_words else examples  # what the divergence is a mean over
         if other := self.compute_loss_func or self.label_smoother:
             task_loss = processes * other(outputs, labels, num_items_in_batch=num_items_in_batch[1].clamp(min=1))
-        figures = {name: examples * outputs[name].mean() for name in LOGGED if outputs.get(name) is not None}
+        given = [name for name in LOGGED if outputs.get(name) is not None]
+        figures = {name: (over if name == "divergence" else examples) * outputs[name].mean() for name in given}
         self._note(task_loss=task_loss, **figures)
-        loss = task_loss + examples * of_adversary
+        loss = task_loss + over * apart + examples * penalty
         return (loss, outputs) if return_outputs else loss
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:

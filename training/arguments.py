@@ -1,4 +1,4 @@
-"""The command line of the three scripts: shared argument groups, checked before anything is loaded.
+"""The command line of the scripts: shared argument groups, checked before anything is loaded.
 
 Nothing heavy is imported here: `--help` and an argument that is wrong are answered at once.
 """
@@ -6,6 +6,7 @@ Nothing heavy is imported here: `--help` and an argument that is wrong are answe
 import argparse
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from data.columns import SUFFIXES
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
-from training import argument_files, trackers
+from training import argument_files, text_arguments, trackers
 from utils import InputError, Parser
 
 # Those of the release: they need no settings of their own.
@@ -35,6 +36,7 @@ EXECUTION = {
         "save_steps",
         "save_total_limit",
         "logging_steps",
+        "liveness_steps",
         "report_to",
     ),
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
@@ -43,6 +45,8 @@ EXECUTION = {
 # What follows from other arguments where it is not given.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
+# Methods that --fsdp is tested with; others keep a second set of weights, or go back through the encoder on their own.
+WITH_FSDP = ("naive", "asa")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
@@ -93,6 +97,17 @@ SCRIPTS = {
             "weight_decay": 0.0,
         },
     ),
+    "run_mlm": Script(
+        "Train an encoder further on plain text, by masked language modelling.",
+        {},
+        {
+            "train_batch_size": 32,
+            "eval_batch_size": 64,
+            "learning_rate": 1e-4,
+            "warmup_proportion": 0.06,
+            "weight_decay": 0.01,
+        },
+    ),
 }
 
 
@@ -122,7 +137,10 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             default="longest_first",
             help="cut the longer of context and question, or the context alone (default: %(default)s)",
         )
-    _add_own_data(parser, name)
+    if name == "run_mlm":
+        text_arguments.add_flags(parser, share)
+    else:
+        _add_own_data(parser, name)
     argument_files.add_flags(parser)
     return parse(parser, argument_files.with_files(parser, sys.argv[1:] if argv is None else argv))
 
@@ -144,13 +162,21 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     )
 
     group = parser.add_argument_group("data")
-    group.add_argument("--task_name", metavar="TASK", help=f"upper or lower case: {', '.join(tasks)}")
+    known = ", ".join(tasks)
+    about = f"upper or lower case: {known}" if known else "what to call the text"
+    group.add_argument("--task_name", metavar="TASK", help=about)
     group.add_argument("--data_dir", default="data/sets", help="folder with a folder per task (default: %(default)s)")
     group.add_argument(
         "--eval_on", choices=("dev", "test"), default="dev", help="the labelled set for --do_eval (default: dev)"
     )
     group.add_argument(
         "--eval_file", metavar="FILE", help="evaluate on this file, in the format of the task's dev set, instead"
+    )
+    group.add_argument(
+        "--eval_masks",
+        metavar="random|FILE",
+        help="score a checkpoint under masks: of --method asa or asa_budget by the adversaries in this checkpoint,"
+        " of random_mask drawn by --seed",
     )
     group.add_argument(
         "--max_seq_length",
@@ -204,7 +230,17 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         help="release repeats the authors' code, accidents included (default: corrected)",
     )
     group.add_argument(
-        "--tau", type=non_negative, default=0.5, help="tau^2 weights the penalty on unmasked pairs (default: 0.5)"
+        "--tau",
+        type=non_negative,
+        default=0.5,
+        help="tau^2 weights the penalty on unmasked pairs; no effect on asa_budget, which has none (default: 0.5)",
+    )
+    group.add_argument(
+        "--asa_budget",
+        type=share,
+        default=0.1,
+        metavar="BETA",
+        help="share of its keys that each query hides, with --method asa_budget (default: %(default)s)",
     )
     group.add_argument(
         "--asa_layers",
@@ -217,6 +253,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         type=non_negative,
         default=1.0,
         help="weight of ASA's divergence; 1 is as published (default: %(default)s)",
+    )
+    group.add_argument(
+        "--adversary_learning_rate",
+        type=non_negative,
+        help="of asa and asa_budget, under the same schedule (default: --learning_rate)",
     )
     _add_baselines(parser)
 
@@ -269,6 +310,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
     group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
+    group.add_argument(
+        "--fsdp", action="store_true", help="of several processes, each keeps a part of the model and its optimizer"
+    )
 
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
@@ -301,6 +345,13 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         default="none",
         help=f"none, all that are installed, or one or more of {', '.join(trackers.RESUMED)} (default: none)",
     )
+    group.add_argument(
+        "--liveness_steps",
+        type=natural,
+        default=0,
+        help="optimizer steps between measurements of whether the adversaries of asa or asa_budget do more than chance;"
+        " 0 is off (default: 0)",
+    )
 
     parser.set_defaults(**defaults)
     return parser
@@ -311,6 +362,7 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
         ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
+        ("random_mask_budget", share, None, "instead, hide as many keys of each query as asa_budget with this share"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),
         ("freelb_lr", positive, 0.1, "step size of the noise"),
@@ -405,6 +457,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         InputError: the arguments contradict each other.
     """
     args = parser.parse_args(argv)
+    if "mlm_probability" in args:
+        text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
         raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
     args.test_model_file = args.test_model_file or None  # empty by default in the release
@@ -416,6 +470,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.fp16 and args.bf16:
         raise InputError("--fp16 and --bf16 exclude each other: give one of them")
+    if args.fsdp:
+        _check_fsdp(args)
     if args.test_model_file is None and not args.do_train:
         flag = "--do_test" if args.do_test else "--do_eval"
         raise InputError(f"{flag} without --do_train needs --test_model_file, the checkpoint to use")
@@ -436,10 +492,12 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--test_model_file {args.test_model_file}: no such file or folder")
     if args.test_model_file is not None:
         args.test_model_file = _best_of_run(args.test_model_file)
-    if "dataset_name" in args:
+    if "dev_fraction" in args:
         own_flags.check(args)
     if args.eval_file is not None:
         _check_eval_file(args)
+    if args.eval_masks is not None:
+        _check_eval_masks(args)
     args.report_to = trackers.chosen(args.report_to)
     if args.optimizer == "apex_fused_adam":
         _check_apex(args)
@@ -494,6 +552,31 @@ def _check_eval_file(args: argparse.Namespace) -> None:
         raise InputError(f"--eval_file and --eval_on {args.eval_on} exclude each other: give one of them")
     if not Path(args.eval_file).is_file():
         raise InputError(f"--eval_file {args.eval_file}: no such file")
+
+
+def _check_eval_masks(args: argparse.Namespace) -> None:
+    if not args.do_eval or args.do_train or args.do_test:
+        raise InputError("--eval_masks is for the evaluation of a checkpoint: give it with --do_eval alone")
+    if args.method not in ("asa", "asa_budget", "random_mask"):
+        raise InputError(f"--eval_masks: --method {args.method} has no masks: give asa, asa_budget or random_mask")
+    if (args.eval_masks == "random") != (args.method == "random_mask"):
+        raise InputError(
+            f"--eval_masks {args.eval_masks} and --method {args.method} exclude each other: random_mask goes with"
+            " random, and the others with a checkpoint that has adversaries"
+        )
+    if args.eval_masks != "random" and not Path(args.eval_masks).is_file():
+        raise InputError(f"--eval_masks {args.eval_masks}: no such file")
+
+
+def _check_fsdp(args: argparse.Namespace) -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        raise InputError("--fsdp is for several processes: start them with torchrun, or leave it out")
+    if args.fp16:
+        raise InputError("--fsdp and --fp16 exclude each other: use --bf16, which needs no loss scale")
+    if args.optimizer == "apex_fused_adam":
+        raise InputError("--fsdp and --optimizer apex_fused_adam exclude each other: use --optimizer adamw")
+    if args.do_train and args.method not in WITH_FSDP:
+        raise InputError(f"--fsdp works with --method {' and '.join(WITH_FSDP)}, not {args.method}")
 
 
 def _check_apex(args: argparse.Namespace) -> None:

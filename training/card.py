@@ -21,6 +21,7 @@ PIPELINES = {
 SETTINGS = (
     *("learning_rate", "train_batch_size", "num_train_epochs", "max_train_steps", "lr_scheduler_type"),
     *("warmup_proportion", "weight_decay", "max_grad_norm", "max_seq_length", "optimizer", "seed"),
+    *("mlm_probability", "whole_word_mask", "no_packing"),
 )
 
 
@@ -57,15 +58,16 @@ def model_card(results: Mapping, model_class: str) -> str:
         model_name=f"{name}-{task}-{method}",
         eval_results=scored or None,
     )
-    how = "plain fine-tuning" if method == "naive" else f"`--method {method}`"
+    done, plainly = ("trained further", "training") if pipeline == "fill-mask" else ("fine-tuned", "fine-tuning")
+    how = f"plain {plainly}" if method == "naive" else f"`--method {method}`"
     settings = {flag: args.get(flag) for flag in (*METHODS[method].flags, *SETTINGS)}
     rows = [f"| {flag} | {value} |" for flag, value in settings.items() if value not in (None, "")]
     metrics = [f"| {metric} | {value:.2f} |" for metric, value in scores.items()]
     versions = {package: number for package, number in results["versions"].items() if number}
     lines = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {name} fine-tuned on {task}",
-        f"`{name}` fine-tuned on {task} ({results['examples'].get('train')} rows) by {how} of Adversarial"
+        f"# {name} {done} on {task}",
+        f"`{name}` {done} on {task} ({results['examples'].get('train')} rows) by {how} of Adversarial"
         f" Self-Attention; epoch {best['epoch']} (counted from 0), after {best['global_step']} steps, which scored best"
         " of its run. The adversaries, which only training needs, are not in this folder.",
         "## Scores",

@@ -33,7 +33,8 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     if accelerator.num_processes != started:
         raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")
     if accelerator.distributed_type in SHARDED:
-        raise InputError(f"{accelerator.distributed_type.value} is not supported: launch with plain data parallelism")
+        how = accelerator.distributed_type.value
+        raise InputError(f"{how}: launch with plain data parallelism, and add --fsdp where a GPU cannot hold the model")
     return accelerator
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from data.features import Features
 from models.asa import IGNORED_LABEL
 from training import accumulation
 from training.folder import RunFolder
+from training.sharding import is_sharded, most, no_gradients
 from training.state import Interruption, Means
 from training.trackers import Trackers
 from utils import Interrupted, log
@@ -40,15 +41,24 @@ class Head:
     auto_class: the transformers class that makes the model.
     collate: rows -> padded batch.
     score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
-    write: (path, features, logits per row) -> writes a predictions file.
+    write: (path, features, logits per row) -> writes a predictions file; None without test sets.
     loss_name: what the epoch lines call the training loss.
+    summary: of masked language modelling, (batch, output) -> (B, figures), which is kept for each row in place of its
+        logits. Their vocabulary is too large to keep, so that there are no predictions; the best epoch is the one with
+        the lowest loss; and a head of the encoder's own counts, whatever its classes are called.
     """
 
     auto_class: "type[_BaseAutoModelClass]"
     collate: Callable[[list[dict]], dict[str, torch.Tensor]]
     score: Callable[[Features, list[np.ndarray]], dict[str, float]]
-    write: Callable[[Path, Features, list[np.ndarray]], None]
+    write: Callable[[Path, Features, list[np.ndarray]], None] | None
     loss_name: str = "train loss"
+    summary: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] | None = None
+
+    @property
+    def of_words(self) -> bool:
+        """Whether it predicts masked words."""
+        return self.summary is not None
 
 
 @dataclass
@@ -63,6 +73,7 @@ class Run:
     folder: RunFolder
     interruption: Interruption | None = None  # of training
     trackers: Trackers = field(default_factory=Trackers)  # likewise
+    whole: nn.Module | None = None  # with --fsdp, on the main process: what the model's parts are put together in
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:
@@ -113,7 +124,6 @@ def scores_line(scores: dict) -> str:
     return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
 
 
-@torch.inference_mode()
 def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
     """The plain model's predictions, each row's by one of the processes.
 
@@ -123,6 +133,11 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     Raises:
         Interrupted: a training run is to stop.
     """
+    with no_gradients(run.model):
+        return _predict(run, features)
+
+
+def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
     accelerator = run.accelerator
     order = sorted(range(len(features)), key=lambda row: -features.lengths[row])
     order = order[accelerator.process_index :: accelerator.num_processes]
@@ -138,16 +153,20 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     )
     # Without the wrapper that keeps processes in step: one may have more batches than another.
     model = accelerator.unwrap_model(run.model).eval()
+    calls = most(len(batches), accelerator) if is_sharded(model) else 0
     logits, losses = [], Means()
     for batch in on_device(run, loader):
         # Several processes have not the same number of batches to agree in: they finish first.
         if run.interruption and run.interruption.alone and run.interruption.noted:
             raise Interrupted(run.interruption.noted, INTERRUPTED)
         output = model(**batch)
-        logits.append(output.logits.float())  # fetched at the end: a GPU need not wait for the next batch to be made
+        kept = run.head.summary(batch, output) if run.head.summary else output.logits.float()
+        logits.append(kept)  # fetched at the end: a GPU need not wait for the next batch to be made
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
+    for _ in range(calls - len(batches)):  # of which the others need this process's part
+        model(**send_to_device(run.head.collate([features[0]]), accelerator.device))
     sums = {name: figure.item() for name, figure in losses.sums.items()}
     fetched = [row for batch in logits for row in batch.cpu().numpy()]
     found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one of each process
@@ -155,6 +174,14 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
     return [rows[row] for row in range(len(features))], loss
+
+
+def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
+    """(B, 3): of each row the sum of the losses of its masked words, how many they are, and how many are predicted."""
+    labels, logits = batch["labels"], output.logits.float()  # (B, M), (B, M, V)
+    losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    figures = losses, labels != IGNORED_LABEL, logits.argmax(-1) == labels
+    return torch.stack([figure.sum(1, dtype=torch.float64) for figure in figures], dim=1)
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:

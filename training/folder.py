@@ -44,7 +44,8 @@ EXPORTED = re.compile(
 HIDDEN = re.compile(r"^\.(?P<name>.+)\.(tmp|old)$")
 # The arguments that name files which a run reads, or caches to read again.
 INPUTS = (
-    *("load_model_path", "test_model_file", "data_dir", "eval_file", "cache_dir", "token_cache_dir"),
+    *("load_model_path", "test_model_file", "data_dir", "eval_file", "eval_masks", "cache_dir"),
+    "token_cache_dir",
     *("train_file", "dev_file", "test_file", "dataset_name"),
 )
 

@@ -32,6 +32,7 @@ from data.features import Features
 from data.predictions import write_predictions
 from data.readers import Examples, Splits, read_splits
 from data.task_kinds import Task
+from data.text import TextTask
 from models import methods
 from models.checkpoints import (
     backbone_of,
@@ -54,7 +55,8 @@ from models.encoders import (
     positions,
     sources,
 )
-from training import accumulation
+from models.masked_words import predict_given_words
+from training import accumulation, liveness
 from training.arguments import Default
 from training.card import model_card
 from training.devices import make_accelerator, wait_for_all
@@ -71,7 +73,9 @@ from training.evaluation import (
     scores_line,
 )
 from training.folder import RunFolder, describe, versions
+from training.masked import under_masks
 from training.probe import leaves_out, probe
+from training.sharding import gather, is_sharded, most, scatter, shard, whole_tensor
 from training.state import (
     Interruption,
     Means,
@@ -128,7 +132,7 @@ def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | 
         InputError: its classes are not those of the task.
     """
     source, order, names = args.test_model_file, None, None
-    if source is not None and Path(source).is_dir():
+    if source is not None and Path(source).is_dir() and not isinstance(task, TextTask):
         names = saved_classes(source)
         order = match_classes(task, names, f"--test_model_file {source}")
     if source is None or not getattr(task, "labels", ()):
@@ -165,28 +169,35 @@ def execute(
     set_seed(args.seed)
     classes: dict[str, dict] = {}
     if args.do_train:
-        order_of = functools.partial(class_order, task)
+        order_of = None if head.of_words else functools.partial(class_order, task)
         backbone = load_pretrained(
             head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
         )
         if args.gradient_checkpointing:
             checkpoint_layers(backbone)
+        if head.of_words:
+            predict_given_words(backbone)
         model = methods.build(args.method, backbone, args)
     else:
         order, classes = classes_to_score(args, task)
         model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
+        if head.of_words:
+            predict_given_words(model)
         for found in classes.values():
             words = found["names"] or class_words(config)
             log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
+        if args.eval_masks:
+            model = under_masks(model, args)
     accelerator = make_accelerator(args)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.process_index:
         set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
-    if args.do_train and accelerator.num_processes > 1 and leaves_out(model, features, head):
+    whole = shard(model, accelerator) if args.fsdp else None
+    if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    # Only training needs the wrapper that keeps processes in step.
-    model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
+    if not args.fsdp:  # only training needs the wrapper that keeps processes in step
+        model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     if accelerator.num_processes > 1:
         # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
         # gloo, which may be waiting for that lock.
@@ -196,7 +207,7 @@ def execute(
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
     trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
-    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers)
+    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
     probe(run, features)
     wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
     try:
@@ -230,7 +241,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
     elif args.do_eval:
         scores, of_sets = evaluate(run, features.eval)
         if accelerator.is_main_process:
-            for name, rows in features.eval.items():
+            for name, rows in features.eval.items() if not run.head.of_words else ():
                 write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
@@ -238,6 +249,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
         path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
+            assert run.head.write is not None
             run.head.write(path, test_features, logits)
             log.info(f"predictions: {path}")
     if args.do_train and accelerator.is_main_process:
@@ -251,7 +263,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
 
     Args:
         eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        results: what goes before the epochs in the results file, from `describe`.
+        results: what goes before the epochs in the results file, from `describe`; without it, best/ has no card.
 
     Returns:
         The best epoch's record. The model is left as it was in that epoch.
@@ -261,7 +273,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     sampler = StepSampler(features.lengths, args.train_batch_size, args.seed, args.group_by_length, *place)
     steps = args.max_train_steps or args.num_train_epochs * len(sampler)
 
-    optimizer = make_optimizer(args.optimizer, parameter_groups(run.model, args.weight_decay), args.learning_rate)
+    groups = parameter_groups(accelerator.unwrap_model(run.model), args.weight_decay, args.adversary_learning_rate)
+    optimizer = make_optimizer(args.optimizer, groups, args.learning_rate)
     scheduler = get_scheduler(args.lr_scheduler_type, optimizer, int(steps * args.warmup_proportion), steps)
     loader = DataLoader(
         features,
@@ -275,7 +288,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
     idle = send_to_device(run.head.collate([features[0]]), accelerator.device)
 
-    progress = Progress(broken=_counter(run), skipped=_counter(run, 2))
+    progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
     told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
@@ -298,6 +311,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
+            features.set_epoch(progress.epoch)
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
             bar.set_postfix(bar_figures(progress), refresh=False)
@@ -306,8 +320,9 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     assert best is not None  # there is a step at the least, and so an epoch
     if best is not progress.epochs[-1]:
         if accelerator.is_main_process:
-            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
-        broadcast(list(release_state_dict(model).values()))  # another machine may not see the file
+            load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
+        # Another machine may not see the file.
+        scatter(run.whole, model) if is_sharded(model) else broadcast(list(release_state_dict(model).values()))
     return best
 
 
@@ -331,9 +346,16 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         state.scheduler.step()
         progress.count_step()
         _take_note(run, state, figures, finite)
+        live = {}
+        if args.liveness_steps and progress.step % args.liveness_steps == 0:
+            progress.seconds += time.perf_counter() - clock
+            live = liveness.measure(run, parts, progress.step)
+            clock = time.perf_counter()
         if progress.step % args.logging_steps == 0 or progress.step == steps:
-            _log_window(run, state)
+            _log_window(run, state, live)
             bar.set_postfix(bar_figures(progress), refresh=False)
+        elif live:
+            _log(run, state, live)
         progress.seconds += time.perf_counter() - clock
         bar.update()
         stopped_by = run.interruption.agreed()
@@ -350,8 +372,10 @@ def bar_figures(progress: Progress) -> dict[str, str]:
     Not the loss of each step, for which a GPU would have to wait.
     """
     figures = {}
-    if progress.metrics and progress.metrics[-1].get("train_loss") is not None:
-        figures["loss"] = f"{progress.metrics[-1]['train_loss']:.4f}"
+    windows = (each for each in reversed(progress.metrics) if "learning_rate" in each)  # not the liveness alone
+    window: dict = next(windows, {})
+    if window.get("train_loss") is not None:
+        figures["loss"] = f"{window['train_loss']:.4f}"
     if progress.epochs and progress.epochs[-1]["eval_score"] is not None:
         figures["score"] = f"{progress.epochs[-1]['eval_score']:.2f}"
     return figures
@@ -385,9 +409,10 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
         folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
         best = progress.best
         if best is not None and folder.checkpoint(progress.epoch).exists():
-            load_release_checkpoint(model, folder.checkpoint(best["epoch"]))
+            load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
             _export(run, results, progress)
-            state.load(path)
+            if run.whole is None:
+                state.load(path)
 
 
 def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
@@ -404,24 +429,29 @@ def optimize(
     """One optimizer step on one batch: this process's rows of it, given in parts, which weigh what they hold of it.
 
     Args:
-        idle: what a process that has no row of a last, smaller batch computes in its place, to no effect: the others
-            wait for its gradient.
+        idle: what a process that has fewer parts of a batch than others, or no row of a last, smaller one, computes
+            in their place, to no effect: the others wait for it.
 
     Returns:
         What this process adds to the step's figures, and whether loss and gradient were finite; still on the device.
     """
     accelerator, model = run.accelerator, run.model
     computed = parts if idle is None else parts or [idle]
-    own = torch.stack([_size(part["labels"]) for part in computed]) * bool(parts)  # (parts, 2)
+    if idle is not None and is_sharded(model):  # every process is needed for each call
+        computed = parts + [idle] * (most(len(computed), accelerator) - len(parts))
+    own = torch.stack([_size(part["labels"]) for part in computed])  # (parts, 2)
+    own[len(parts) :] = 0
     batch = accelerator.reduce(own.sum(0))  # (2,), over all processes
-    figures = Means()
+    figures, of_words = Means(), run.head.of_words
     for number, (part, size) in enumerate(zip(computed, own, strict=True), 1):
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
             # The gradient is averaged over the processes, and what they add to the loss is to be summed.
-            accelerator.backward(accumulation.weighted_loss(output, *shares) * accelerator.num_processes)
-        figures.add(accumulation.figures(output, *shares))
+            accelerator.backward(
+                accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
+            )
+        figures.add(accumulation.figures(output, *shares, of_words=of_words))
     accelerator.unscale_gradients(optimizer)
     norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
@@ -447,9 +477,10 @@ def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
         if parameters:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
-            norms[name] = nn.utils.get_total_norm(gradients)
+            norm = nn.utils.get_total_norm(gradients)
             if max_norm:
-                nn.utils.clip_grads_with_norm_(parameters, max_norm, norms[name])
+                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            norms[name] = whole_tensor(norm)
     return norms
 
 
@@ -462,9 +493,23 @@ def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Biases and norms, which have fewer than two dimensions, are not decayed."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def parameter_groups(model: nn.Module, weight_decay: float, adversary_learning_rate: float | None = None) -> list[dict]:
+    """Biases and norms, which have fewer than two dimensions, are not decayed.
+
+    Args:
+        model: out of what distributes it.
+        adversary_learning_rate: of the adversaries, which then have groups of their own; None for everything's.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    apart = adversary_learning_rate is not None
+    rest = [parameter for name, parameter in named if not (apart and methods.is_adversary_s(name))]
+    groups = _by_decay(rest, weight_decay)
+    if adversaries := [parameter for name, parameter in named if apart and methods.is_adversary_s(name)]:
+        groups += [group | {"lr": adversary_learning_rate} for group in _by_decay(adversaries, weight_decay)]
+    return groups
+
+
+def _by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
     return [
         {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
         {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
@@ -524,12 +569,15 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     progress.epochs.append(record)
     progress.epoch, progress.step_of_epoch, progress.seconds = progress.epoch + 1, 0, 0.0
     progress.skipped = progress.skipped * torch.tensor([0, 1], device=accelerator.device)
+    model = accelerator.unwrap_model(run.model)
+    if is_sharded(model):
+        gather(model, run.whole)
     if accelerator.is_main_process:
-        model = accelerator.unwrap_model(run.model)
+        model = run.whole or model
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
         assert best is not None  # of this epoch and those before
-        for name, rows in eval_sets.items():
+        for name, rows in eval_sets.items() if not run.head.of_words else ():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
         if best is record:
@@ -549,8 +597,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 
 def _export(run: Run, results: dict, progress: Progress) -> None:
     """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
-    model = run.accelerator.unwrap_model(run.model)
-    card = model_card(_results(results, progress), type(backbone_of(model)).__name__)
+    model = run.whole or run.accelerator.unwrap_model(run.model)
+    card = model_card(_results(results, progress), type(backbone_of(model)).__name__) if results.get("args") else ""
     export(model, run.tokenizer, run.folder.best, card)
 
 
@@ -558,31 +606,42 @@ def _results(head: dict, progress: Progress) -> dict:
     return head | {"segments": progress.segments, "epochs": progress.epochs, "best": progress.best}
 
 
-def _log_window(run: Run, state: TrainingState) -> None:
-    """Log the means of the last steps; skipped ones do not count."""
+def _log_window(run: Run, state: TrainingState, live: dict) -> None:
+    """Log the means of the last steps, of which skipped ones do not count, and the liveness, if it was measured."""
     _stop_if_broken(run, state)
     progress = state.progress
     step, learning_rate = progress.step, state.scheduler.get_last_lr()[0]
     means = progress.of_window.take(run.accelerator.reduce)
     if not run.accelerator.is_main_process:
         return
-    record = {"step": step, "epoch": progress.epoch, "learning_rate": learning_rate, **means}
+    record: dict[str, Any] = {"learning_rate": learning_rate, **means, **live}
     if run.accelerator.scaler is not None:
         record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
-    progress.metrics.append(record)
-    run.folder.add_metrics(record)
-    scalars = {name: value for name, value in record.items() if name not in ("step", "keep_rate")}
-    rates: list[float] = means.get("keep_rate", [])
-    layers = run.args.asa_layers or range(len(rates))
-    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
-    run.trackers.log("steps", scalars, step)
+    _log(run, state, record)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
         shown = " ".join(f"{rate:.3f}" for rate in means["keep_rate"])
         line += f", keep rate {shown}, fully masked {means['fully_masked']:.4f}"
+    if live.get("liveness") is not None:
+        line += f", liveness {live['liveness']:.2f}"
     if record.get("skipped_steps"):
         line += f", {counted(record['skipped_steps'], 'step')} of this epoch skipped by the loss scale"
     log.info(line)
+
+
+def _log(run: Run, state: TrainingState, figures: dict) -> None:
+    """Add a record of the last step to the metrics; the first process does."""
+    progress = state.progress
+    if not run.accelerator.is_main_process:
+        return
+    record = {"step": progress.step, "epoch": progress.epoch, **figures}
+    progress.metrics.append(record)
+    run.folder.add_metrics(record)
+    scalars = {name: each for name, each in record.items() if name not in ("step", "keep_rate") and each is not None}
+    rates: list[float] = record.get("keep_rate", [])
+    layers = run.args.asa_layers or range(len(rates))
+    scalars |= {f"keep_rate/{layer}": rate for layer, rate in zip(layers, rates, strict=False)}
+    run.trackers.log("steps", scalars, progress.step)
 
 
 def _counter(run: Run, *shape: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ is taken between two optimizer steps, so no gradient is under way.
 """
 
 import hashlib
+import itertools
 import json
 import random
 import signal
@@ -24,7 +25,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from data.batches import StepSampler
 from data.features import Features
+from data.masking import MaskedRows
 from training.devices import wait_for_all
+from training.sharding import copy_whole, whole_tensors
 from utils import InputError, StopSignals, atomic_folder, counted, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
@@ -87,17 +90,23 @@ class Progress:
     segments: list[dict] = field(default_factory=list)  # which steps were taken with which code and libraries
     of_epoch: Means = field(default_factory=Means)
     of_window: Means = field(default_factory=Means)
+    by_loss: bool = False  # the best epoch has the lowest loss
 
     PLAIN = ("epoch", "step", "step_of_epoch", "seconds", "epochs", "metrics", "segments")
 
     @property
     def best(self) -> dict | None:
-        """The epoch with the best score, the first of equals; without an evaluation the last epoch."""
+        """The epoch with the best score or the lowest loss, the first of equals; without an evaluation the last."""
         best = None
         for record in self.epochs:
-            if best is None or record["eval_score"] is None or record["eval_score"] > best["eval_score"]:
+            if best is None or record["eval_score"] is None or self._better(record, best):
                 best = record
         return best
+
+    def _better(self, record: dict, best: dict) -> bool:
+        if self.by_loss:
+            return record["eval_loss"] < best["eval_loss"]
+        return record["eval_score"] > best["eval_score"]
 
     def begin_segment(self, versions: dict[str, str | None]) -> None:
         """From here on, steps are taken by a process with these versions."""
@@ -134,7 +143,10 @@ class TrainingState:
         progress, accelerator = self.progress, self.accelerator
         own = {"random": random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
         processes = gather_object([own | {"of_window": progress.of_window.state_dict()}])
-        if accelerator.is_main_process:
+        main = accelerator.is_main_process
+        model = whole_tensors(_tensors(self.model), keep=main)
+        optimizer = whole_tensors(_optimizer_tensors(self.optimizer), keep=main)
+        if main:
             figures = {name: getattr(progress, name) for name in Progress.PLAIN}
             figures |= {
                 "skipped": progress.skipped.tolist(),
@@ -145,8 +157,8 @@ class TrainingState:
             figures["scaler"] = accelerator.scaler.state_dict() if accelerator.scaler else None
             figures["optimizer"] = _settings(self.optimizer.param_groups)
             with atomic_folder(path) as folder:
-                save_file({name: each.contiguous() for name, each in _tensors(self.model).items()}, folder / MODEL)
-                save_file(_optimizer_tensors(self.optimizer), folder / OPTIMIZER)
+                save_file({name: each.contiguous() for name, each in model.items()}, folder / MODEL)
+                save_file(optimizer, folder / OPTIMIZER)
                 (folder / PROGRESS).write_text(json.dumps(figures), encoding="utf-8")
                 sums = [f"{_sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, PROGRESS)]
                 (folder / SUMS).write_text("".join(sums), encoding="utf-8")
@@ -176,9 +188,8 @@ class TrainingState:
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
             raise InputError(f"{path}: the state of another model: give the encoder that the run began with")
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(saved[name])
+        for name, tensor in own.items():
+            copy_whole(tensor, saved[name])
         self._load_optimizer(load_file(path / OPTIMIZER), figures["optimizer"])
         self.scheduler.load_state_dict(figures["scheduler"])
         if accelerator.scaler and figures["scaler"]:
@@ -194,8 +205,13 @@ class TrainingState:
     def _load_optimizer(self, tensors: dict[str, torch.Tensor], settings: list[dict]) -> None:
         state = self.optimizer.state_dict()
         state["state"] = {}
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         for name, tensor in tensors.items():
             number, _, key = name.partition(".")
+            parameter = parameters[int(number)]
+            if tensor.shape == parameter.shape:  # not the count of steps
+                whole, tensor = tensor, torch.empty_like(parameter, dtype=tensor.dtype)
+                copy_whole(tensor, whole)
             state["state"].setdefault(int(number), {})[key] = tensor
         for group, saved in zip(state["param_groups"], settings, strict=True):
             group.update(saved)
@@ -274,17 +290,17 @@ class Interruption(StopSignals):
 
 
 def data_identity(features: Features) -> str:
-    """Identifies the rows of a training set, near enough: their number, order, lengths and labels."""
+    """Identifies the rows of a training set, near enough: their number, order, lengths and labels, or tokens."""
+    if isinstance(features, MaskedRows):
+        return features.identity()
     labels = [np.asarray(label).tolist() for label in features.columns["labels"][:]]
     return hashlib.sha256(json.dumps([list(features.lengths), labels]).encode()).hexdigest()
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """What a model keeps, sharing its storage; of tensors that are tied, the first name."""
-    seen: dict[int | str, tuple[str, torch.Tensor]] = {}
-    for name, tensor in model.state_dict().items():
-        seen.setdefault(tensor.data_ptr() if tensor.numel() else name, (name, tensor))
-    return dict(seen.values())
+    first = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
+    return {name: tensor for name, tensor in model.state_dict().items() if name in first}
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:

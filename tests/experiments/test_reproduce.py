@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 from recorded_runs import column, table
 from script_runs import message, results_of
 from test_data import write
@@ -164,7 +165,7 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launch.torch, "get_num_threads", lambda: 7)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert stand_in("--methods", "naive", "--seeds", "3", "--jobs", "3") == 0
     devices = [results_of(tmp_path / "runs" / "CoLA" / "naive" / f"seed{seed}")["device"] for seed in (42, 43, 44)]
     assert devices == [["2", "2"], ["5", "2"], ["2", "2"]]
@@ -176,7 +177,7 @@ def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     ]
     assert launch.shares(1) == [{}]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert launch.shares(2) == [{"OMP_NUM_THREADS": "4"}] * 2
 
 
@@ -240,6 +241,18 @@ def test_smart_is_compared_as_in_its_paper_and_as_in_its_code(tmp_path):
     ]
     [paper] = plan.plan_runs(tmp_path, [TASKS["CoLA"]], [variants["smart"]], 1, [])
     assert [paper.args[f"smart_{name}"] for name in ("bregman", "momentum", "early_momentum")] == [1.0, 0.999, 0.99]
+
+
+def test_rows_of_any_budget():
+    words = "asa_budget-0.05,random_budget-0.05,asa_budget"
+    args, _ = reproduce.parse_arguments(["main", "--output_dir", "out", "--methods", words])
+    runs = plan.plan_runs(Path("out"), [TASKS["CoLA"]], reproduce.variants_of(args), 1, [])
+    names = ("method", "asa_budget", "random_mask_budget")
+    assert {run.variant.label: tuple(run.args[name] for name in names) for run in runs} == {
+        "asa_budget-0.05": ("asa_budget", 0.05, None),
+        "random_budget-0.05": ("random_mask", 0.1, 0.05),
+        "asa_budget": ("asa_budget", 0.1, None),
+    }
 
 
 def test_the_variants_of_the_ablations():

@@ -18,7 +18,7 @@ from training import accumulation
 from training.loop import Means
 
 SETTINGS = {
-    "random_mask": {"random_mask_keep_rate": 0.8},
+    "random_mask": {"random_mask_keep_rate": 0.8, "random_mask_budget": None},
     "rdrop": {"rdrop_alpha": 0.7},
     "freelb": {
         "freelb_steps": 3,
@@ -40,7 +40,7 @@ SETTINGS = {
     "r3f": {"r3f_weight": 0.7, "r3f_noise": "uniform", "r3f_eps": 0.05},
 }
 BASELINES = sorted(SETTINGS)
-OF_ASA = {"tau", "asa_layers", "asa_divergence_weight"}
+OF_BOTH = {"asa_layers", "asa_divergence_weight", "adversary_learning_rate"}  # asa and asa_budget
 KINDS = {  # name -> head, number of labels
     "sequence": ("sequence", 3),
     "regression": ("sequence", 1),
@@ -509,9 +509,10 @@ def test_gradient_checkpointing_changes_nothing(method):
 
 
 def test_which_flags_a_method_leaves_unused():
-    everything = {flag for settings in SETTINGS.values() for flag in settings} | OF_ASA
+    everything = {flag for settings in SETTINGS.values() for flag in settings} | OF_BOTH | {"tau", "asa_budget"}
     assert unused_flags("naive") == everything
-    assert unused_flags("asa") == everything - OF_ASA
-    assert unused_flags("random_mask") == everything - {"random_mask_keep_rate", "asa_layers"}
+    assert unused_flags("asa") == everything - OF_BOTH - {"tau"}
+    assert unused_flags("asa_budget") == everything - OF_BOTH - {"asa_budget"}
+    assert unused_flags("random_mask") == everything - SETTINGS["random_mask"].keys() - {"asa_layers"}
     for method in ("rdrop", "freelb", "smart", "r3f"):
         assert unused_flags(method) == everything - SETTINGS[method].keys()

@@ -236,6 +236,17 @@ def test_random_masks_can_be_trained(tmp_path):
     assert 0.3 < logged(trainer, "keep_rate")[0] < 0.7
 
 
+def test_a_row_budget_can_be_trained(tmp_path):
+    trainer = trainer_of(AsaModel(tiny_backbone(), budget=0.5), tmp_path, save_strategy="epoch")
+    before = [parameter.clone() for parameter in trainer.model.adversaries.parameters()]
+    trainer.train()
+    assert "penalty" not in trainer.state.log_history[0]
+    assert 0.4 < logged(trainer, "keep_rate")[0] < 0.6
+    assert logged(trainer, "divergence")[0] > 0
+    moved = [not torch.equal(*pair) for pair in zip(before, trainer.model.adversaries.parameters(), strict=True)]
+    assert any(moved)
+
+
 # --- checkpoints ---
 
 

@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 from utils import run_script
 
-SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas")
+SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm")
 # A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
 # at the processes of the data loader, too.
 Blow = tuple[str, str, int, int]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from script_runs import message, results_of, run_folder
+from script_runs import flags_of, message, results_of, run_folder
 from test_baselines import BASELINES, SETTINGS
 from test_data import write
 
@@ -36,7 +36,7 @@ def data_dir(tmp_path_factory):
     ("script", "task"), [(run_sent_clas, "SST-2"), (run_multi_cho, "DREAM"), (run_tok_clas, "WNUT-2017")]
 )
 def test_from_the_command_line(script, task, method, data_dir, encoder_folder, tmp_path):
-    flags = [part for name, value in SETTINGS[method].items() for part in (f"--{name}", str(value))]
+    flags = flags_of(SETTINGS[method])
     flags += ["--do_train", "--do_eval", "--method", method, "--gradient_accumulation_steps", "2", "--bf16"]
     out = run_folder(script.main, data_dir, encoder_folder, tmp_path / "out", task, *flags)
     record = results_of(out)
@@ -44,6 +44,7 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
     assert {flag for each in METHODS.values() for flag in each.flags} <= record["args"].keys()
     assert record["epochs"][0]["train_loss"] > 0
     assert (record["epochs"][0]["keep_rate"] is not None) == (method == "random_mask")
+    assert record["epochs"][0].get("penalty") is None
     state = read_state_dict(out / "0_pytorch_model.bin")
     exported = read_state_dict(out / "best" / "model.safetensors")
     assert state.keys() - exported.keys() == {"bert.embeddings.position_ids"}  # which the release keeps
@@ -65,6 +66,10 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
         ("--asa_layers", "3-1", "'3-1' names no layers: give numbers as in 0-3 or 0,2,5, or all"),
         ("--asa_layers", "1,", "'1,' names no layers"),
         ("--asa_divergence_weight", "-1", "'-1' is not a number from 0"),
+        ("--asa_budget", "0", "'0' is not a number above 0, up to 1"),
+        ("--random_mask_budget", "1.1", "'1.1' is not a number above 0, up to 1"),
+        ("--adversary_learning_rate", "-1", "'-1' is not a number from 0"),
+        ("--liveness_steps", "0.5", "'0.5' is not a whole number from 0 to 4294967295"),
     ],
 )
 def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
@@ -83,6 +88,27 @@ def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
 )
 def test_layers_as_people_write_them(text, numbers):
     assert arguments.layers(text) == numbers
+
+
+@pytest.mark.parametrize(
+    ("script", "task"), [(run_sent_clas, "SST-2"), (run_multi_cho, "DREAM"), (run_tok_clas, "WNUT-2017")]
+)
+def test_a_row_budget_from_the_command_line(script, task, data_dir, encoder_folder, tmp_path):
+    """A row of n tokens keeps n - round(n / 2) of n keys, and tau changes nothing."""
+    flags = ["--do_train", "--do_eval", "--method", "asa_budget", "--asa_budget", "0.5", "--bf16"]
+    given = script.main, data_dir, encoder_folder
+    records = [
+        results_of(run_folder(*given, tmp_path / tau, task, *flags, "--tau", tau, "--liveness_steps", "1"))
+        for tau in ("0.5", "9")
+    ]
+    assert records[0]["args"]["asa_budget"] == 0.5
+    assert [rate == pytest.approx(0.5, abs=0.1) for rate in records[0]["best"]["keep_rate"]] == [True, True]
+    timed = [record["best"].pop("seconds") for record in records]
+    assert len(timed) == 2
+    assert records[0]["best"] == records[1]["best"]
+    lines = [json.loads(line) for line in (tmp_path / "9" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["liveness"] > 0 for line in lines if line["step"] == 1] == [True]
+    assert all("penalty" not in line for line in lines)
 
 
 @pytest.mark.parametrize("method", ["asa", "random_mask"])

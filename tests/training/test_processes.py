@@ -137,6 +137,22 @@ def test_two_processes_train_with_gradients_of_noise_as_one(method, data_dir, en
     assert losses[1][0] > losses[1][2]
 
 
+def test_two_processes_train_with_a_row_budget_as_one(data_dir, encoder_folder, tmp_path):
+    """Fixed adversaries, as their gradient depends on the spread of the scores in each process's rows."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    flags = ("--method", "asa_budget", "--asa_budget", "0.4", "--adversary_learning_rate", "0", "--liveness_steps", "1")
+    run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
+    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
+    assert shared.returncode == 0, shared.stderr
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)
+    )
+    for name in ("train_loss", "divergence", "grad_norm"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-4, abs=1e-7), name
+    assert all(row["liveness"] > 0 for row in ours)
+    assert ours[0]["adversary_grad_norm"] == pytest.approx(theirs[0]["adversary_grad_norm"], rel=0.5)
+
+
 def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):
     """9 rows in two processes: with a row counted twice the loss would be another."""
     run_sent_clas.main([*arguments(data_dir, encoder_folder, tmp_path / "out"), "--max_train_steps", "1"])

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from children import INTERRUPT, KILL, TERMINATE, run, start
 
 import reproduce
-from benchmarks.kill_resume import TASKS, command, differences, make_data, make_encoder
+from benchmarks.kill_resume import TASKS, WORDS, command, differences, make_data, make_encoder
 from data.tasks import TASKS as TASKS_BY_NAME
 from experiments import plan
 from training.folder import versions
@@ -138,6 +139,41 @@ def test_smart_resumed_goes_on_with_its_average_and_schedule(arguments, tmp_path
         blow = ("training.loop", "optimize", call, KILL)
         assert run(script, arguments(script, cut, *flags, *resume), log, blow) == -KILL
     assert run(script, arguments(script, cut, *flags, "--resume"), log) == 0, log.read_text()
+    assert differences(cut, whole) == []
+
+
+def test_a_row_budget_resumed_goes_on_exactly(arguments, tmp_path):
+    """Its adversaries have a learning rate of their own, and their liveness is logged between the other figures."""
+    script, flags = "run_sent_clas", ["--method", "asa_budget", "--asa_budget", "0.3"]
+    flags += ["--adversary_learning_rate", "1e-3", "--liveness_steps", "1", "--logging_steps", "2"]
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert run(script, arguments(script, whole, *flags), log) == 0, log.read_text()
+    blow = ("training.loop", "optimize", 4, KILL)
+    assert run(script, arguments(script, cut, *flags), log, blow) == -KILL
+    assert run(script, arguments(script, cut, *flags, "--resume"), log) == 0, log.read_text()
+    assert differences(cut, whole) == []
+    lines = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], "train_loss" in line) for line in lines] == [(step, step % 2 == 0) for step in range(1, 7)]
+    assert all(line["liveness"] > 0 for line in lines)
+
+
+def test_masked_words_are_those_of_an_uninterrupted_run(given, tmp_path):
+    """run_mlm.py, killed in the first epoch and in the second."""
+    chance = random.Random(0)
+    lines = [" ".join(chance.choices(WORDS, k=chance.randint(5, 20))) for _ in range(24)]
+    for name, part in (("train", lines[:18]), ("held", lines[18:])):
+        (tmp_path / f"{name}.txt").write_text("\n".join(part) + "\n")
+    files = ["--train_file", str(tmp_path / "train.txt"), "--dev_file", str(tmp_path / "held.txt")]
+    sizes = ["--max_seq_length", "20", "--train_batch_size", "4", "--gradient_accumulation_steps", "2", "--no_cuda"]
+    argv = [*files, *sizes, "--load_model_path", str(given / "encoder"), "--num_train_epochs", "2"]
+    argv += ["--save_steps", "1", "--logging_steps", "1", "--learning_rate", "1e-3", "--output_dir"]
+    whole, cut, log = tmp_path / "whole", tmp_path / "cut", tmp_path / "log"
+    assert run("run_mlm", [*argv, str(whole)], log) == 0, log.read_text()
+    for call in (2, 5):  # the latter is in the second epoch
+        resume = ["--resume"] if cut.exists() else []
+        blow = ("training.loop", "optimize", call, KILL)
+        assert run("run_mlm", [*argv, str(cut), *resume], log, blow) == -KILL, log.read_text()
+    assert run("run_mlm", [*argv, str(cut), "--resume"], log) == 0, log.read_text()
     assert differences(cut, whole) == []
 
 

@@ -70,6 +70,8 @@ def make_run(folder, model, score=accuracy, **changes) -> Run:
         "seed": 42,
         "num_workers": 0,
         "logging_steps": 1,
+        "liveness_steps": 0,
+        "adversary_learning_rate": None,
         "report_to": "none",
         "optimizer": "adamw",
         "asa_layers": None,
@@ -403,7 +405,7 @@ def test_fp16_on_a_processor_goes_on_in_what_it_has(tmp_path, caplog, monkeypatc
     caplog.set_level("INFO", "asa")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for supported, expected, text in ((True, "bf16", "bf16"), (False, "no", "fp32")):
-        monkeypatch.setattr(devices, "_has_bf16", lambda supported=supported: supported)
+        monkeypatch.setattr(devices, "has_bf16", lambda supported=supported: supported)
         args = argparse.Namespace(fp16=True, bf16=False, no_cuda=True, report_to="none", output_dir=str(tmp_path))
         assert devices.make_accelerator(args).mixed_precision == expected
         assert f"--fp16 needs a CUDA GPU: going on in {text}\n" in caplog.text

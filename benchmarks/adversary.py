@@ -1,0 +1,323 @@
+"""Why ASA's masks open: what reaches the adversaries of each layer, measured along a short training run.
+
+python -m benchmarks.adversary --data_dir data/sets --output benchmarks/results/adversary_minilm.json
+
+Each run is the beginning of a fine-tuning with the task's recipe, in float32. At some of its steps it is interrupted
+for a measurement on other batches of the training set, with dropout as in training, of which the run itself sees
+nothing. docs/why_the_masks_open.md says what the figures mean. A file that has some of the runs gets the others.
+"""
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate.utils import set_seed
+from torch.nn import functional as F
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, get_scheduler
+
+from data.batches import StepSampler
+from data.features import Features, sentence_features
+from data.readers import read_set, task_folder
+from data.task_kinds import Recipe, SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
+from models.asa import AsaModel, divergence
+from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
+from models.liveness import divergences
+from training.folder import versions
+from training.loop import make_optimizer, parameter_groups
+from training.state import random_states, restore_random_states
+from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
+
+OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
+OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
+# Of a file: what has to be the same for all of its runs.
+SHARED = ("task_name", "load_model_path", "max_seq_length")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One run. budget: of the row budget, which has no tau; None for ASA."""
+
+    tau: float | None
+    budget: float | None
+    learning_rate: float
+    seed: int
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, measure, print a Markdown table, and write the figures as JSON where `--output` says, after each run."""
+    args = parse_arguments(argv)
+    keep_freed_memory()
+    task = find_task(args.task_name, SENTENCE_TASKS)
+    recipe = task.recipe or Recipe(train_examples=0)
+    shared = {name: getattr(args, name) for name in SHARED}
+    runs = _recorded(args.output, shared)
+    rules = [(tau, None) for tau in args.taus] + [(None, budget) for budget in args.budgets]
+    rates = args.learning_rates or [recipe.learning_rate]
+    wanted = [Setting(*rule, rate, seed) for rule, rate, seed in itertools.product(rules, rates, args.seeds)]
+    features, collate = _data(args, task)
+    for setting in wanted:
+        if any(run["setting"] == vars(setting) for run in runs):
+            log.info(f"{setting}: recorded already")
+            continue
+        log.info(f"{setting}")
+        found = follow(args, task, recipe, setting, features, collate)
+        runs.append({"setting": vars(setting), "measured_on": args.batches, **found})
+        if args.output:
+            write_json(args.output, {"args": shared, "versions": versions(), "runs": runs})
+    print(markdown(runs))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data/sets")
+    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    parser.add_argument("--taus", type=_numbers, default=_numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
+    parser.add_argument("--budgets", type=_numbers, default=[], help="of the row budget, as 0.1 (default: none)")
+    parser.add_argument("--learning_rates", type=_numbers, help="(default: the recipe's)")
+    parser.add_argument("--seeds", type=_whole_numbers, default=[42], help="(default: 42)")
+    parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=50, help="steps between measurements (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--output", help="a JSON file to write, or to add runs to")
+    args = parser.parse_args(argv)
+    if args.batches < 2:
+        raise InputError("--batches: two at the least, as the gradients of different batches are compared")
+    return args
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",") if word]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as 0.5,0.1") from None
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in _numbers(text)]
+
+
+def _recorded(output: str | None, shared: dict) -> list[dict]:
+    """The runs that a file has.
+
+    Raises:
+        InputError: it has runs with other settings than those given.
+    """
+    if output is None or not Path(output).exists():
+        return []
+    found = json.loads(Path(output).read_text(encoding="utf-8"))
+    for name, value in shared.items():
+        if found["args"][name] != value:
+            raise InputError(f"--output {output}: its runs have --{name} {found['args'][name]}: give another file")
+    return found["runs"]
+
+
+def _data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataCollatorWithPadding]:
+    tokenizer = load_tokenizer(args.load_model_path, None, lower_case=False, slow=False)
+    assert task.train is not None
+    examples = read_set(task, task.train, task_folder(args.data_dir, task.name), labelled=True)
+    return sentence_features(examples, tokenizer, args.max_seq_length), DataCollatorWithPadding(tokenizer)
+
+
+def follow(
+    args: argparse.Namespace, task: SentenceTask, recipe: Recipe, setting: Setting, features: Features, collate
+) -> dict:
+    """Train as a setting says.
+
+    Returns:
+        `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
+        first step at which its masks were open, or None.
+    """
+    set_seed(setting.seed)
+    config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
+    backbone = load_pretrained(AutoModelForSequenceClassification, args.load_model_path, config, None, "eager")
+    model = AsaModel(backbone, tau=setting.tau or 0.0, one_forward=True, budget=setting.budget)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).train()
+
+    sampler = StepSampler(features.lengths, recipe.train_batch_size, setting.seed, group_by_length=True)
+    steps = recipe.num_train_epochs * len(sampler)
+    optimizer = make_optimizer("adamw", parameter_groups(model, recipe.weight_decay), setting.learning_rate)
+    scheduler = get_scheduler("linear", optimizer, int(steps * recipe.warmup_proportion), steps)
+
+    sampler.epoch = OTHER_EPOCH
+    measured_on = [
+        collate([features[row] for row in rows]).to(device) for rows in itertools.islice(sampler.steps(), args.batches)
+    ]
+    states, rates = [], []
+    for step, rows in enumerate(itertools.islice(_all_steps(sampler), args.steps + 1)):
+        if step % args.every == 0 or step == args.steps:
+            states.append({"step": step, **measure(model, measured_on, setting.seed)})
+        if step == args.steps:
+            break
+        output = model(**collate([features[row] for row in rows]).to(device))
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        rates.append(output.keep_rate.tolist())
+    opened = [
+        next((step for step, rate in enumerate(layer) if rate >= OPEN), None) for layer in zip(*rates, strict=True)
+    ]
+    return {"states": states, "keep_rate": [[round(rate, 4) for rate in each] for each in rates], "opened": opened}
+
+
+def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
+    for epoch in itertools.count():
+        sampler.epoch = epoch
+        yield from sampler.steps()
+
+
+def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
+    """The figures of a state: `liveness`, and of each layer those of `of_layer`. The random streams are put back."""
+    device = batches[0]["labels"].device
+    streams = random_states(device)
+    set_seed(seed)
+    taken = [gradients(model, dict(batch)) for batch in batches]
+    generator = torch.Generator(device).manual_seed(seed)
+    moved = sum(len(batch["labels"]) * divergences(model, generator, **batch) for batch in batches)
+    restore_random_states(streams, device)
+    learned, random = moved.tolist()
+    layers = [of_layer([batch[layer] for batch in taken]) for layer in range(len(taken[0]))]
+    return finite({"liveness": learned / random if random > 0 else None, "layers": layers})
+
+
+def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
+    """What reaches each adversary on a batch, from the divergence and from the weighted penalty, with dropout.
+
+    Returns:
+        For each layer `divergence` and `penalty`, the gradients of all the adversary's weights as one vector; `bias`,
+        the divergence's gradient of the attention bias (B, L, L), and `score`, that of the score; and what the layer's
+        adversary read, scored and hid: `read`, `scores`, `pairs`, `hidden`, `keep_rate`.
+    """
+    labels, mask = batch.pop("labels"), batch["attention_mask"]
+    read: list[torch.Tensor] = []
+    made: list[tuple[torch.Tensor, torch.Tensor]] = []
+    hooks = [each.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0])) for each in model.adversaries]
+    clean = model.backbone(**batch).logits
+    with model.adversarial_mode(mask) as masks:
+        make = masks.bias
+
+        def noting(score: torch.Tensor, incoming: torch.Tensor | None) -> torch.Tensor:
+            made.append((score, make(score, incoming)))
+            return made[-1][1]
+
+        masks.bias = noting  # type: ignore[method-assign]
+        masked = model.backbone(**batch).logits
+    for hook in hooks:
+        hook.remove()
+
+    apart = divergence(model.config, clean, masked, labels)
+    weights = [list(adversary.parameters()) for adversary in model.adversaries]
+    scores, biases = zip(*made, strict=True)
+    wanted = [*itertools.chain(*weights), *scores, *biases]
+    found = iter(torch.autograd.grad(apart, wanted, retain_graph=True))
+    of_divergence = [torch.cat([next(found).flatten() for _ in each]) for each in weights]
+    of_scores, of_biases = ([next(found) for _ in made] for _ in range(2))
+    penalty = model.tau**2 * torch.stack(masks.penalty).sum()
+    if penalty.requires_grad and model.tau:
+        found = iter(torch.autograd.grad(penalty, list(itertools.chain(*weights))))
+        of_penalty = [torch.cat([next(found).flatten() for _ in each]) for each in weights]
+    else:
+        of_penalty = [torch.zeros_like(each) for each in of_divergence]
+    real = mask.bool()
+    pairs = real[:, None] & real[:, :, None]
+    return [
+        {
+            "divergence": of_divergence[layer],
+            "penalty": of_penalty[layer],
+            "score": of_scores[layer],
+            "bias": of_biases[layer],
+            "read": read[layer][real],
+            "scores": scores[layer].detach()[pairs],
+            "pairs": pairs,
+            "hidden": (biases[layer].detach() < 0) & pairs,
+            "keep_rate": masks.keep_rate[layer],
+        }
+        for layer in range(len(made))
+    ]
+
+
+def of_layer(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
+    """The figures of a layer, over batches.
+
+    divergence, penalty: norms of the gradients of the adversary's weights, means over batches; `ratio` is that of the
+        two. `divergence_cosine`, `penalty_cosine`: between different batches, the mean.
+    rows_reached: share of the real query rows that have any gradient of the divergence; `first_row`, how much of its
+        square the first token's rows have.
+    zeros_hidden, zeros_kept: share of the units, in these rows, whose gradient is exactly 0.
+    row_sum: how much is left of the gradient of the attention bias when it is summed over each row: the absolute sums
+        over the absolute values.
+    score_mean, score_spread: of the real pairs; `shared`, how much of the squared length of what the adversary reads is
+        that of the mean over tokens.
+    """
+    hidden, kept = ([], [])
+    reached, rows, sums, sizes, first, squares = (0.0,) * 6
+    for batch in batches:
+        given, pairs = batch["score"] * batch["pairs"], batch["pairs"]
+        row = (given != 0).any(-1)  # (B, L)
+        reached, rows = reached + row.sum().item(), rows + pairs.any(-1).sum().item()
+        hidden.append(given[batch["hidden"] & row[..., None]] == 0)
+        kept.append(given[pairs & ~batch["hidden"] & row[..., None]] == 0)
+        bias = (batch["bias"] * pairs).double()
+        sums, sizes = sums + bias.sum(-1).abs().sum().item(), sizes + bias.abs().sum().item()
+        first, squares = first + (bias[:, 0] ** 2).sum().item(), squares + (bias**2).sum().item()
+    scores, read = torch.cat([batch["scores"] for batch in batches]), torch.cat([batch["read"] for batch in batches])
+    found = {}
+    for name in ("divergence", "penalty"):
+        vectors = [batch[name] for batch in batches]
+        found[name] = sum(vector.norm().item() for vector in vectors) / len(vectors)
+        cosines = [F.cosine_similarity(a, b, dim=0).item() for a, b in itertools.combinations(vectors, 2)]
+        found[f"{name}_cosine"] = sum(cosines) / len(cosines) if found[name] else float("nan")
+    return found | {
+        "ratio": _over(found["penalty"], found["divergence"]),
+        "zeros_hidden": _share(hidden),
+        "zeros_kept": _share(kept),
+        "rows_reached": _over(reached, rows),
+        "first_row": _over(first, squares),
+        "row_sum": _over(sums, sizes),
+        "score_mean": scores.mean().item(),
+        "score_spread": scores.std().item(),
+        "shared": _over(read.mean(0).square().sum().item(), read.square().sum(1).mean().item()),
+        "keep_rate": sum(batch["keep_rate"].item() for batch in batches) / len(batches),
+    }
+
+
+def _over(above: float, below: float) -> float:
+    return above / below if below else float("nan")
+
+
+def _share(parts: Sequence[torch.Tensor]) -> float:
+    """Of those that are true; nan of none."""
+    return torch.cat(list(parts)).float().mean().item()
+
+
+def markdown(runs: Sequence[dict]) -> str:
+    """A table: a line for each run and state, with the range over its layers."""
+    columns = ("ratio", "penalty_cosine", "divergence_cosine", "zeros_hidden", "score_spread", "keep_rate")
+    heads = ["run", "step", *(name.replace("_", " ") for name in columns), "liveness"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for run in runs:
+        setting = run["setting"]
+        rule = f"budget {setting['budget']:g}" if setting["budget"] is not None else f"tau {setting['tau']:g}"
+        name = f"{rule}, rate {setting['learning_rate']:g}, seed {setting['seed']}"
+        for state in run["states"]:
+            cells = [_range([layer[column] for layer in state["layers"]]) for column in columns]
+            alive = "" if state["liveness"] is None else f"{state['liveness']:.2f}"
+            lines.append(f"| {' | '.join([name, str(state['step']), *cells, alive])} |")
+    return "\n".join(lines)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{min(known):.3g} to {max(known):.3g}" if known else ""
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,86 @@
+"""Plain text of the user's own, files or a data set -> the task of its masked words."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import own, own_sets
+from data.columns import columns_of, given_columns, guessed_texts, tell
+from data.task_kinds import DataSet, Names
+from data.text import SUFFIXES_OF_TEXT, TEXT, TextTask, has_blank_lines
+from utils import InputError, log
+
+SPLITS = ("train", "dev")
+
+
+def text_task(args: argparse.Namespace) -> TextTask:
+    """The task that the arguments give the text of; all files of one flag are one set.
+
+    Raises:
+        InputError: a file is missing or of no known format, or it is not clear which column has the text.
+    """
+    name = own.task_name(args)
+    files = _files(args)
+    paths = [path for split in SPLITS for path in files[split]]
+    for path in paths:
+        if path.suffix.lower() == TEXT:
+            by = "blank lines" if has_blank_lines(path) else "lines"
+            log.info(f"{path}: its documents are set apart by {by}")
+    sets = {split: DataSet(tuple((str(path),) for path in files[split])) for split in SPLITS if files[split]}
+    dev = {name: sets["dev"]} if "dev" in sets else {}
+    return TextTask(name=name, train=sets.get("train"), dev=dev, test={}, text=_columns(args, paths))
+
+
+def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """Split -> its files, as far as the run needs them."""
+    if args.dataset_name:
+        found = _data_set(args)
+    else:
+        found = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in SPLITS}
+        for split, paths in found.items():
+            for path in paths:
+                if not path.is_file():
+                    what = "a folder: name its files, or give it as --dataset_name" if path.is_dir() else "no such file"
+                    raise InputError(f"--{split}_file {path}: {what}")
+                if path.suffix.lower() not in SUFFIXES_OF_TEXT:
+                    raise InputError(
+                        f"--{split}_file {path}: its name must end in one of {', '.join(SUFFIXES_OF_TEXT[:-1])}, which"
+                        " says how it is read"
+                    )
+    both = {path.resolve() for path in found["train"]} & {path.resolve() for path in found["dev"]}
+    if both and args.do_train and args.do_eval:
+        log.warning(f"{min(both)}: a --dev_file that is trained on says nothing about new text")
+    return found
+
+
+def _data_set(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """The files of a folder, or of a data set as the library `datasets` keeps them."""
+    folder = Path(args.dataset_name)
+    named = own_sets.split_files(folder, SUFFIXES_OF_TEXT) if folder.is_dir() else {}
+    found = {split: [path] for split, path in named.items()}
+    found = found or {split: paths for split, [paths] in own_sets.loaded(args).items()}
+    if args.do_train and "train" not in found:
+        raise InputError(f"--dataset_name {args.dataset_name}: it has no train set")
+    if args.do_eval and "dev" not in found:
+        raise InputError(
+            f"--dataset_name {args.dataset_name}: it has no validation set: give --do_train alone, or files"
+        )
+    return {split: found.get(split, []) for split in SPLITS}
+
+
+def _columns(args: argparse.Namespace, paths: Sequence[Path]) -> Names:
+    """The columns with the text, by `--text_columns` or by their names, of the tables among the files; none without.
+
+    Raises:
+        InputError: it is not clear which they are, or a table does not have them.
+    """
+    tables = [path for path in paths if path.suffix.lower() != TEXT]
+    if not tables:
+        if args.text_columns is not None:
+            raise InputError(f"--text_columns {args.text_columns}: {paths[0]} has no columns: leave the flag out")
+        return ()
+    path, columns = tables[0], columns_of(tables[0])
+    given = given_columns("--text_columns", args.text_columns, path, columns, most=2)
+    found = given or guessed_texts(path, columns, (), needed=False)
+    tell(path, {"text": found}, {"--text_columns": given})
+    return found

@@ -1,0 +1,334 @@
+"""A grid on Slurm: a job a run, submitted through submitit, and what became of each.
+
+The jobs need nobody who waits for them. Whoever types the grid's command, from any machine that sees its folder, sees
+how far they are and submits what is missing. Each run's folder says which job is its own (`job.json`).
+
+A job that is to end (its time limit, pre-emption, `scancel --signal=TERM`) passes the signal on to its run, which
+saves; then it is queued again, and goes on from there.
+"""
+
+import collections
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from experiments.launch import dry_run as local_dry_run
+from experiments.launch import finish, only_grid, start, write_plan
+from experiments.plan import ROOT, Planned, state
+from utils import InputError, Interrupted, StopSignals, log, reason, write_json
+
+JOB = "job.json"  # in a run's folder: its job, and why it failed
+JOB_FILES = ".slurm"  # in the grid's folder: what submitit keeps of the jobs
+POLL_SECONDS = 10.0
+# submitit passes the signal of its own choice on to a job; SIGTERM is the one that the scripts save at.
+SIGNAL = {"SUBMITIT_PREEMPT_SIGNAL": "TERM"}
+MOST_REQUEUES = 1000  # of a job that reaches its time limit
+DEFAULTS = {"name": "asa", "timeout_min": 240}
+# What submitit calls alike on every cluster; its names of Slurm's own settings begin with "slurm_".
+SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
+# Slurm's words for a job that has ended; every other is one of a job that runs, or will.
+ENDED = (
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"),
+    *("PREEMPTED", "REVOKED"),
+)
+INTERRUPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # with and without a state saved
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run is.
+
+    kind: `finished`, `running`, `queued`, `failed`, or `missing`: no job is at it.
+    job: the number of its job, empty if it never had one.
+    why: it failed.
+    """
+
+    kind: str
+    job: str = ""
+    why: str = ""
+
+
+class Job:
+    """What a job does: start its run, or what is left of it, and wait for its end. submitit pickles it."""
+
+    def __init__(self, run: Planned, keep: str):
+        self.run, self.keep = run, keep
+        self.process: subprocess.Popen | None = None
+
+    def __call__(self) -> None:
+        import submitit
+
+        number = submitit.JobEnvironment().job_id
+        if read_job(self.run).get("job", number) != number or state(self.run) == "finished":
+            return  # it was submitted again, by somebody who could not see this job
+        write_job(self.run, number)
+        cpus = os.environ.get("SLURM_CPUS_ON_NODE")  # as many threads on any node, for the same bits
+        try:
+            process = self.process = start(self.run, {"OMP_NUM_THREADS": cpus} if cpus else {})
+        except (InputError, OSError) as error:
+            self._end(f"not started ({reason(error)})", 2)
+        # Without the lock of `wait`, which `checkpoint` needs.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        if process.wait() in INTERRUPTED:  # the run alone has got the signal
+            signal.raise_signal(signal.SIGTERM)
+        self._end(finish(self.run, process.returncode, self.keep), process.returncode)
+
+    def checkpoint(self):
+        """Called by submitit at the signal: have the run save and end; submitit then queues the job again.
+
+        Returns:
+            What the job is to do then; None for a job that Slurm is ending for good, as at a plain `scancel`.
+        """
+        import submitit
+
+        if self.process is not None:
+            self.process.terminate()
+            if self.process.wait() not in INTERRUPTED:  # it was at its end
+                self._end(finish(self.run, self.process.returncode, self.keep), self.process.returncode)
+        raw = os.environ["SLURM_JOB_ID"]
+        if squeue("--jobs", raw, "--format=%T") == ["RUNNING"]:
+            return submitit.helpers.DelayedSubmission(Job(self.run, self.keep))
+        write_job(self.run, submitit.JobEnvironment().job_id, "cancelled")
+        return None
+
+    def _end(self, why: str, status: int) -> NoReturn:
+        import submitit
+
+        write_job(self.run, submitit.JobEnvironment().job_id, why)
+        sys.exit(status or bool(why))
+
+
+def read_job(run: Planned) -> dict[str, str]:
+    """`job`, the number of a run's last job, and `failed` where it did; nothing before there was one."""
+    try:
+        return dict(json.loads((run.folder / JOB).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def write_job(run: Planned, job: str, why: str = "") -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_json(run.folder / JOB, {"job": job, "failed": why} if why else {"job": job})
+
+
+def squeue(*arguments: str) -> list[str]:
+    """The lines of squeue; none if it does not know the job any more.
+
+    Raises:
+        InputError: it is not there, or does not answer.
+    """
+    try:
+        done = subprocess.run(["squeue", "--noheader", "--states=all", *arguments], capture_output=True, text=True)
+    except OSError:
+        raise InputError(
+            "--cluster slurm: this machine has no squeue: type it on a login node of the cluster"
+        ) from None
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise InputError(f"--cluster slurm: squeue does not answer: {done.stderr.strip()}")
+    return done.stdout.split()
+
+
+def standings(runs: Sequence[Planned]) -> dict[str, Standing]:
+    """Run -> how far it is, by its folder and by Slurm.
+
+    Raises:
+        InputError: Slurm does not answer, or a folder has a run of another setting.
+    """
+    records = {run.name: read_job(run) for run in runs}
+    arrays = sorted({record["job"].partition("_")[0] for record in records.values() if "job" in record})
+    lines = squeue("--array", "--format=%i|%T", "--jobs", ",".join(arrays)) if arrays else []
+    known = dict(line.split("|") for line in lines)
+    return {run.name: _standing(run, records[run.name], known) for run in runs}
+
+
+def _standing(run: Planned, record: Mapping[str, str], known: Mapping[str, str]) -> Standing:
+    job, finished = record.get("job", ""), state(run) == "finished"
+    word = known.get(job, "")
+    if word and word not in ENDED:  # though the run be finished: the job tidies up after it
+        return Standing("running" if word in ("RUNNING", "COMPLETING") else "queued", job)
+    if finished:
+        return Standing("finished", job)
+    if "failed" in record:
+        return Standing("failed", job, record["failed"])
+    if not job:
+        return Standing("missing")
+    said = f"job {job} ended as {word}" if word else f"job {job} is gone"
+    return Standing("missing", job, f"{said}; see {run.folder / 'log.txt'}")
+
+
+def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: str, again: str) -> dict[str, str]:
+    """Submit what no job is at, and wait until all have ended.
+
+    Args:
+        given: `--cluster_args`.
+        keep: which weights of a finished run stay, one of `experiments.plan.KEPT`.
+        again: said to who interrupts it.
+
+    Returns:
+        Run -> why it failed, of those that did.
+
+    Raises:
+        InputError: Slurm or submitit is not there, or does not take the arguments.
+        Interrupted: by Ctrl-C; the jobs go on.
+    """
+    executor = make_executor(folder, given)
+    with only_grid(folder, wait=60), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        found = standings(runs)
+        log.info(f"{len(runs)} runs: {counts(found.values())}")
+        write_plan(runs, folder)
+        for run in runs:
+            if (standing := found[run.name]).kind == "failed":
+                log.info(f"{run.name}: {standing.why}; submitted again")
+        submit([run for run in runs if found[run.name].kind in ("missing", "failed")], found, executor, keep)
+    stopped = f"the jobs go on; {again}"
+    if signals.noted:
+        raise Interrupted(signals.noted, stopped)
+    try:
+        return watch(runs)
+    except KeyboardInterrupt:
+        raise Interrupted(signal.SIGINT, stopped) from None
+
+
+def counts(found: Iterable[Standing]) -> str:
+    """How many runs are how far, in words."""
+    numbers = collections.Counter(standing.kind for standing in found)
+    return ", ".join(f"{numbers[kind]} {kind}" for kind in ("finished", "running", "queued", "failed", "missing"))
+
+
+def make_executor(folder: Path, given: Sequence[str]) -> Any:
+    """submitit's executor, set up by `--cluster_args`.
+
+    Raises:
+        InputError: submitit or Slurm is not there, or it does not take an argument.
+    """
+    os.environ.update(SIGNAL)  # submitit reads it when it is imported
+    try:
+        import submitit
+    except ImportError:
+        raise InputError("--cluster slurm needs submitit: pip install submitit") from None
+    if shutil.which("sbatch") is None:
+        raise InputError("--cluster slurm: there is no sbatch here: type it on a login node of the cluster")
+    settings: dict[str, Any] = {
+        key if key in SHARED else f"slurm_{key}": value for key, value in (DEFAULTS | _pairs(given)).items()
+    }
+    settings["slurm_setup"] = [
+        *(f"export {name}={value}" for name, value in SIGNAL.items()),
+        f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
+    ]
+    # Sites differ in what they do without being asked. Evaluations of a training that failed are not to wait for ever.
+    settings["slurm_additional_parameters"] = {"requeue": True, "kill-on-invalid-dep": "yes"}
+    place = (folder / JOB_FILES).absolute()
+    executor = submitit.AutoExecutor(place, cluster="slurm", slurm_max_num_timeout=MOST_REQUEUES)
+    try:
+        executor.update_parameters(**settings)
+    except (AssertionError, NameError, TypeError, ValueError) as error:
+        raise InputError(f"--cluster_args: {str(error).splitlines()[0]}") from None
+    return executor
+
+
+def _pairs(given: Sequence[str]) -> dict[str, int | float | str]:
+    pairs: dict[str, int | float | str] = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        if not (key and equals and text):
+            raise InputError(f"--cluster_args {each}: give KEY=VALUE, as in partition=gpu")
+        pairs[key] = text
+        for kind in (float, int):  # the last that fits
+            try:
+                pairs[key] = kind(text)
+            except ValueError:
+                continue
+    return pairs
+
+
+def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any, keep: str) -> None:
+    """The trainings as one job array, and the evaluations of each as an array that waits for it.
+
+    Args:
+        found: how far these runs and those that they need are.
+
+    Raises:
+        InputError: sbatch refuses.
+    """
+    jobs = {name: standing.job for name, standing in found.items() if standing.kind in ("queued", "running")}
+
+    def submit_array(array: Sequence[Planned], **settings: str) -> None:
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        executor.update_parameters(**settings)
+        try:
+            with executor.batch():
+                submitted = [executor.submit(Job(run, keep)) for run in array]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise InputError(f"--cluster_args: sbatch refuses the jobs: {' '.join(str(error).split())}") from None
+        for run, job in zip(array, submitted, strict=True):
+            jobs[run.name] = job.job_id
+            write_job(run, job.job_id)
+            log.info(f"{run.name}: submitted as job {job.job_id}")
+
+    # The executor keeps a dependency: what waits for nothing comes first.
+    if trainings := [run for run in runs if run.needs is None]:
+        submit_array(trainings)
+    evaluations: dict[str, list[Planned]] = {}  # number of the job that they wait for, if any -> the runs
+    for run in runs:
+        if run.needs:
+            evaluations.setdefault(jobs.get(run.needs.name, ""), []).append(run)
+    for job in sorted(evaluations):
+        submit_array(evaluations[job], **({"slurm_dependency": f"afterok:{job}"} if job else {}))
+
+
+def watch(runs: Sequence[Planned]) -> dict[str, str]:
+    """Wait until no job is at any of the runs, and tell what changes.
+
+    Returns:
+        Run -> why it failed, of those that did.
+    """
+    seen: dict[str, Standing] = {}
+    while True:
+        try:
+            now = standings(runs)
+        except InputError as error:  # Slurm's controller restarts
+            log.warning(f"{reason(error)}; asked again")
+            time.sleep(POLL_SECONDS)
+            continue
+        for name, standing in now.items():
+            if standing != seen.get(name):
+                log.info(f"{name}: {standing.kind}" + f", {standing.why}" * bool(standing.why))
+        # What Slurm knows may be ahead of what a shared file system shows: an end counts when it is seen twice.
+        if now == seen and not any(standing.kind in ("queued", "running") for standing in now.values()):
+            return _failed(runs, now)
+        if now != seen:
+            log.info(counts(now.values()))
+        seen = now
+        time.sleep(POLL_SECONDS)
+
+
+def _failed(runs: Sequence[Planned], found: Mapping[str, Standing]) -> dict[str, str]:
+    failed = {}
+    for run in runs:
+        standing = found[run.name]
+        if run.needs and run.needs.name in failed:
+            failed[run.name] = "not possible, as the training failed"
+        elif standing.kind != "finished":
+            failed[run.name] = standing.why or "no job is at it"
+    return failed
+
+
+def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
+    """As locally, with how far the jobs are."""
+    local_dry_run(runs, folder, jobs)
+    found = standings(runs)
+    for name, standing in found.items():
+        if standing.job and standing.kind != "finished":
+            said = f": {standing.why}" if standing.why else f", job {standing.job}"
+            print(f"# {name}: {standing.kind}{said}")
+    print(f"# {counts(found.values())}")

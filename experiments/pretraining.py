@@ -1,0 +1,191 @@
+"""Continued pre-training: an encoder trained further on text with each method, then fine-tuned plainly on tasks.
+
+Beside it stands the encoder as it was, fine-tuned in the same way.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from data import own
+from data.own_text import text_task
+from data.task_kinds import Task
+from data.tasks import TASKS
+from data.text import TextTask
+from experiments import plan
+from experiments.plan import OwnRecipe, Planned, Variant
+from experiments.records import Result, parsed, read_run
+from experiments.tables import Group, compare, difference_text, grouped, over_seeds, score_text
+from models.methods import METHODS
+
+FOLDER = "pretraining"  # below the grid's: a run of each method
+AS_IT_WAS = "not at all"
+TITLE = "Continued pre-training"
+ABOUT = """\
+The encoder is trained further by masked language modelling, for the same number of steps with each method; of each run,
+the epoch with the lowest held-out loss is fine-tuned plainly. Loss, perplexity and accuracy (in per cent) are those of
+the masked words of the held-out text, the same for all. *Difference* compares the scores after the last epoch of
+fine-tuning, paired by its seed. There is one pre-training run of each method: the intervals say nothing of how another
+one would do."""
+
+
+def plan_runs(
+    folder: Path,
+    args: argparse.Namespace,
+    tasks: Sequence[Task],
+    shared: list[str],
+    fine_tuning: list[str],
+    extra: list[str],
+) -> list[Planned]:
+    """The pre-training runs, and after them the fine-tuning of the encoder as it was and of what came of each.
+
+    Args:
+        shared, fine_tuning, extra: flags of every run, of the fine-tuning, and of the pre-training.
+
+    Raises:
+        InputError: the text cannot be used, or a script does not take the flags.
+    """
+    text_name = own.task_name(argparse.Namespace(task_name=None, dataset_name=None, train_file=args.train_file))
+    recipe = OwnRecipe(train_examples=0, given={"max_train_steps": args.steps})
+    text = ["--task_name", text_name, "--train_file", *args.train_file, "--dev_file", *args.dev_file]
+    runs = []
+    for method in args.methods:
+        name = f"{FOLDER}/{method}"
+        given = ["--do_train", "--do_eval", *text, "--method", method, "--max_train_steps", str(args.steps), *shared]
+        given += ["--load_model_path", args.encoder, *extra, "--output_dir", str(folder / name)]
+        task = TextTask(name=text_name, train=None, dev={}, test={}, recipe=recipe)
+        run = Planned(name, folder / name, task, Variant(method, method), [], parsed(task, given))
+        run.command = [*plan.script_command(task.script), *given]
+        runs.append(run)
+    before = {f"after-{run.variant.method}": run for run in runs}
+    variants = [Variant("naive", "naive", ("--load_model_path", args.encoder))]
+    for label, run in before.items():
+        variants.append(Variant(label, "naive", ("--load_model_path", (run.folder / "best").as_posix())))
+    fine_tuned = plan.plan_runs(folder, tasks, variants, args.seeds, [*shared, *fine_tuning])
+    for run in fine_tuned:
+        run.after = before.get(run.variant.label)
+    return [*runs, *fine_tuned]
+
+
+def check_text(run: Planned) -> None:
+    """Raise `InputError` if the text of a pre-training run cannot be used."""
+    text_task(argparse.Namespace(**run.args))
+
+
+def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+    """The results of pre-training and of the fine-tuning after it, and all others."""
+    further = [result for result in results if "mlm_probability" in result.args or method_before(result)]
+    return further, [result for result in results if result not in further]
+
+
+def method_before(result: Result) -> str | None:
+    """The method of the pre-training run that a fine-tuned encoder is from; None where it is from none."""
+    *_, folder, method, best = ("", "", "", *Path(result.args["load_model_path"]).parts)
+    return method if (folder, best) == (FOLDER, "best") else None
+
+
+def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -> tuple[str, list[dict]]:
+    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none."""
+    trained = [result for result in further if "mlm_probability" in result.args]
+    if not further:
+        return "", []
+    rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(result.args["method"]))]
+    encoders = {result.args["load_model_path"] for result in trained}
+    as_it_was = [result for result in others if result.args["load_model_path"] in encoders]
+    as_it_was = [result for result in as_it_was if result.args["method"] == "naive"]
+    arms: dict[str, dict[str, Group]] = {}  # what is the same in all arms -> arm -> its runs
+    for group in grouped([*as_it_was, *(result for result in further if result not in trained)]):
+        arms.setdefault(_shared(group), {})[method_before(group.first) or AS_IT_WAS] = group
+    tuned = [
+        _task_row(arm, group, each)
+        for each in sorted(arms.values(), key=lambda each: (*TASKS, next(iter(each.values())).task).index(_task(each)))
+        if len(each) > 1
+        for arm, group in sorted(each.items(), key=lambda item: _place(item[0]))
+    ]
+    text = "\n\n".join(filter(None, (f"## {TITLE}", ABOUT, _table(rows, TEXT_COLUMNS), _table(tuned, TASK_COLUMNS))))
+    return text, rows + tuned
+
+
+def _task(arms: dict[str, Group]) -> str:
+    return next(iter(arms.values())).task
+
+
+def _place(arm: str) -> int:
+    return [AS_IT_WAS, *METHODS].index(arm)
+
+
+def _shared(group: Group) -> str:
+    first = group.first
+    training = {name: value for name, value in first.training.items() if name != "load_model_path"}
+    return json.dumps([training, group.method, first.precision, first.scored_on, first.metric, first.examples])
+
+
+def _text_row(folder: Path, result: Result) -> dict:
+    best = read_run(folder / result.name / "results.json")["best"]
+    return {
+        "table": FOLDER,
+        "encoder": result.args["load_model_path"],
+        "task": result.args["task_name"],
+        "method": result.args["method"],
+        "steps": best["global_step"],
+        "loss": best["eval_loss"],
+        **best["metrics"],
+        "minutes": result.minutes,
+        "runs": [result.name],
+        "code": list(result.code),
+    }
+
+
+def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
+    scores = group.scores("last")
+    row = {
+        "table": FOLDER,
+        "task": group.task,
+        "scored_on": group.first.scored_on,
+        "examples": group.first.examples["eval"],
+        "metric": group.first.metric,
+        "method": arm,
+        "n": len(group.results),
+        "seeds": list(group.results),
+        **{f"last_{name}": value for name, value in over_seeds(scores).items()},
+        "runs": [result.name for result in group.results.values()],
+        "code": sorted({code for result in group.results.values() for code in result.code}),
+    }
+    for name, other in (("untrained", AS_IT_WAS), ("plain", "naive")):
+        if other in arms and arm not in (AS_IT_WAS, other):
+            row |= {f"{name}_{key}": value for key, value in compare(scores, arms[other].scores("last")).items()}
+    return row
+
+
+TEXT_COLUMNS = {
+    "encoder": lambda row: row["encoder"],
+    "text": lambda row: row["task"],
+    "trained further by": lambda row: row["method"],
+    "steps": lambda row: row["steps"],
+    "held-out loss": lambda row: f"{row['loss']:.4f}",
+    "perplexity": lambda row: f"{row['perplexity']:.3f}",
+    "accuracy": lambda row: f"{row['accuracy']:.2f}",
+    "minutes": lambda row: f"{row['minutes']:.1f}",
+}
+TASK_COLUMNS = {
+    "task": lambda row: row["task"],
+    "scored on": lambda row: f"{row['scored_on']}, {row['examples']:,}",
+    "metric": lambda row: row["metric"].replace("_", " "),
+    "trained further by": lambda row: row["method"],
+    "n": lambda row: row["n"],
+    "last epoch": lambda row: score_text(row, "last"),
+    "difference from the encoder as it was": lambda row: _difference(row, "untrained"),
+    "difference from plain pre-training": lambda row: _difference(row, "plain"),
+}
+
+
+def _difference(row: dict, name: str) -> str:
+    return difference_text(row, name) if f"{name}_pairs" in row else ""
+
+
+def _table(rows: Sequence[dict], columns: dict) -> str:
+    if not rows:
+        return ""
+    lines = [list(columns), ["---"] * len(columns), *([str(cell(row)) for cell in columns.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,114 @@
+"""Why the masks of ASA open, in four panels, from what `python -m benchmarks.adversary` has measured.
+
+python -m figures.adversary benchmarks/results/adversary_minilm.json benchmarks/results/adversary_mpnet.json
+
+Penalty against divergence in each layer before the first step; whether either has one direction in different batches;
+the keep rate along the run; and the liveness, which is 1 where the masks do no more than random ones.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from figures.drawing import COLOURS, LINE_STYLES, WIDTH, picture
+from utils import InputError, Parser, log, run_script
+
+HEIGHT = 6.6  # inches
+MARKS = "osD^vPX"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the runs of the files that the arguments name.
+
+    Raises:
+        InputError: a file is not one of the benchmark's; nothing has been written then.
+    """
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="JSON files of the benchmark")
+    parser.add_argument("--output", default="figures/adversary.png", help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    runs = [run for number, path in enumerate(args.files) for run in read_runs(Path(path), number)]
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    draw(args.output, runs)
+    log.info(f"{len(runs)} runs: {args.output}")
+
+
+def read_runs(path: Path, number: int) -> list[dict]:
+    """The runs of a file with the recipe's learning rate, which the first of them has; each with a label and a style.
+
+    Raises:
+        InputError: it is not a file of the benchmark.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        encoder, runs = Path(found["args"]["load_model_path"]).name, found["runs"]
+        rate = runs[0]["setting"]["learning_rate"]
+        runs = [run for run in runs if run["setting"]["learning_rate"] == rate]
+        labels = [f"{encoder}, {_rule(run['setting'])}" for run in runs]
+        [(run["keep_rate"][0], run["states"][0]["layers"][0]["ratio"]) for run in runs]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        raise InputError(f"{path}: not a file that python -m benchmarks.adversary has written") from None
+    rules = list(dict.fromkeys(_rule(run["setting"]) for run in runs))
+    return [
+        run
+        | {
+            "label": label,
+            "style": {
+                "color": COLOURS[rules.index(_rule(run["setting"])) % len(COLOURS)],
+                "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
+                "marker": MARKS[number % len(MARKS)],
+                "markersize": 4,
+            },
+        }
+        for run, label in zip(runs, labels, strict=True)
+    ]
+
+
+def _rule(setting: dict) -> str:
+    return f"row budget {setting['budget']:g}" if setting["budget"] is not None else f"tau {setting['tau']:g}"
+
+
+def draw(path: str | Path, runs: Sequence[dict]) -> None:
+    """Write the picture."""
+    with picture(path, WIDTH, HEIGHT) as figure:
+        ratios, cosines, rates, alive = figure.subplots(2, 2).flatten()
+        for run in runs:
+            draw_layers(ratios, run, "ratio")
+            draw_layers(cosines, run, "penalty_cosine")
+            draw_layers(cosines, run, "divergence_cosine", fillstyle="none", linewidth=0.8)
+            draw_keep_rate(rates, run)
+            draw_liveness(alive, run)
+        ratios.set(title="penalty / divergence, gradients of the adversary, step 0", yscale="log", xlabel="layer")
+        ratios.axhline(1, color="black", linewidth=0.8)
+        cosines.set(
+            title="cosine between batches, step 0: penalty (full), divergence", xlabel="layer", ylim=(-0.3, 1.05)
+        )
+        rates.set(title="keep rate, the mean of the layers", xlabel="optimizer step", ylim=(0, 1.02), xlim=0)
+        alive.set(title="liveness: learned / random masks", xlabel="optimizer step", yscale="log", xlim=0)
+        alive.axhline(1, color="black", linewidth=0.8)
+        handles, labels = alive.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(3, len(labels)))
+
+
+def draw_layers(axis: Axes, run: dict, name: str, **changes) -> None:
+    """A figure of each layer at the first state; layers without it are left out, as the budget's, without a penalty."""
+    layers = enumerate(run["states"][0]["layers"])
+    values = [(layer, found[name]) for layer, found in layers if found[name] is not None and found["ratio"] is not None]
+    values = [] if name == "ratio" and not any(value for _, value in values) else values
+    axis.plot([layer for layer, _ in values], [value for _, value in values], **run["style"] | changes)
+
+
+def draw_keep_rate(axis: Axes, run: dict) -> None:
+    curve = [sum(rates) / len(rates) for rates in run["keep_rate"]]
+    axis.plot(range(len(curve)), curve, **run["style"] | {"marker": None})
+
+
+def draw_liveness(axis: Axes, run: dict) -> None:
+    known = [(state["step"], state["liveness"]) for state in run["states"] if state["liveness"]]
+    axis.plot([step for step, _ in known], [ratio for _, ratio in known], **run["style"], label=run["label"])
+
+
+if __name__ == "__main__":
+    run_script(main)

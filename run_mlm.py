@@ -1,0 +1,54 @@
+"""Masked language modelling: an encoder is trained further on plain text, with ASA or without.
+
+python run_mlm.py --train_file text.txt --dev_file held_out.txt --load_model_path all-MiniLM-L6-v2 --output_dir mlm
+"""
+
+from collections.abc import Sequence
+
+from data.own_text import text_task
+from training import arguments
+from utils import run_script
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train and evaluate as the arguments say.
+
+    Raises:
+        InputError: something given cannot be used; nothing has been written then.
+    """
+    args = arguments.of_script("run_mlm", argv)
+    task = text_task(args)
+    args.task_name = task.name
+    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    from transformers import AutoModelForMaskedLM
+
+    from data import metrics
+    from data.batches import padding
+    from data.cache import cached
+    from data.features import Features
+    from data.masking import MaskedCollator, MaskedRows, Masking, packed_features
+    from training.evaluation import Head, of_masked_words
+    from training.loop import execute, prepare
+
+    examples, config, tokenizer = prepare(args, task, {})
+    masking = Masking.of(tokenizer, args.mlm_probability, args.whole_word_mask)
+    settings = {"packing": not args.no_packing, "whole_words": args.whole_word_mask}
+    features = examples.map(
+        cached(args.token_cache_dir, packed_features, tokenizer, max_seq_length=args.max_seq_length, **settings)
+    )
+
+    def masked(rows: Features) -> Features:
+        return MaskedRows(rows, masking, args.seed if rows is features.train else None)
+
+    head = Head(
+        AutoModelForMaskedLM,
+        collate=MaskedCollator(tokenizer, **padding(args)),
+        score=lambda rows, figures: metrics.of_masked_words(figures),
+        write=None,
+        summary=of_masked_words,
+    )
+    execute(args, task, head, config, tokenizer, features.map(masked))
+
+
+if __name__ == "__main__":
+    run_script(main)

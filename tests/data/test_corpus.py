@@ -1,0 +1,53 @@
+"""The corpus of tasks' training texts."""
+
+import json
+
+from script_runs import message
+from test_data import write
+
+from data import corpus
+
+
+def test_training_texts_alone_each_once(tmp_path, caplog):
+    """Not what a dev or test set has too; a test set without labels counts, and one that is not there is named."""
+    sets = tmp_path / "sets"
+    rows = [f"a {word} film\t1" for word in ("warm", "dull", "fresh", "weak")]
+    write(sets / "SST-2" / "train.tsv", "sentence\tlabel", *rows, rows[0], "seen  in dev\t0", "seen in test\t0")
+    write(sets / "SST-2" / "dev.tsv", "sentence\tlabel", "seen in dev\t0")
+    write(sets / "SST-2" / "test.tsv", "index\tsentence", "0\tseen in test")
+    question = {"question": "how?", "choice": ["so", "or so", "not"], "answer": "so"}
+    dialogue = [["M: is it good?", "W: it is."], [question], "1"]
+    for split in ("train", "dev", "test"):
+        given = dialogue if split == "train" else [["M: no."], [question], "2"]
+        write(sets / "DREAM" / f"{split}.json", json.dumps([given]))
+    write(sets / "WNUT17" / "wnut17train.conll", "Ana\tB-person", "sings\tO", "")
+    write(sets / "WNUT17" / "emerging.dev.conll", "a\tO", "")
+    output = tmp_path / "corpus" / "all.txt"
+    with caplog.at_level("INFO", "asa"):
+        corpus.main(["--tasks", "sst-2", "DREAM", "wnut17", "--data_dir", str(sets), "--output", str(output)])
+    expected = {f"a {word} film" for word in ("warm", "dull", "fresh", "weak")} | {"Ana sings"}
+    [found] = [line for line in output.read_text().splitlines() if line.startswith("M: ")]
+    assert found.split() == "M: is it good? W: it is. how? so or so not".split()
+    assert set(output.read_text().splitlines()) == expected | {found}
+    assert len(output.read_text().splitlines()) == 6
+    assert "SST-2: 4 documents, without 2 that are evaluated or there already" in caplog.messages
+    assert [line for line in caplog.messages if "WNUT-2017: what it shares" in line]
+
+
+def test_a_share_is_held_out_and_the_order_follows_from_the_seed(tmp_path):
+    write(tmp_path / "sets" / "SST-2" / "train.tsv", "sentence\tlabel", *(f"film {number}\t1" for number in range(50)))
+    write(tmp_path / "sets" / "SST-2" / "dev.tsv", "sentence\tlabel", "a film\t1")
+
+    def written(seed: str) -> tuple[list[str], list[str]]:
+        output = tmp_path / f"{seed}.txt"
+        flags = ["--held_out", "0.2", "--seed", seed, "--output", str(output)]
+        corpus.main(["--tasks", "SST-2", "--data_dir", str(tmp_path / "sets"), *flags])
+        return output.read_text().splitlines(), corpus.held_out_file(output).read_text().splitlines()
+
+    train, held_out = written("1")
+    assert (len(train), len(held_out)) == (40, 10)
+    assert sorted(train + held_out) == sorted(f"film {number}" for number in range(50))
+    assert written("1") == (train, held_out)
+    assert written("2") != (train, held_out)
+    said = message(corpus.main, ["--tasks", "SST-2", "--output", "x.txt", "--held_out", "1"])
+    assert said == "--held_out 1: give a share from 0, below 1"

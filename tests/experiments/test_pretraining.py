@@ -1,0 +1,156 @@
+"""The grid of continued pre-training, with a stand-in for the scripts, and its table."""
+
+import json
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from recorded_runs import write_run
+from script_runs import message, results_of
+from test_data import write
+
+import reproduce
+from experiments import launch, plan, pretraining
+from experiments.records import missing, parsed, read_results
+from experiments.tables import report
+from utils import run_script
+
+
+@pytest.fixture
+def grid(tmp_path, monkeypatch):
+    """grid(flags) -> its exit status; `grid.runs()` what ran since the last call.
+
+    A run leaves a results file and a folder best/; that of ASA fails as long as there is a file `fails`.
+    """
+    script = tmp_path / "stand_in.py"
+    script.write_text(
+        textwrap.dedent(f"""
+            import json, pathlib, sys
+            sys.path.insert(0, {str(Path(reproduce.__file__).parent)!r})
+            from training import arguments
+            name, argv = sys.argv[1], sys.argv[2:]
+            args = vars(arguments.of_script(name, argv))
+            folder = pathlib.Path(args["output_dir"])
+            if args["method"] == "asa" and pathlib.Path({str(tmp_path / "fails")!r}).exists():
+                sys.exit("script: error: no luck")
+            if not args["load_model_path"] == "tiny":
+                assert pathlib.Path(args["load_model_path"]).is_dir()
+            with open({str(tmp_path / "ran")!r}, "a") as file:
+                file.write(str(folder) + "\\n")
+            metrics = {{"accuracy": 50, "perplexity": 7.5}} if name == "run_mlm" else {{"matthews": 50}}
+            epoch = {{"epoch": 0, "global_step": 10, "seconds": 20, "eval_score": 50, "eval_loss": 2}}
+            epoch["metrics"] = metrics
+            run = {{"args": args, "examples": {{"train": 8551, "eval": 9}}, "epochs": [epoch], "best": epoch}}
+            (folder / "best").mkdir(exist_ok=True)
+            (folder / "results.json").write_text(json.dumps(run | {{"finished": True}}))
+        """)
+    )
+    write(tmp_path / "text.txt", "a film", "a plot")
+    monkeypatch.setattr(plan, "script_command", lambda name: [sys.executable, str(script), name])
+    monkeypatch.setattr(launch, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py"])
+    text = str(tmp_path / "text.txt")
+    places = ["--encoder", "tiny", "--output_dir", str(tmp_path / "runs"), "--train_file", text, "--dev_file", text]
+
+    def run(*flags: str) -> int:
+        given = ["pretraining", *places, "--steps", "10", "--tasks", "cola", "--seeds", "1", "--methods", "naive,asa"]
+        try:
+            run_script(lambda: reproduce.main([*given, *flags]))
+        except SystemExit as end:
+            return end.code
+        return 0
+
+    def runs() -> list[str]:
+        lines = (tmp_path / "ran").read_text().splitlines() if (tmp_path / "ran").exists() else []
+        (tmp_path / "ran").write_text("")
+        return [Path(line).relative_to(tmp_path / "runs").as_posix() for line in lines]
+
+    run.runs = runs
+    return run
+
+
+def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
+    """A pre-training that fails takes its fine-tuning with it, and nothing else; the same command makes up for it."""
+    (tmp_path / "fails").touch()
+    assert grid("--", "--learning_rate", "3e-4") == 1
+    assert grid.runs() == ["pretraining/naive", "CoLA/naive/seed42", "CoLA/after-naive/seed42"]
+    failed = [line.strip() for line in capsys.readouterr().err.splitlines() if line.startswith("  ")]
+    assert failed[0].startswith("pretraining/asa: failed with exit status 1 (script: error: no luck")
+    assert failed[1:] == ["CoLA/after-asa/seed42: not possible, as the training failed"]
+    (tmp_path / "fails").unlink()
+    assert grid("--", "--learning_rate", "3e-4") == 0
+    assert grid.runs() == ["pretraining/asa", "CoLA/after-asa/seed42"]
+    assert grid("--", "--learning_rate", "3e-4") == 0
+    assert grid.runs() == []
+    folder = tmp_path / "runs"
+    args = {name: results_of(folder / name)["args"] for name in ("pretraining/asa", "CoLA/after-asa/seed42")}
+    further, after = args.values()
+    assert (further["max_train_steps"], further["learning_rate"], further["task_name"]) == (10, 3e-4, "text")
+    assert (after["method"], after["learning_rate"], after["max_train_steps"]) == ("naive", 2e-5, None)
+    assert after["load_model_path"] == (folder / "pretraining" / "asa" / "best").as_posix()
+    assert grid() == 2  # without what stood after --
+    assert (
+        f"{folder / 'pretraining' / 'naive'}: it has a run of another setting (learning_rate 0.0003, not 0.0001)"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_what_cannot_be_planned(grid, tmp_path, capsys):
+    assert grid("--keep_checkpoints", "none") == 2
+    assert (
+        "--keep_checkpoints none: what is trained further is then fine-tuned, so keep that" in capsys.readouterr().err
+    )
+    assert grid("--methods", "smart") == 2
+    assert "--method smart is not for masked language modelling" in capsys.readouterr().err
+    assert grid("--dev_file", "nowhere.txt") == 2
+    assert "--dev_file nowhere.txt: no such file" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def write_text_run(folder: Path, method: str, loss: float, perplexity: float) -> None:
+    task = pretraining.TextTask(name="text", train=None, dev={}, test={})
+    name = f"pretraining/{method}"
+    args = parsed(task, ["--do_train", "--do_eval", "--train_file", "text.txt", "--dev_file", "held.txt"])
+    args |= {"method": method, "task_name": "text", "load_model_path": "tiny", "max_train_steps": 40}
+    metrics = {"accuracy": 41.0, "perplexity": perplexity}
+    best = {"epoch": 0, "global_step": 40, "seconds": 120, "eval_score": 41.0, "eval_loss": loss, "metrics": metrics}
+    run = {"args": args, "precision": "fp32", "examples": {"train": 99, "eval": 9}, "epochs": [best], "best": best}
+    (folder / name).mkdir(parents=True)
+    (folder / name / "results.json").write_text(json.dumps(run | {"finished": True}))
+
+
+def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
+    write_text_run(tmp_path, "asa", 2.5, 12.182)
+    write_text_run(tmp_path, "naive", 2.0, 7.389)
+    scores = {"naive": (60.0, 62.0), "after-naive": (61.0, 64.0), "after-asa": (60.0, 63.0)}
+    for arm, values in scores.items():
+        path = "tiny" if arm == "naive" else f"elsewhere/pretraining/{arm.removeprefix('after-')}/best"
+        for seed, score in zip((1, 2), values, strict=True):
+            write_run(tmp_path, "naive", seed, [50.0, score], name=f"SST-2/{arm}/{seed}", load_model_path=path)
+    further, others = pretraining.apart(read_results(tmp_path))
+    assert (len(further), len(others)) == (6, 2)
+    text, rows = pretraining.section(tmp_path, further, others)
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert tables[2] == "| tiny | text | naive | 40 | 2.0000 | 7.389 | 41.00 | 2.0 |"
+    assert tables[3] == "| tiny | text | asa | 40 | 2.5000 | 12.182 | 41.00 | 2.0 |"
+    cells = [line[2:-2].split(" | ") for line in tables[6:]]
+    assert [row[3:6] for row in cells] == [
+        ["not at all", "2", "61.00 ± 1.41"],
+        ["naive", "2", "62.50 ± 2.12"],
+        ["asa", "2", "61.50 ± 2.12"],
+    ]
+    assert [row[6].partition(" [")[0] for row in cells] == ["", "+1.50", "+0.50"]
+    assert [row[7].partition(",")[0] for row in cells] == ["", "", "-1.00"]
+    whole = report(tmp_path, others, missing(tmp_path), tmp_path / "report", more=(text, rows))
+    assert whole.index("## Main table") < whole.index("## Continued pre-training")
+    found = json.loads((tmp_path / "report" / "report.json").read_text())["rows"]
+    assert [row["method"] for row in found if row["table"] == "pretraining"] == [
+        "naive",
+        "asa",
+        "not at all",
+        "naive",
+        "asa",
+    ]
+    assert pretraining.section(tmp_path, [], others) == ("", [])
+    assert message(report, tmp_path, [], {}).endswith("no results.json of an evaluated run in it or below")

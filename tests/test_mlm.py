@@ -1,0 +1,229 @@
+"""run_mlm.py: what it trains, leaves behind and refuses."""
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import WORDS, save_tiny_encoder
+from script_runs import message, results_of
+from test_data import write
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+import run_mlm
+import run_sent_clas
+from data.masking import MaskedRows, Masking, packed_features
+from data.own_text import text_task
+from models.checkpoints import read_state_dict
+from models.methods import METHODS
+from training import arguments
+from training.state import Progress
+from utils import InputError
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> dict[str, Path]:
+    """A training file of 40 documents, and a held-out one of 12."""
+    folder = tmp_path_factory.mktemp("text")
+    random = np.random.default_rng(0)
+    whole = [word for word in WORDS if word.isalpha() and len(word) > 1]
+    documents = [" ".join(random.choice(whole, random.integers(4, 14))) for _ in range(52)]
+    return {"train": write(folder / "stories.txt", *documents[:40]), "dev": write(folder / "held.txt", *documents[40:])}
+
+
+def run(text: dict[str, Path], encoder, folder: Path, *flags: str) -> Path:
+    files = ["--train_file", str(text["train"]), "--dev_file", str(text["dev"])]
+    given = ["--load_model_path", str(encoder), "--output_dir", str(folder), "--max_seq_length", "24", "--no_cuda"]
+    sizes = ["--train_batch_size", "4", "--eval_batch_size", "3", "--learning_rate", "1e-3", "--logging_steps", "1"]
+    run_mlm.main([*files, *given, *sizes, *flags])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(text, encoder_folder, tmp_path_factory) -> Path:
+    """A run of ASA, of two epochs in parts of two rows."""
+    folder = tmp_path_factory.mktemp("mlm") / "run"
+    return run(text, encoder_folder, folder, "--num_train_epochs", "2", "--gradient_accumulation_steps", "2")
+
+
+def test_what_a_run_leaves(trained, text):
+    record = results_of(trained)
+    assert record["finished"]
+    assert record["args"]["task_name"] == "stories"
+    assert record["unseen"]["train"] == {"documents": 40, "tokens": sum(map(tokens, text["train"].open()))}
+    lines = (trained / "eval_results.txt").read_text().splitlines()
+    for number, (epoch, line) in enumerate(zip(record["epochs"], lines, strict=True)):
+        assert list(epoch["metrics"]) == ["accuracy", "perplexity"]
+        assert epoch["eval_score"] == epoch["metrics"]["accuracy"]
+        assert epoch["metrics"]["perplexity"] == pytest.approx(math.exp(epoch["eval_loss"]), rel=1e-5)
+        assert len(epoch["keep_rate"]) == 2
+        assert line == (
+            f"Epoch {number}: global step = {epoch['global_step']} | train loss = {epoch['train_loss']:.3f} |"
+            f" eval score = {epoch['eval_score']:.2f} | eval loss = {epoch['eval_loss']:.3f}"
+        )
+    assert record["best"]["eval_loss"] == min(epoch["eval_loss"] for epoch in record["epochs"])
+    logged = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged] == list(range(1, record["best"]["global_step"] + 1))
+    assert all(row["divergence"] > 0 and row["penalty"] > 0 for row in logged)
+    assert sorted(path.name for path in trained.iterdir()) == [
+        "0_pytorch_model.bin",
+        "1_pytorch_model.bin",
+        "best",
+        "eval_results.txt",
+        "metrics.jsonl",
+        "results.json",
+    ]
+
+
+def tokens(line: str) -> int:
+    return len(line.split())
+
+
+def test_best_is_a_stock_folder_with_tied_weights_and_the_encoder_s_pooler(trained, encoder_folder):
+    model = AutoModelForMaskedLM.from_pretrained(trained / "best")
+    embeddings = model.get_input_embeddings().weight
+    assert model.get_output_embeddings().weight is embeddings
+    saved = read_state_dict(trained / f"{results_of(trained)['best']['epoch']}_pytorch_model.bin")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved[name]), name
+    assert torch.equal(saved["cls.predictions.decoder.weight"], saved["bert.embeddings.word_embeddings.weight"])
+    assert {name for name in saved if ".adversary." in name} == {
+        f"bert.encoder.adversary.{layer}.{part}.{kind}"
+        for layer in (0, 1)
+        for part in ("query", "key")
+        for kind in ("weight", "bias")
+    }
+    # The whole encoder, its pooler as it was: the heads of fine-tuning read it.
+    before, after = (AutoModel.from_pretrained(folder) for folder in (encoder_folder, trained / "best"))
+    assert torch.equal(after.pooler.dense.weight, before.pooler.dense.weight)
+    assert not torch.equal(after.embeddings.word_embeddings.weight, before.embeddings.word_embeddings.weight)
+
+
+def test_the_held_out_loss_and_perplexity_are_those_of_the_stock_model(trained, text, capsys, tmp_path, encoder_folder):
+    """By hand, row by row, over the same masks; and once more from `best/` by the script."""
+    best = trained / "best"
+    tokenizer, model = AutoTokenizer.from_pretrained(best), AutoModelForMaskedLM.from_pretrained(best).eval()
+    documents = text["dev"].read_text().splitlines()
+    rows = MaskedRows(packed_features(documents, tokenizer, 24), Masking.of(tokenizer, 0.15, whole_words=False))
+    losses, right = [], []
+    for row in (rows[number] for number in range(len(rows))):
+        with torch.no_grad():
+            logits = model(torch.tensor([row["input_ids"]])).logits[0].double()
+        for place, word in zip(row["words"], row["labels"], strict=True):
+            losses.append(-logits[place].log_softmax(0)[word].item())
+            right.append(logits[place].argmax().item() == word)
+    epoch = results_of(trained)["best"]
+    assert epoch["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    assert epoch["metrics"]["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert epoch["metrics"]["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+    capsys.readouterr()
+    again = tmp_path / "again"
+    run(text, encoder_folder, again, "--test_model_file", str(best))
+    assert json.loads((again / "evaluation.json").read_text())["metrics"] == pytest.approx(epoch["metrics"], rel=1e-5)
+    assert capsys.readouterr().out == f"eval score = {epoch['eval_score']:.2f} | eval loss = {epoch['eval_loss']:.3f}\n"
+
+
+def test_best_is_fine_tuned(trained, tmp_path, caplog):
+    write(tmp_path / "train.csv", "sentence,label", "a warm film,good", "a dull plot,bad", "a fresh score,good")
+    with caplog.at_level(logging.INFO, "asa"):
+        given = ["--train_file", str(tmp_path / "train.csv"), "--load_model_path", str(trained / "best")]
+        places = ["--output_dir", str(tmp_path / "out"), "--max_seq_length", "24"]
+        run_sent_clas.main(["--do_train", *given, *places, "--max_train_steps", "1", "--no_cuda"])
+    assert "new weights: classifier.bias, classifier.weight" in caplog.messages
+
+
+def test_a_head_that_is_made_anew_is_tied_and_the_log_says_so(text, encoder_folder, trained, tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "asa"):
+        run(text, encoder_folder, tmp_path / "a", "--method", "naive", "--max_train_steps", "1")
+        run(text, trained / "best", tmp_path / "b", "--method", "naive", "--max_train_steps", "1")
+    said = [line for line in caplog.messages if "head for masked words" in line]
+    assert said == [
+        f"--load_model_path {encoder_folder}: it has no whole head for masked words, so that one is made anew; its"
+        " scores are those of the word embeddings (tied)",
+        f"--load_model_path {trained / 'best'}: its head for masked words is kept",
+    ]
+    assert results_of(tmp_path / "b")["epochs"][0]["eval_loss"] < results_of(tmp_path / "a")["epochs"][0]["eval_loss"]
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.of_words])
+def test_every_method_of_words_trains(method, text, encoder_folder, tmp_path):
+    flags = ["--method", method, "--max_train_steps", "2", "--whole_word_mask", "--no_packing", "--fp16"]
+    record = results_of(run(text, encoder_folder, tmp_path / "out", *flags))
+    assert record["epochs"][0]["global_step"] == 2
+    assert record["epochs"][0]["train_loss"] > 0
+
+
+def test_the_best_epoch_has_the_lowest_loss():
+    losses = (2.0, 1.5, 1.5, 1.7)
+    epochs = [{"epoch": number, "eval_loss": loss, "eval_score": number} for number, loss in enumerate(losses)]
+    progress = Progress(torch.tensor(0), torch.tensor([0, 0]), epochs=epochs, by_loss=True)
+    assert progress.best is epochs[1]
+    progress.by_loss = False
+    assert progress.best is epochs[3]
+
+
+def test_data_of_the_library_datasets(text, tmp_path):
+    """A folder of Parquet files, by the names of their columns, or by --text_columns."""
+    import pyarrow
+    from pyarrow import parquet
+
+    for name in ("train", "validation"):
+        table = {"title": ["one", "two"], "text": ["a film", "a plot"], "label": [0, 1]}
+        parquet.write_table(pyarrow.table(table), tmp_path / f"{name}.parquet")
+
+    def task(*flags):
+        return text_task(arguments.of_script("run_mlm", ["--dataset_name", str(tmp_path), *flags]))
+
+    assert task().text == ("text",)
+    assert task("--text_columns", "title,text").text == ("title", "text")
+    assert task().train.files == ((str(tmp_path / "train.parquet"),),)
+    assert message(task, "--text_columns", "body").startswith("--text_columns body: ")
+
+
+TEXT = ["--train_file", "a.txt"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--train_file is missing: give the text to train on, or --dataset_name"),
+        (["--do_train", "--dev_file", "a.txt"], "--do_train needs --train_file, the text to train on"),
+        ([*TEXT, "--do_eval", "--do_train"], "--do_eval needs --dev_file, the text that is held out"),
+        ([*TEXT, "--do_test"], "--do_test: plain text has no labels to predict or to choose by: leave the flag out"),
+        ([*TEXT, "--dataset_name", "x"], "--dataset_name and files exclude each other: give one of them"),
+        (["--dev_file", "a.txt"], "--do_eval without --do_train needs --test_model_file, the checkpoint to use"),
+        ([*TEXT, "--method", "smart"], "--method smart is not for masked language modelling: use naive, asa"),
+    ],
+)
+def test_arguments_that_contradict_each_other(flags, said):
+    with pytest.raises(InputError) as error:
+        arguments.of_script("run_mlm", flags)
+    assert str(error.value).startswith(said)
+
+
+def test_files_that_cannot_be_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a.pdf", "text")
+    write(tmp_path / "b.txt", "text")
+
+    def said(*flags) -> str:
+        return message(run_mlm.main, ["--output_dir", str(tmp_path / "out"), *flags])
+
+    assert said("--train_file", "no.txt") == "--train_file no.txt: no such file"
+    assert said("--train_file", "a.pdf").startswith("--train_file a.pdf: its name must end in one of .txt, .csv, .tsv")
+    assert said("--train_file", "b.txt", "--text_columns", "x") == (
+        "--text_columns x: b.txt has no columns: leave the flag out"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_without_room_for_the_mask_token_is_refused(text, tmp_path):
+    save_tiny_encoder(tmp_path / "encoder")
+    settings = json.loads((tmp_path / "encoder" / "tokenizer_config.json").read_text())
+    settings["mask_token"] = None
+    (tmp_path / "encoder" / "tokenizer_config.json").write_text(json.dumps(settings))
+    said = message(run, text, tmp_path / "encoder", tmp_path / "out")
+    assert said == "--load_model_path: its tokenizer has no mask token, which this training needs"

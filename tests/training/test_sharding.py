@@ -1,0 +1,115 @@
+"""--fsdp: two processes on CPU that keep a part of the model each give what one process gives."""
+
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import children
+import pytest
+import torch
+from double import in_double
+from one_node import free_ports
+from script_runs import message
+from test_processes import FILES, arguments, data_dir  # noqa: F401
+from transformers import AutoModelForSequenceClassification
+
+import run_sent_clas
+from benchmarks.kill_resume import command, differences, make_data, make_encoder
+from models.checkpoints import read_state_dict
+
+
+def run_both(argv: list[str], folder: Path, *blows: children.Blow, double: bool = False) -> tuple[list[int], str]:
+    """run_sent_clas.py in two processes that share the work: their exit statuses, and what the first has said.
+
+    Args:
+        blows: signals that the second one gets.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*children.SCRIPTS, "training.loop"])
+    [port] = free_ports(1)
+    logs = [folder / f"{rank}.log" for rank in range(2)]
+    processes = [
+        context.Process(target=_child, args=(rank, port, double, argv, str(logs[rank]), blows if rank else ()))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], logs[0].read_text()
+
+
+def _child(rank: int, port: int, double: bool, argv: list[str], log: str, blows: tuple) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    if double:
+        in_double()
+    children._child("run_sent_clas", argv, log, blows, {})
+
+
+PARTS = ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")
+
+
+@pytest.mark.parametrize(
+    "flags", [("--method", "asa", *PARTS), ("--method", "naive", "--gradient_checkpointing")], ids=len
+)
+def test_a_sharded_model_trains_as_a_whole_one(flags, data_dir, encoder_folder, tmp_path, monkeypatch):  # noqa: F811
+    one, two = tmp_path / "one", tmp_path / "two"
+    in_double(monkeypatch.setattr)
+    run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
+    statuses, said = run_both(arguments(data_dir, encoder_folder, two, *flags, "--fsdp"), tmp_path, double=True)
+    assert statuses == [0, 0], said
+    assert sorted(path.name for path in two.iterdir()) == [*FILES, "results.json"]
+
+    expected, found = (json.loads((folder / "results.json").read_text())["epochs"] for folder in (one, two))
+    for ours, theirs in zip(found, expected, strict=True):
+        for name in ("train_loss", "eval_loss", "eval_score"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-10), name
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)
+    )
+    for name in {"train_loss", "divergence", "penalty", "grad_norm", "adversary_grad_norm"} & theirs[0].keys():
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-10), name
+
+    weights = read_state_dict(one / "1_pytorch_model.bin")
+    for name, tensor in read_state_dict(two / "1_pytorch_model.bin").items():
+        if "key.bias" not in name:  # whose gradient is rounding alone
+            torch.testing.assert_close(tensor, weights[name], rtol=1e-8, atol=1e-10)
+    best = AutoModelForSequenceClassification.from_pretrained(two / "best").state_dict()
+    for name, tensor in AutoModelForSequenceClassification.from_pretrained(one / "best").state_dict().items():
+        if "key.bias" not in name:
+            torch.testing.assert_close(best[name], tensor, rtol=1e-8, atol=1e-10)
+
+
+def test_a_sharded_run_resumes_exactly(tmp_path):
+    """One of the processes gets a SIGTERM in the third step; with dropout."""
+    make_data(tmp_path / "sets", 11)
+    make_encoder(tmp_path / "encoder")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    flags = ["--save_steps", "100", "--logging_steps", "1", "--fsdp"]
+    statuses, said = run_both(command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
+    assert statuses == [0, 0], said
+    argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
+    statuses, said = run_both(argv, tmp_path, ("training.loop", "optimize", 3, children.TERMINATE))
+    assert statuses == [143, 143], said
+    assert "the same command with --resume goes on from there" in said
+    assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
+    statuses, said = run_both([*argv, "--resume"], tmp_path)
+    assert statuses == [0, 0], said
+    assert differences(cut, whole) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--fsdp is for several processes: start them with torchrun, or leave it out"),
+        (("--fp16",), "--fsdp and --fp16 exclude each other: use --bf16, which needs no loss scale"),
+        (("--method", "smart"), "--fsdp works with --method naive and asa, not smart"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(flags, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2" if flags else "1")
+    given = arguments(tmp_path, str(tmp_path), tmp_path / "out", *flags, "--fsdp")
+    assert message(run_sent_clas.main, given) == said

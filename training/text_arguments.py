@@ -1,0 +1,63 @@
+"""The flags of masked language modelling on plain text, and which of the others go with them."""
+
+import argparse
+from collections.abc import Callable
+
+from data.columns import SUFFIXES
+from models.methods import METHODS
+from utils import InputError
+
+# What only tasks with labels have.
+WITHOUT_MEANING = {"do_test": False, "eval_on": "dev", "eval_file": None}
+MLM_PROBABILITY = 0.15
+
+
+def add_flags(parser: argparse.ArgumentParser, share: Callable[[str], float]) -> None:
+    """Add them to the flags that all scripts share; `share` reads a number above 0, up to 1."""
+    group = parser.add_argument_group("the text")
+    forms = f".txt (documents set apart by blank lines, or else one a line), {', '.join(SUFFIXES[:-1])}"
+    group.add_argument("--train_file", nargs="+", metavar="TEXT", help=f"{forms}; several are one set")
+    group.add_argument("--dev_file", nargs="+", metavar="TEXT", help="likewise: held out, for loss and perplexity")
+    group.add_argument(
+        "--dataset_name", metavar="NAME", help="on the Hub, or a folder: with train.*, dev.*, or as datasets has it"
+    )
+    group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
+    group.add_argument(
+        "--text_columns", help="of tables: the text, or a,b, which are put together (default: guessed from the names)"
+    )
+    group.add_argument("--no_packing", action="store_true", help="no row holds text of two documents")
+    group = parser.add_argument_group("masked words")
+    group.add_argument(
+        "--mlm_probability",
+        type=share,
+        default=MLM_PROBABILITY,
+        help="share of the tokens that are to be predicted (default: %(default)s)",
+    )
+    group.add_argument("--whole_word_mask", action="store_true", help="choose words, not tokens")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Settle what is to be done, where no flag says so: what there are files for.
+
+    Raises:
+        InputError: the arguments contradict each other.
+    """
+    for name, usual in WITHOUT_MEANING.items():
+        if getattr(args, name) != usual:
+            raise InputError(f"--{name}: plain text has no labels to predict or to choose by: leave the flag out")
+    known = [name for name, method in METHODS.items() if method.of_words]
+    if args.method not in known:
+        raise InputError(f"--method {args.method} is not for masked language modelling: use {', '.join(known)}")
+    if args.dataset_name and (args.train_file or args.dev_file):
+        raise InputError("--dataset_name and files exclude each other: give one of them")
+    if args.dataset_config_name and not args.dataset_name:
+        raise InputError("--dataset_config_name is of a --dataset_name: give that too")
+    if not (args.train_file or args.dev_file or args.dataset_name):
+        raise InputError("--train_file is missing: give the text to train on, or --dataset_name")
+    if not (args.do_train or args.do_eval):
+        args.do_train = args.test_model_file is None and bool(args.train_file or args.dataset_name)
+        args.do_eval = bool(args.dev_file or args.dataset_name)
+    if args.do_train and not (args.train_file or args.dataset_name):
+        raise InputError("--do_train needs --train_file, the text to train on")
+    if args.do_eval and not (args.dev_file or args.dataset_name):
+        raise InputError("--do_eval needs --dev_file, the text that is held out")
