@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.features import Features
     from data.masking import MaskedCollator, MaskedRows, Masking, packed_features
     from training.evaluation import Head, of_masked_words
-    from training.loop import execute, prepare
+    from training.run import execute, prepare
 
     examples, config, tokenizer = prepare(args, task, {})
     masking = Masking.of(tokenizer, args.mlm_probability, args.whole_word_mask)

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.submission import write_choices
     from models.encoders import NO_CLASSES
     from training.evaluation import Head
-    from training.loop import execute, prepare
+    from training.run import execute, prepare
 
     examples, config, tokenizer = prepare(args, task, NO_CLASSES)
     settings = {name: getattr(args, name) for name in ("max_seq_length", "truncation", "protocol")}

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from models.checkpoints import saved_classes
     from models.encoders import named_labels
     from training.evaluation import Head
-    from training.loop import execute, prepare
+    from training.run import execute, prepare
 
     classes = task.labels
     if task.counts_as and not args.do_train:  # the model is that of another task

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.submission import write_words
     from models.encoders import named_labels
     from training.evaluation import Head
-    from training.loop import execute, prepare
+    from training.run import execute, prepare
 
     # Without add_prefix_space a byte-level tokenizer takes each word for the end of another, and nothing says so.
     examples, config, tokenizer = prepare(args, task, named_labels(task.labels), add_prefix_space=True)

@@ -147,7 +147,7 @@ def follow(
     from data.batches import StepSampler
     from models.asa import AsaModel
     from models.encoders import load_config, load_pretrained, named_labels
-    from training.loop import make_optimizer, parameter_groups
+    from training.optimizer import make_optimizer, parameter_groups
 
     set_seed(setting.seed)
     config = load_config(args.load_model_path, None, None, **named_labels(task.labels))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.masking import MaskedRows
-    from training import loop
+    from training.evaluation import Run
 
 STOCK = "naive, every position"
 
@@ -107,7 +107,7 @@ def random_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) ->
     return MaskedRows(Features({"input_ids": ids}), masking, seed=0)
 
 
-def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokenizerBase) -> loop.Run:
+def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokenizerBase) -> Run:
     """What the project's training step works on; nothing of it is saved."""
     import torch
     from accelerate.state import AcceleratorState
@@ -116,9 +116,8 @@ def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokeni
     from data.masking import MaskedCollator
     from models.encoders import load_config, load_pretrained
     from models.masked_words import predict_given_words
-    from training import loop
     from training.devices import make_accelerator
-    from training.evaluation import of_masked_words
+    from training.evaluation import Head, Run, of_masked_words
 
     flags = ["--do_train", "--train_file", "none.txt", "--method", "naive" if variant == STOCK else variant]
     settings = arguments.of_script("run_mlm", flags)
@@ -133,11 +132,11 @@ def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokeni
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = make_accelerator(settings)
     collate = MaskedCollator(tokenizer, padding="longest")
-    head = loop.Head(AutoModelForMaskedLM, collate, score=None, write=None, summary=of_masked_words)
-    return loop.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
+    head = Head(AutoModelForMaskedLM, collate, score=None, write=None, summary=of_masked_words)
+    return Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
 
 
-def batch_of(run: loop.Run, rows: MaskedRows, args: argparse.Namespace, variant: str) -> dict[str, torch.Tensor]:
+def batch_of(run: Run, rows: MaskedRows, args: argparse.Namespace, variant: str) -> dict[str, torch.Tensor]:
     batch = run.head.collate([rows[number] for number in range(args.train_batch_size)])
     return every_position(batch) if variant == STOCK else batch
 
@@ -150,7 +149,7 @@ def every_position(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 
-def kept(run: loop.Run, batch: dict[str, torch.Tensor]) -> int:
+def kept(run: Run, batch: dict[str, torch.Tensor]) -> int:
     """How many numbers autograd keeps of tensors with a figure for each word of the vocabulary."""
     import torch
 

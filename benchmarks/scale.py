@@ -123,12 +123,12 @@ def child(job: dict) -> dict:
         resident set of the whole, mapped pages of the cache included, and `data_peak_megabytes`, up to the end of the
         data part. `tokenised`: whether the text was read.
     """
-    from training import loop
+    from training import loop, run
 
     notes, read = {}, []
     read_splits, execute, optimize, read_examples = (
-        loop.read_splits,
-        loop.execute,
+        run.read_splits,
+        run.execute,
         loop.optimize,
         Examples.read,
     )
@@ -154,7 +154,7 @@ def child(job: dict) -> dict:
         note("step")
         return figures, finite
 
-    loop.read_splits, loop.execute, loop.optimize = looking_for_data, executing, stepping
+    run.read_splits, run.execute, loop.optimize = looking_for_data, executing, stepping
     Examples.read = reading
     sys.argv = ["run_sent_clas.py", *job["argv"]]
     runpy.run_path(str(ROOT / "run_sent_clas.py"), run_name="__main__")

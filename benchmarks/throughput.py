@@ -30,7 +30,7 @@ import run_sent_clas
 from data.readers import read_set, task_folder
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
 from models import methods
-from training import arguments
+from training import flags
 from utils import InputError, Parser, keep_freed_memory, run_script, write_json
 
 # What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.features import Features
-    from training import loop
+    from training.evaluation import Run
 
 LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, of the official files
 MAX_SEQ_LENGTH = 128
@@ -174,6 +174,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokenizerBase) -> dict:
     """Seconds of training steps and of an evaluation, for each variant, over one task's lengths."""
     from training import loop
+    from training.evaluation import predict
 
     train_rows, eval_rows = (rows_of(args, bench, split, tokenizer) for split in ("train", "eval"))
     measured = (Variant("asa", fast()), BASELINE) if args.quick else variants()
@@ -203,7 +204,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
     evaluation_times = {name: [] for name in evaluated}
     for _ in range(1 if args.quick else max(2, args.rounds)):
         for name, variant in evaluated.items():
-            evaluation_times[name].append(timed(loop.predict, runs[variant], eval_rows))
+            evaluation_times[name].append(timed(predict, runs[variant], eval_rows))
     for name, times in evaluation_times.items():
         per_second = len(eval_rows) / statistics.median(times)
         found["evaluation"].append({"way": name, "seconds": times, "examples_per_second": per_second})
@@ -250,7 +251,7 @@ def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Fea
     return [collate([rows[row] for row in step]) for step in chosen]
 
 
-def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> loop.Run:
+def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> Run:
     """What the project's training step and evaluation work on; nothing of it is saved."""
     import torch
     import transformers
@@ -258,10 +259,10 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
 
     from data.batches import ChoiceCollator, padding
     from models.encoders import load_config, load_pretrained
-    from training import loop
     from training.devices import make_accelerator
+    from training.evaluation import Head, Run
 
-    settings = arguments.build_parser("", (), weight_decay=0.01).parse_args(["--task_name", bench.name])
+    settings = flags.build_parser("", (), weight_decay=0.01).parse_args(["--task_name", bench.name])
     for precision in ("fp16", "bf16"):
         setattr(settings, precision, variant.precision == precision)
     settings.no_cuda, settings.protocol, settings.pad_to_max_length = args.no_cuda, variant.protocol, variant.padded
@@ -278,16 +279,16 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
     AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
     accelerator = make_accelerator(settings)
     collator = transformers.DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
-    head = loop.Head(auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
-    return loop.Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
+    head = Head(auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
+    return Run(settings, head, accelerator, accelerator.prepare(model), tokenizer, folder=None)
 
 
-def make_optimizer(run: loop.Run):
+def make_optimizer(run: Run):
     import torch
 
-    from training import loop
+    from training.optimizer import parameter_groups
 
-    groups = loop.parameter_groups(run.model, run.args.weight_decay)
+    groups = parameter_groups(run.model, run.args.weight_decay)
     return run.accelerator.prepare(torch.optim.AdamW(groups, lr=run.args.learning_rate, fused=True))
 
 

@@ -22,6 +22,7 @@ from data.examples import Example
 from data.task_kinds import SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
 from figures.drawing import QUANTITIES, WIDTH, picture
+from training.flags import share
 from utils import InputError, Parser, run_script
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     fit_together(args.load_model_path, config, tokenizer)
     encoding = encode(task, args, tokenizer)
     tokens = [tokenizer.decode([token]).strip() for token in encoding["input_ids"][0].tolist()]
-    model = load_asa(args.model_file, config)
+    model = load_asa(args.model_file, config, args.asa_budget)
     plain_model = model.backbone
     if args.plain_model_file:
         auto_class = AutoModelForSequenceClassification
@@ -125,6 +126,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments."""
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--model_file", required=True, help="<epoch>_pytorch_model.bin of a run with --method asa")
+    parser.add_argument(
+        "--asa_budget", type=share, metavar="BETA", help="that of the run, if it is one with --method asa_budget"
+    )
     parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the map on the left")
     parser.add_argument("--load_model_path", default="bert-base-uncased", help="the encoder that was fine-tuned")
     parser.add_argument(
@@ -194,8 +198,8 @@ def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTo
     return {name: torch.tensor([row]) for name, row in features[0].items()}
 
 
-def load_asa(path: str, config) -> AsaModel:
-    """The model and its adversaries, ready to be looked at.
+def load_asa(path: str, config, budget: float | None = None) -> AsaModel:
+    """The model and its adversaries, ready to be looked at; `budget` as for `AsaModel`.
 
     Raises:
         InputError: the file cannot be read, or it holds no adversaries.
@@ -213,7 +217,7 @@ def load_asa(path: str, config) -> AsaModel:
         raise InputError(f"--model_file {path}: it holds no adversaries; give a file of a run with --method asa")
     backbone = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
     try:
-        model = AsaModel(backbone.float(), layers=layers).eval()
+        model = AsaModel(backbone.float(), layers=layers, budget=budget).eval()
     except ValueError as error:
         raise InputError(f"--model_file {path}: a checkpoint of another model: {error}") from None
     load_release_checkpoint(model, path)
@@ -224,7 +228,7 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
     """One pass of one sentence: adversarial for an `AsaModel`, and else plain. The attention must be eager."""
     import torch
 
-    from models.asa import MASKED_SCORE, AsaModel, encoder_layers
+    from models.asa import AsaModel, encoder_layers
 
     if not isinstance(model, AsaModel):
         with torch.inference_mode():
@@ -232,7 +236,7 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
         attention = torch.cat(output.attentions)  # (N, h, L, L)
         return _as_pass(attention, torch.zeros_like(attention[:, 0], dtype=torch.bool), output.logits)
     masked = []
-    length, place = encoding["input_ids"].shape[1], model.encoder_type.mask
+    length, place, hidden = encoding["input_ids"].shape[1], model.encoder_type.mask, model.rule.hidden_score
 
     def note(layer, args: tuple, kwargs: dict) -> None:
         """Added after the model's own hook, this one sees the mask that the attention gets."""
@@ -241,7 +245,7 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
             bias = bias[1][None]
         nothing = torch.zeros(length, length, dtype=torch.bool)  # what a layer without an adversary may have
         # Lower still is what the layer's own mask forbids: the pairs outside of a window.
-        chosen = nothing if bias is None else (bias[0, 0] <= MASKED_SCORE) & (bias[0, 0] >= 2 * MASKED_SCORE)
+        chosen = nothing if bias is None else (bias[0, 0] <= hidden / 2) & (bias[0, 0] >= 2 * hidden)
         masked.append(nothing | chosen)
 
     hooks = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in encoder_layers(model.backbone)]

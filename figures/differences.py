@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from experiments.records import Result, read_results
 from figures.drawing import COLOURS, WIDTH, picture
 from models.methods import METHODS
-from training.arguments import positive
+from training.flags import positive
 from utils import InputError, Parser, counted, log, run_script
 
 if TYPE_CHECKING:

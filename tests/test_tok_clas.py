@@ -29,7 +29,8 @@ from models import methods
 from models.asa import AsaModel
 from run_tok_clas import main
 from training import accumulation
-from training.loop import optimize, predict
+from training.evaluation import predict
+from training.loop import optimize
 
 CONLL, PTB, WNUT = (TOKEN_TASKS[name] for name in ("CoNLL-2003", "PTB", "WNUT-2017"))
 ACCENT = "\u0301"  # a lone accent: the uncased tokenizer makes nothing of it

@@ -1,83 +1,52 @@
-"""The one train / evaluate / predict loop, on Hugging Face Accelerate.
+"""The training loop, on Hugging Face Accelerate.
 
 Several processes share each optimizer step and each evaluation, a row going to one of them alone; losses, scores and
 files are those of one process.
 """
 
-import argparse
 import contextlib
 import functools
 import itertools
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import (
-    DistributedDataParallelKwargs,
     broadcast,
     broadcast_object_list,
     send_to_device,
-    set_seed,
 )
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase, get_scheduler
+from transformers import get_scheduler
 
 from data.batches import StepSampler, collate_parts
-from data.classes import class_order, match_classes
 from data.features import Features
 from data.predictions import write_predictions
-from data.readers import Examples, Splits, read_splits
-from data.task_kinds import Task
-from data.text import TextTask
-from models import methods
 from models.checkpoints import (
     backbone_of,
     export,
     load_release_checkpoint,
-    load_saved,
     release_state_dict,
     save_checkpoint,
-    saved_classes,
 )
-from models.encoders import (
-    attention_implementation,
-    check_same_type,
-    checkpoint_layers,
-    class_words,
-    fit_together,
-    load_config,
-    load_pretrained,
-    load_tokenizer,
-    positions,
-    sources,
-)
-from models.masked_words import predict_given_words
 from training import accumulation, liveness
-from training.arguments import Default
 from training.card import model_card
-from training.devices import make_accelerator, wait_for_all
+from training.devices import wait_for_all
 from training.evaluation import (
     INTERRUPTED,
-    Head,
     Run,
     epoch_line,
     evaluate,
     ignore_signals,
     labelled,
     on_device,
-    predict,
-    scores_line,
 )
-from training.folder import RunFolder, describe, versions
-from training.masked import under_masks
-from training.probe import leaves_out, probe
-from training.sharding import gather, is_sharded, most, scatter, shard, whole_tensor
+from training.folder import versions
+from training.optimizer import clip, make_optimizer, parameter_groups
+from training.sharding import gather, is_sharded, most, scatter
 from training.state import (
-    Interruption,
     Means,
     Progress,
     TrainingState,
@@ -85,142 +54,10 @@ from training.state import (
     random_states,
     restore_random_states,
 )
-from training.trackers import Trackers
-from utils import InputError, Interrupted, counted, keep_freed_memory, log, never_destroy
+from utils import InputError, Interrupted, counted, log
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
 MAX_SKIPPED_STEPS = 25
-
-
-def prepare(
-    args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
-) -> tuple[Splits[Examples], PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The sets that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
-
-    Raises:
-        InputError: a data file is missing, or the encoder or the output folder cannot be used.
-    """
-    examples = read_splits(task, args)
-    model, tokens = sources(args.load_model_path, args.test_model_file)
-    config = load_config(model.name, args.model_type, args.cache_dir, model.flag, **config_changes)
-    if tokens != model:
-        check_same_type(str(model), config, load_config(tokens.name, None, args.cache_dir))
-    classes_to_score(args, task)  # an error is better found now
-    on_cpu = args.no_cuda or not torch.cuda.is_available()
-    args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
-    if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
-        log.info(f"{model}: it has positions for {counted(positions(config), 'token')}: longer rows are cut there")
-        args.max_seq_length = positions(config)
-    sets = [examples.train, *examples.eval.values(), *examples.test.values()]
-    files = [path for rows in sets for path in getattr(rows, "paths", ())]
-    RunFolder(args.output_dir).check(args, task, files)
-    methods.check(args, config)
-    wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
-    tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
-    encoder = "its encoder" if tokens == model else f"the encoder of {model}"
-    fit_together(tokens.name, config, tokenizer, tokens.flag, encoder)
-    return examples, config, tokenizer
-
-
-def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | None, dict]:
-    """Which class of the model that is to be scored each of the task's labels is, and what the record says of it.
-
-    Returns:
-        None where the checkpoint has no names for its classes, which are then taken in the task's order.
-
-    Raises:
-        InputError: its classes are not those of the task.
-    """
-    source, order, names = args.test_model_file, None, None
-    if source is not None and Path(source).is_dir() and not isinstance(task, TextTask):
-        names = saved_classes(source)
-        order = match_classes(task, names, f"--test_model_file {source}")
-    if source is None or not getattr(task, "labels", ()):
-        return order, {}
-    if order is None:
-        return None, {"classes": {"matched": "assumed in the task's order", "names": None}}
-    return order, {"classes": {"matched": "by name", "names": names}}
-
-
-def execute(
-    args: argparse.Namespace,
-    task: Task,
-    head: Head,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    features: Splits[Features],
-) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
-
-    Raises:
-        InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
-        Interrupted: by SIGTERM or Ctrl-C, in training; its state has been saved.
-    """
-    folder = RunFolder(args.output_dir)
-    begun = folder.read_results() if args.resume else None
-    if begun and begun.get("finished"):
-        log.info(f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch")
-        return
-    unseen = {split: rows.report for split, rows in features.primary().items()}
-    for split, report in unseen.items():
-        log.info(
-            f"{split}: " + ", ".join(f"{name.replace('_', ' ')} {round(value, 4)}" for name, value in report.items())
-        )
-    set_seed(args.seed)
-    classes: dict[str, dict] = {}
-    if args.do_train:
-        order_of = None if head.of_words else functools.partial(class_order, task)
-        backbone = load_pretrained(
-            head.auto_class, args.load_model_path, config, args.cache_dir, args.attn_implementation, order_of
-        )
-        if args.gradient_checkpointing:
-            checkpoint_layers(backbone)
-        if head.of_words:
-            predict_given_words(backbone)
-        model = methods.build(args.method, backbone, args)
-    else:
-        order, classes = classes_to_score(args, task)
-        model = load_saved(head.auto_class, args.test_model_file, config, args.attn_implementation, order)
-        if head.of_words:
-            predict_given_words(model)
-        for found in classes.values():
-            words = found["names"] or class_words(config)
-            log.info(f"{args.test_model_file}: classes {found['matched']} ({', '.join(words)})")
-        if args.eval_masks:
-            model = under_masks(model, args)
-    accelerator = make_accelerator(args)
-    if accelerator.device.type == "cpu":
-        keep_freed_memory()
-    if accelerator.process_index:
-        set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
-    whole = shard(model, accelerator) if args.fsdp else None
-    if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
-        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    if not args.fsdp:  # only training needs the wrapper that keeps processes in step
-        model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
-    if accelerator.num_processes > 1:
-        # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
-        # gloo, which may be waiting for that lock.
-        never_destroy(model)
-    record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
-    if args.resume:
-        folder.check_same(record)
-    interruption = Interruption(accelerator) if args.do_train else None
-    trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
-    run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
-    probe(run, features)
-    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
-    try:
-        if args.do_train:
-            start_trackers(run, here=False)
-        if accelerator.is_main_process:
-            folder.open(args, task)
-        wait_for_all(accelerator)
-        with interruption or contextlib.nullcontext():
-            _work(run, task, features, record)
-    finally:
-        run.trackers.finish()
-        folder.close()
 
 
 def start_trackers(run: Run, here: bool, step: int = 0) -> None:
@@ -229,33 +66,6 @@ def start_trackers(run: Run, here: bool, step: int = 0) -> None:
         states = random_states(run.accelerator.device)
         run.trackers.start(vars(run.args), here, step)
         restore_random_states(states, run.accelerator.device)
-
-
-def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
-    """What `execute` does once the model stands and the folder is open."""
-    args, accelerator, folder = run.args, run.accelerator, run.folder
-    if args.do_train:
-        assert features.train is not None
-        best = train(run, features.train, features.eval, record)
-        log.info(f"best: epoch {best['epoch']}, saved as {folder.best}")
-    elif args.do_eval:
-        scores, of_sets = evaluate(run, features.eval)
-        if accelerator.is_main_process:
-            for name, rows in features.eval.items() if not run.head.of_words else ():
-                write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
-            folder.write_evaluation(record | scores)
-            print(scores_line(scores))
-    for name, test_features in features.test.items():
-        path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
-        logits, _ = predict(run, test_features)
-        if accelerator.is_main_process:
-            assert run.head.write is not None
-            run.head.write(path, test_features, logits)
-            log.info(f"predictions: {path}")
-    if args.do_train and accelerator.is_main_process:
-        folder.finish()
-    wait_for_all(accelerator)
-    accelerator.end_training()  # of several processes, none leaves while another still talks to it
 
 
 def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
@@ -458,62 +268,6 @@ def optimize(
     optimizer.zero_grad()
     figures.add({name: norm / accelerator.num_processes for name, norm in norms.items()})
     return figures.sums, torch.stack([*norms.values(), figures.sums["train_loss"]]).isfinite().all()
-
-
-def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
-    """Clip the gradient of the adversaries and that of everything else, each by its own norm.
-
-    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
-    as long as the encoder's.
-
-    Args:
-        model: the module itself, not wrapped for distributed training.
-        max_norm: the limit for each of the two; 0 does not clip.
-
-    Returns:
-        The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
-    """
-    norms = {}
-    for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
-        if parameters:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
-            norm = nn.utils.get_total_norm(gradients)
-            if max_norm:
-                nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-            norms[name] = whole_tensor(norm)
-    return norms
-
-
-def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
-    if name == "apex_fused_adam":
-        from apex.optimizers import FusedAdam  # only for those who built it
-
-        return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float, adversary_learning_rate: float | None = None) -> list[dict]:
-    """Biases and norms, which have fewer than two dimensions, are not decayed.
-
-    Args:
-        model: out of what distributes it.
-        adversary_learning_rate: of the adversaries, which then have groups of their own; None for everything's.
-    """
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    apart = adversary_learning_rate is not None
-    rest = [parameter for name, parameter in named if not (apart and methods.is_adversary_s(name))]
-    groups = _by_decay(rest, weight_decay)
-    if adversaries := [parameter for name, parameter in named if apart and methods.is_adversary_s(name)]:
-        groups += [group | {"lr": adversary_learning_rate} for group in _by_decay(adversaries, weight_decay)]
-    return groups
-
-
-def _by_decay(parameters: list[nn.Parameter], weight_decay: float) -> list[dict]:
-    return [
-        {"params": [parameter for parameter in parameters if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
 
 
 def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:

@@ -1,10 +1,10 @@
 """The flags of masked language modelling on plain text, and which of the others go with them."""
 
 import argparse
-from collections.abc import Callable
 
 from data.columns import SUFFIXES
 from models.methods import METHODS
+from training.flags import share
 from utils import InputError
 
 # What only tasks with labels have.
@@ -12,8 +12,8 @@ WITHOUT_MEANING = {"do_test": False, "eval_on": "dev", "eval_file": None}
 MLM_PROBABILITY = 0.15
 
 
-def add_flags(parser: argparse.ArgumentParser, share: Callable[[str], float]) -> None:
-    """Add them to the flags that all scripts share; `share` reads a number above 0, up to 1."""
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add them to the flags that all scripts share."""
     group = parser.add_argument_group("the text")
     forms = f".txt (documents set apart by blank lines, or else one a line), {', '.join(SUFFIXES[:-1])}"
     group.add_argument("--train_file", nargs="+", metavar="TEXT", help=f"{forms}; several are one set")

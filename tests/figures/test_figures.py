@@ -97,6 +97,10 @@ def test_the_masked_units_are_those_of_the_adversaries(model_type):
     assert np.array_equal(masked[0], adversarial.masked[0])
     assert not masked[1:].any()
 
+    budget = AsaModel(model.backbone, budget=0.3).eval()
+    kept = 9 - round(0.3 * 9)
+    assert (~attention_maps.attend(budget, batch).masked).sum(-1).tolist() == [[kept] * 9] * 3
+
     again = attention_maps.attend(model.backbone, batch)
     assert np.array_equal(again.attention, plain.attention)  # nothing of the adversarial pass is left in the model
 

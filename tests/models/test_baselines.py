@@ -15,7 +15,7 @@ from models.encoder_types import ENCODER_TYPES
 from models.encoders import checkpoint_layers
 from models.methods import unused_flags
 from training import accumulation
-from training.loop import Means
+from training.state import Means
 
 SETTINGS = {
     "random_mask": {"random_mask_keep_rate": 0.8, "random_mask_budget": None},

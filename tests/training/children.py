@@ -31,7 +31,7 @@ def start(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: i
         limits: of `resource.setrlimit`, by name.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*SCRIPTS, "training.loop"])
+    context.set_forkserver_preload([*SCRIPTS, "training.run"])
     process = context.Process(target=_child, args=(script, list(argv), str(log), blows, limits))
     process.start()
     return process

@@ -15,7 +15,7 @@ from models import asa, baselines, encoder_types
 from models import methods as registry
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
-from training import arguments
+from training import flags
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
     ("text", "numbers"), [("0-3", [0, 1, 2, 3]), ("5,0, 2", [0, 2, 5]), ("1-2,2-4", [1, 2, 3, 4]), ("all", None)]
 )
 def test_layers_as_people_write_them(text, numbers):
-    assert arguments.layers(text) == numbers
+    assert flags.layers(text) == numbers
 
 
 @pytest.mark.parametrize(

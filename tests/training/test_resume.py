@@ -71,7 +71,7 @@ BLOWS = [
     ("training.loop", "optimize", 3),
     ("training.folder", "remove_folder", 2),
     ("training.evaluation", "predict", 2),
-    ("training.loop", "predict", 1),
+    ("training.run", "predict", 1),
 ]
 
 

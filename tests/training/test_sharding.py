@@ -26,7 +26,7 @@ def run_both(argv: list[str], folder: Path, *blows: children.Blow, double: bool 
         blows: signals that the second one gets.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*children.SCRIPTS, "training.loop"])
+    context.set_forkserver_preload([*children.SCRIPTS, "training.run"])
     [port] = free_ports(1)
     logs = [folder / f"{rank}.log" for rank in range(2)]
     processes = [

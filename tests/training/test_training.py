@@ -24,8 +24,10 @@ from models.asa import AsaModel
 from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
 from training import accumulation, arguments, devices, loop
+from training.evaluation import Head, Run, epoch_line, predict
 from training.folder import RunFolder
-from training.loop import Head, Run, epoch_line, parameter_groups, predict, train
+from training.loop import train
+from training.optimizer import make_optimizer, parameter_groups
 from training.state import Interruption, Means
 from training.trackers import Trackers
 
@@ -432,7 +434,7 @@ def test_the_optimizer_of_apex(tmp_path, monkeypatch):
     (tmp_path / "amp_C.py").write_text("")
     importlib.invalidate_caches()
     assert "needs a GPU" in message(arguments.of_script, "run_sent_clas", [*flags, "--no_cuda"])
-    assert loop.make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
+    assert make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
     for name in ("apex", "apex.optimizers", "amp_C"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
