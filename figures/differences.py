@@ -3,8 +3,8 @@
 python -m figures.differences results/minilm
 
 The rows are those of `reproduce.py report`, after the last epoch, without the ablations: a mark for the mean over
-seeds, a line for its 95 % interval, and a tick for each seed. A row of which every seed predicts one class throughout
-is no method at work: it is named below the picture instead.
+seeds, a line for its 95 % interval, and a tick for each seed. A row of which every seed is no better than one class
+throughout is no method at work: it is named below the picture instead.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
     constant = [_name(group) for group, _ in found if all(map(is_constant, group.results.values()))]
     shown = [(group, plain) for group, plain in found if not all(map(is_constant, group.results.values()))]
-    left_out = f"not drawn, as every seed predicts one class throughout: {'; '.join(constant)}" if constant else ""
+    left_out = (
+        f"not drawn, as every seed is no better than one class throughout: {'; '.join(constant)}" if constant else ""
+    )
     if not shown:
         raise InputError(f"{', '.join(args.folders)}: nothing to draw ({left_out})")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
@@ -83,13 +85,13 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
 
 
 def is_constant(result: Result) -> bool:
-    """Whether a run ends with one class throughout, as far as its scores can tell; accuracy alone cannot.
+    """Whether a run ends no better than one class throughout, as far as its scores can tell; accuracy alone cannot.
 
     A constant prediction has a correlation of 0, and an F1 of 0 or, where it is the positive class, of 2 a / (1 + a), a
-    being its accuracy.
+    being its accuracy. A correlation below 0 is no better.
     """
     f1, accuracy = (result.metrics.get(name, math.nan) / 100 for name in ("f1", "accuracy"))
-    return result.last == 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
+    return result.last <= 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
 
 
 def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, left_out: str = "") -> None:
