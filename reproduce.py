@@ -70,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = Path(args.output_dir)
     tasks = [args.own_tasks.get(name) or TASKS[name] for name in args.tasks]
     if args.command == "pretraining":
-        runs = pretraining.plan_runs(folder, args, tasks, flags_of(args, SHARED), flags_of(args, FINE_TUNING), extra)
+        runs = pretraining.plan_runs(
+            folder, args, tasks, variants_of(args), flags_of(args, SHARED), flags_of(args, FINE_TUNING), extra
+        )
     else:
         flags = [*passed_flags(args), *extra]
         runs = plan.plan_runs(folder, tasks, variants_of(args), args.seeds, flags)

@@ -8,30 +8,29 @@ which the run itself sees nothing. docs/why_the_masks_open.md says what the figu
 runs gets the others.
 """
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from accelerate.utils import set_seed
-from torch.nn import functional as F
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, get_scheduler
-
-from data.batches import StepSampler
-from data.features import Features, sentence_features
 from data.readers import read_set, task_folder
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
-from models.asa import AsaModel, divergence
-from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
-from models.liveness import divergences
-from training.folder import versions
-from training.optimizer import make_optimizer, parameter_groups
-from training.state import random_states, restore_random_states
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
+
+# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+if TYPE_CHECKING:
+    import torch
+    from transformers import DataCollatorWithPadding
+
+    from data.batches import StepSampler
+    from data.features import Features
+    from models.asa import AsaModel
 
 OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
 OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
@@ -52,6 +51,8 @@ class Setting:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print a Markdown table, and write the figures as JSON where `--output` says, after each run."""
     args = parse_arguments(argv)
+    from training.folder import versions
+
     keep_freed_memory()
     task = find_task(args.task_name, SENTENCE_TASKS)
     recipe = task.recipe or Recipe(train_examples=0)
@@ -121,6 +122,11 @@ def _recorded(output: str | None, shared: dict) -> list[dict]:
 
 
 def _data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataCollatorWithPadding]:
+    from transformers import DataCollatorWithPadding
+
+    from data.features import sentence_features
+    from models.encoders import load_tokenizer
+
     tokenizer = load_tokenizer(args.load_model_path, None, lower_case=False, slow=False)
     assert task.train is not None
     examples = read_set(task, task.train, task_folder(args.data_dir, task.name), labelled=True)
@@ -136,6 +142,15 @@ def follow(
         `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
         first step at which its masks were open, or None.
     """
+    import torch
+    from accelerate.utils import set_seed
+    from transformers import AutoModelForSequenceClassification, get_scheduler
+
+    from data.batches import StepSampler
+    from models.asa import AsaModel
+    from models.encoders import load_config, load_pretrained, named_labels
+    from training.optimizer import make_optimizer, parameter_groups
+
     set_seed(setting.seed)
     config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
     backbone = load_pretrained(AutoModelForSequenceClassification, args.load_model_path, config, None, "eager")
@@ -180,6 +195,12 @@ def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
 
 def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
     """The figures of a state: `liveness`, and of each layer those of `of_layer`. The random streams are put back."""
+    import torch
+    from accelerate.utils import set_seed
+
+    from models.liveness import divergences
+    from training.state import random_states, restore_random_states
+
     device = batches[0]["labels"].device
     streams = random_states(device)
     set_seed(seed)
@@ -200,6 +221,10 @@ def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
         the divergence's gradient of the attention bias (B, L, L), and `score`, that of the score; and what the layer's
         adversary read, scored and hid: `read`, `scores`, `pairs`, `hidden`, `keep_rate`.
     """
+    import torch
+
+    from models.asa import divergence
+
     labels, mask = batch.pop("labels"), batch["attention_mask"]
     read: list[torch.Tensor] = []
     made: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -261,6 +286,9 @@ def of_layer(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     score_mean, score_spread: of the real pairs; `shared`, how much of the squared length of what the adversary reads is
         that of the mean over tokens.
     """
+    import torch
+    from torch.nn import functional as F
+
     hidden, kept = ([], [])
     reached, rows, sums, sizes, first, squares = (0.0,) * 6
     for batch in batches:
@@ -299,6 +327,8 @@ def _over(above: float, below: float) -> float:
 
 def _share(parts: Sequence[torch.Tensor]) -> float:
     """Of those that are true; nan of none."""
+    import torch
+
     return torch.cat(list(parts)).float().mean().item()
 
 

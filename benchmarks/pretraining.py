@@ -7,27 +7,28 @@ else the machine does meets all of them, and a figure is the median over the ste
 whose head predicts all tokens of a row and not the masked ones alone. What autograd keeps is counted, not measured.
 """
 
+from __future__ import annotations
+
 import argparse
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from accelerate.state import AcceleratorState
-from transformers import AutoModelForMaskedLM, PreTrainedTokenizerBase
 
 from benchmarks.throughput import make_optimizer, timed
-from data.features import Features
-from data.masking import MaskedCollator, MaskedRows, Masking
 from models import methods
-from models.encoders import load_config, load_pretrained, load_tokenizer
-from models.masked_words import predict_given_words
-from training import arguments, loop
-from training.devices import make_accelerator
-from training.evaluation import Head, Run, of_masked_words
-from training.folder import describe
+from training import arguments
 from utils import Parser, keep_freed_memory, run_script, write_json
+
+# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from data.masking import MaskedRows
+    from training.evaluation import Run
 
 STOCK = "naive, every position"
 
@@ -35,6 +36,13 @@ STOCK = "naive, every position"
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the table and write the JSON file."""
     args = parse_arguments(argv)
+    import torch
+
+    from models.encoders import load_tokenizer
+    from training import loop
+    from training.folder import describe
+
+    args.threads = args.threads or torch.get_num_threads()
     torch.set_num_threads(args.threads)
     if not torch.cuda.is_available() or args.no_cuda:
         keep_freed_memory()
@@ -78,7 +86,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--train_batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=20, help="of each variant (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--no_cuda", action="store_true")
     parser.add_argument("--output", help="JSON file")
@@ -88,6 +96,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def random_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> MaskedRows:
+    from data.features import Features
+    from data.masking import MaskedRows, Masking
+
     random = np.random.default_rng(0)
     masking = Masking.of(tokenizer, 0.15, whole_words=False)
     count, length = args.train_batch_size * (args.steps + 1), args.max_seq_length - 2
@@ -98,6 +109,16 @@ def random_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) ->
 
 def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokenizerBase) -> Run:
     """What the project's training step works on; nothing of it is saved."""
+    import torch
+    from accelerate.state import AcceleratorState
+    from transformers import AutoModelForMaskedLM
+
+    from data.masking import MaskedCollator
+    from models.encoders import load_config, load_pretrained
+    from models.masked_words import predict_given_words
+    from training.devices import make_accelerator
+    from training.evaluation import Head, Run, of_masked_words
+
     flags = ["--do_train", "--train_file", "none.txt", "--method", "naive" if variant == STOCK else variant]
     settings = arguments.of_script("run_mlm", flags)
     settings.no_cuda, settings.bf16 = args.no_cuda, args.bf16
@@ -122,12 +143,16 @@ def batch_of(run: Run, rows: MaskedRows, args: argparse.Namespace, variant: str)
 
 def every_position(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The batch as a stock model takes it: a label, or none, at every position; all rows have as many masked words."""
+    import torch
+
     labels = torch.full_like(batch["input_ids"], -100).scatter(1, batch["words"], batch["labels"])
     return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
 
 
 def kept(run: Run, batch: dict[str, torch.Tensor]) -> int:
     """How many numbers autograd keeps of tensors with a figure for each word of the vocabulary."""
+    import torch
+
     model = run.accelerator.unwrap_model(run.model)
     vocabulary = getattr(model, "backbone", model).config.vocab_size
     sizes: dict[int, int] = {}
@@ -135,7 +160,7 @@ def kept(run: Run, batch: dict[str, torch.Tensor]) -> int:
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape[-1:] == (vocabulary,) and tensor.untyped_storage().data_ptr() not in weights:
-            sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.element_size()
         return tensor
 
     on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}

@@ -16,7 +16,8 @@ stop() {
 trap stop TERM
 # shellcheck disable=SC2016  # each node fills in its own number
 srun bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID" --master_addr "$MASTER_ADDR" \
-    --master_port "$MASTER_PORT" --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" "$@"' torchrun "$@" --output_dir "$folder" &
+    --master_port "$MASTER_PORT" --shutdown_timeout 100 --nproc_per_node "${SLURM_GPUS_ON_NODE:-1}" \
+    "$@"' torchrun "$@" --output_dir "$folder" &
 wait $!  # until it ends, or the signal comes
 wait $!
 status=$?

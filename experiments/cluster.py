@@ -276,14 +276,14 @@ def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any
             log.info(f"{run.name}: submitted as job {job.job_id}")
 
     # The executor keeps a dependency: what waits for nothing comes first.
-    if trainings := [run for run in runs if run.needs is None]:
-        submit_array(trainings)
-    evaluations: dict[str, list[Planned]] = {}  # number of the job that they wait for, if any -> the runs
+    if free := [run for run in runs if run.waits_for is None]:
+        submit_array(free)
+    waiting: dict[str, list[Planned]] = {}  # number of the job that they wait for, if any -> the runs
     for run in runs:
-        if run.needs:
-            evaluations.setdefault(jobs.get(run.needs.name, ""), []).append(run)
-    for job in sorted(evaluations):
-        submit_array(evaluations[job], **({"slurm_dependency": f"afterok:{job}"} if job else {}))
+        if run.waits_for:
+            waiting.setdefault(jobs.get(run.waits_for.name, ""), []).append(run)
+    for job in sorted(waiting):
+        submit_array(waiting[job], **({"slurm_dependency": f"afterok:{job}"} if job else {}))
 
 
 def watch(runs: Sequence[Planned]) -> dict[str, str]:
@@ -316,7 +316,7 @@ def _failed(runs: Sequence[Planned], found: Mapping[str, Standing]) -> dict[str,
     failed = {}
     for run in runs:
         standing = found[run.name]
-        if run.needs and run.needs.name in failed:
+        if run.waits_for and run.waits_for.name in failed:
             failed[run.name] = "not possible, as the training failed"
         elif standing.kind != "finished":
             failed[run.name] = standing.why or "no job is at it"

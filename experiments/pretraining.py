@@ -34,6 +34,7 @@ def plan_runs(
     folder: Path,
     args: argparse.Namespace,
     tasks: Sequence[Task],
+    variants: Sequence[Variant],
     shared: list[str],
     fine_tuning: list[str],
     extra: list[str],
@@ -41,6 +42,7 @@ def plan_runs(
     """The pre-training runs, and after them the fine-tuning of the encoder as it was and of what came of each.
 
     Args:
+        variants: the methods of pre-training.
         shared, fine_tuning, extra: flags of every run, of the fine-tuning, and of the pre-training.
 
     Raises:
@@ -50,19 +52,20 @@ def plan_runs(
     recipe = OwnRecipe(train_examples=0, given={"max_train_steps": args.steps})
     text = ["--task_name", text_name, "--train_file", *args.train_file, "--dev_file", *args.dev_file]
     runs = []
-    for method in args.methods:
-        name = f"{FOLDER}/{method}"
-        given = ["--do_train", "--do_eval", *text, "--method", method, "--max_train_steps", str(args.steps), *shared]
-        given += ["--load_model_path", args.encoder, *extra, "--output_dir", str(folder / name)]
+    for variant in variants:
+        name = f"{FOLDER}/{variant.label}"
+        given = ["--do_train", "--do_eval", *text, "--max_train_steps", str(args.steps), *shared]
+        given += ["--method", variant.method, *variant.flags, "--load_model_path", args.encoder, *extra]
+        given += ["--output_dir", str(folder / name)]
         task = TextTask(name=text_name, train=None, dev={}, test={}, recipe=recipe)
-        run = Planned(name, folder / name, task, Variant(method, method), [], parsed(task, given))
+        run = Planned(name, folder / name, task, variant, [], parsed(task, given))
         run.command = [*plan.script_command(task.script), *given]
         runs.append(run)
-    before = {f"after-{run.variant.method}": run for run in runs}
-    variants = [Variant("naive", "naive", ("--load_model_path", args.encoder))]
+    before = {f"after-{run.variant.label}": run for run in runs}
+    arms = [Variant("naive", "naive", ("--load_model_path", args.encoder))]
     for label, run in before.items():
-        variants.append(Variant(label, "naive", ("--load_model_path", (run.folder / "best").as_posix())))
-    fine_tuned = plan.plan_runs(folder, tasks, variants, args.seeds, [*shared, *fine_tuning])
+        arms.append(Variant(label, "naive", ("--load_model_path", (run.folder / "best").as_posix())))
+    fine_tuned = plan.plan_runs(folder, tasks, arms, args.seeds, [*shared, *fine_tuning])
     for run in fine_tuned:
         run.after = before.get(run.variant.label)
     return [*runs, *fine_tuned]
@@ -75,44 +78,65 @@ def check_text(run: Planned) -> None:
 
 def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
     """The results of pre-training and of the fine-tuning after it, and all others."""
-    further = [result for result in results if "mlm_probability" in result.args or method_before(result)]
+    further = [result for result in results if "mlm_probability" in result.args or trained_by(result)]
     return further, [result for result in results if result not in further]
 
 
-def method_before(result: Result) -> str | None:
-    """The method of the pre-training run that a fine-tuned encoder is from; None where it is from none."""
-    *_, folder, method, best = ("", "", "", *Path(result.args["load_model_path"]).parts)
-    return method if (folder, best) == (FOLDER, "best") else None
+def trained_by(result: Result) -> str | None:
+    """What the pre-training run that a fine-tuned encoder is from is called; None where it is from none."""
+    *_, folder, label, best = ("", "", "", *Path(result.args["load_model_path"]).parts)
+    return label if (folder, best) == (FOLDER, "best") else None
 
 
 def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -> tuple[str, list[dict]]:
     """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none."""
-    trained = [result for result in further if "mlm_probability" in result.args]
     if not further:
         return "", []
-    rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(result.args["method"]))]
-    encoders = {result.args["load_model_path"] for result in trained}
-    as_it_was = [result for result in others if result.args["load_model_path"] in encoders]
-    as_it_was = [result for result in as_it_was if result.args["method"] == "naive"]
-    arms: dict[str, dict[str, Group]] = {}  # what is the same in all arms -> arm -> its runs
-    for group in grouped([*as_it_was, *(result for result in further if result not in trained)]):
-        arms.setdefault(_shared(group), {})[method_before(group.first) or AS_IT_WAS] = group
-    tuned = [
-        _task_row(arm, group, each)
-        for each in sorted(arms.values(), key=lambda each: (*TASKS, next(iter(each.values())).task).index(_task(each)))
-        if len(each) > 1
-        for arm, group in sorted(each.items(), key=lambda item: _place(item[0]))
-    ]
+    trained = [result for result in further if "mlm_probability" in result.args]
+    rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(_label(result)))]
+    tuned = []
+    for grid in sorted({_grid(result) for result in further}):
+        encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
+        plain = [result for result in others if result.args["method"] == "naive"]
+        compared = [result for result in plain if result.args["load_model_path"] in encoders]
+        compared += [result for result in further if result not in trained and _grid(result) == grid]
+        tuned += _task_rows(grouped(compared))
     text = "\n\n".join(filter(None, (f"## {TITLE}", ABOUT, _table(rows, TEXT_COLUMNS), _table(tuned, TASK_COLUMNS))))
     return text, rows + tuned
 
 
-def _task(arms: dict[str, Group]) -> str:
-    return next(iter(arms.values())).task
+def _grid(result: Result) -> str:
+    """The folder of the grid that a run of pre-training, or of fine-tuning after it, is from."""
+    below = 2 if "mlm_probability" in result.args else 3  # pretraining/METHOD, TASK/after-METHOD/SEED
+    return "/".join(result.name.split("/")[:-below])
 
 
-def _place(arm: str) -> int:
-    return [AS_IT_WAS, *METHODS].index(arm)
+def _label(result: Result) -> str:
+    """What a pre-training run is called: its folder's name."""
+    return result.name.rpartition("/")[2] or result.args["method"]
+
+
+def _task_rows(groups: Sequence[Group]) -> list[dict]:
+    """The rows of one grid's fine-tuning: task by task, the encoder as it was first."""
+    alike: dict[str, dict[str, Group]] = {}  # what all arms have in common -> arm -> its runs
+    for group in groups:
+        alike.setdefault(_shared(group), {})[trained_by(group.first) or AS_IT_WAS] = group
+
+    def place(arms: dict[str, Group]) -> int:
+        task = next(iter(arms.values())).task
+        return (*TASKS, task).index(task)
+
+    return [
+        _task_row(arm, arms[arm], arms)
+        for arms in sorted(alike.values(), key=place)
+        for arm in sorted(arms, key=_place)
+        if arms.keys() != {AS_IT_WAS}
+    ]
+
+
+def _place(arm: str) -> tuple[int, str]:
+    """The encoder as it was, then the methods in their order, each before its rows with other settings."""
+    return [AS_IT_WAS, *METHODS, arm].index(arm.partition("-")[0] if arm != AS_IT_WAS else arm), arm
 
 
 def _shared(group: Group) -> str:
@@ -127,7 +151,7 @@ def _text_row(folder: Path, result: Result) -> dict:
         "table": FOLDER,
         "encoder": result.args["load_model_path"],
         "task": result.args["task_name"],
-        "method": result.args["method"],
+        "method": _label(result),
         "steps": best["global_step"],
         "loss": best["eval_loss"],
         **best["metrics"],

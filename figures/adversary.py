@@ -6,15 +6,18 @@ Penalty against divergence in each layer before the first step; whether either h
 the keep rate along the run; and the liveness, which is 1 where the masks do no more than random ones.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from typing import TYPE_CHECKING
 
 from figures.drawing import COLOURS, LINE_STYLES, WIDTH, picture
-from utils import InputError, Parser, log, run_script
+from utils import InputError, Parser, counted, log, run_script
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 HEIGHT = 6.6  # inches
 MARKS = "osD^vPX"
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = [run for number, path in enumerate(args.files) for run in read_runs(Path(path), number)]
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, runs)
-    log.info(f"{len(runs)} runs: {args.output}")
+    log.info(f"{counted(len(runs), 'run')}: {args.output}")
 
 
 def read_runs(path: Path, number: int) -> list[dict]:
@@ -73,6 +76,8 @@ def _rule(setting: dict) -> str:
 
 def draw(path: str | Path, runs: Sequence[dict]) -> None:
     """Write the picture."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
     with picture(path, WIDTH, HEIGHT) as figure:
         ratios, cosines, rates, alive = figure.subplots(2, 2).flatten()
         for run in runs:

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers.utils import ModelOutput
 
 from .budget import RowBudget
@@ -510,13 +511,20 @@ def divergence(
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
         p, q = p.T, q.T
         return symmetric_kl(p, q) / p.shape[-1]
-    if of_words or (p.ndim == 3 and protocol == "corrected"):  # one prediction per token
-        # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
-        ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
-        p, q = p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0)
-        if of_words:
-            return symmetric_kl(p, q) / (~ignored).sum().clamp(min=1)
+    # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
+    ignored = (labels == IGNORED_LABEL).unsqueeze(-1)
+    if of_words:
+        # Computed again in the backward pass: of a whole vocabulary six tensors of this size would have to be kept.
+        apart = checkpoint(_kl_but, ignored, p, q, use_reentrant=False, preserve_rng_state=False)
+        return apart / (~ignored).sum().clamp(min=1)
+    if p.ndim == 3 and protocol == "corrected":  # one prediction per token
+        return _kl_but(ignored, p, q) / len(labels)
     return symmetric_kl(p, q) / len(labels)
+
+
+def _kl_but(ignored: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """`symmetric_kl` without the rows (..., 1) that are ignored."""
+    return symmetric_kl(p.masked_fill(ignored, 0.0), q.masked_fill(ignored, 0.0))
 
 
 def labelled_alone(

@@ -35,7 +35,8 @@ def divergences(model: AsaModel, generator: torch.Generator, labels: torch.Tenso
     finally:
         for module, training in modes:
             module.training = training
-    return torch.stack([divergence(model.config, clean, each, labels, model.protocol) for each in logits])
+    of = labels, model.protocol, model.of_words
+    return torch.stack([divergence(model.config, clean, each, *of) for each in logits])
 
 
 def noting(rule: MaskRule, kept: list[torch.Tensor]) -> MaskRule:

@@ -442,10 +442,10 @@ PROCESSES = [
     ("-m figures.attention_maps", ["--task_name", "SST-2"], "the following arguments are required: --model_file"),
 ]
 PROGRAMS = (
-    *("run_sent_clas", "run_multi_cho", "run_tok_clas", "reproduce", "demo", "data.download", "models.fetch"),
-    *("figures.attention_maps", "figures.differences", "figures.training_curves"),
-    *("benchmarks.kill_resume", "benchmarks.noise", "benchmarks.protocols", "benchmarks.throughput"),
-    "benchmarks.scale",
+    *("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm", "reproduce", "demo", "data.download"),
+    *("models.fetch", "figures.adversary", "figures.attention_maps", "figures.differences"),
+    *("figures.training_curves", "benchmarks.adversary", "benchmarks.kill_resume", "benchmarks.noise"),
+    *("benchmarks.protocols", "benchmarks.throughput", "benchmarks.pretraining", "benchmarks.scale"),
 )
 # Each program in turn with --help; the first one that imports what takes seconds ends it.
 HELP = """

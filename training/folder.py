@@ -30,7 +30,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy
 
 # Which names in its folder a run writes. What bears another name is somebody else's, and is never removed.
 CHECKPOINT = re.compile(r"\d+_pytorch_model\.bin")
-RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|best|{CHECKPOINT.pattern}")
+RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|trackers\.json|best|{CHECKPOINT.pattern}")
 STATE = re.compile(r"\d{8,}(-evaluated)?")
 PREDICTIONS = re.compile(r".+\.parquet")
 BESIDE_TRAINING = "evaluation-"  # begins the names of predictions that are not those of the training

@@ -113,7 +113,7 @@ def test_a_grid_goes_on_past_a_failure_and_skips_what_is_finished(stand_in, tmp_
 
 def test_a_run_that_was_cut_off_is_resumed(stand_in, tmp_path):
     assert stand_in("--methods", "asa", "--seeds", "14,", "--keep_checkpoints", "none") == 1
-    assert missing(tmp_path / "runs") == {"CoLA/asa/seed14": "not finished, 1 epochs done"}
+    assert missing(tmp_path / "runs") == {"CoLA/asa/seed14": "not finished, 1 epoch done"}
     assert stand_in("--methods", "asa", "--seeds", "14,", "--keep_checkpoints", "none") == 0
     assert stand_in.runs() == ["CoLA/asa/seed14", "CoLA/asa/seed14 --resume"]
     assert missing(tmp_path / "runs") == {}

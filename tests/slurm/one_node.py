@@ -117,7 +117,7 @@ class Slurm:
     def ask(self, *command: str) -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=300).stdout
 
-    def wait_for(self, *command: str, said: str, seconds: float = 100) -> None:
+    def wait_for(self, *command: str, said: str, seconds: float = 300) -> None:
         """Wait until a command says what is expected, anywhere in what it says."""
         until = time.monotonic() + seconds
         while said not in (last := self.ask(*command)):

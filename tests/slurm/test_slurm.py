@@ -45,7 +45,7 @@ def grid(slurm, tmp_path, monkeypatch):
     argv += ["--output_dir", str(tmp_path / "runs"), "--data_dir", str(tmp_path / "sets")]
     argv += ["--encoder", str(tmp_path / "encoder"), "--eval_file", f"SST-2={tmp_path / 'hard.tsv'}"]
     argv += ["--keep_checkpoints", "all", "--cluster", "slurm"]
-    argv += ["--cluster_args", "timeout_min=10", "signal_delay_s=45", "array_parallelism=2", "nodelist=there", "--"]
+    argv += ["--cluster_args", "timeout_min=10", "signal_delay_s=100", "array_parallelism=2", "nodelist=there", "--"]
     argv += ["--max_seq_length", "40", "--train_batch_size", "4", "--num_train_epochs", "2", "--save_steps", "1"]
     return lambda: reproduce.main(argv)
 
@@ -65,7 +65,9 @@ def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, 
     assert states(folder) == ["00000001", "00000002"]
 
     paused(slurm, tmp_path, 1)
-    slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    # The signal is due now, as Slurm sees within 30 seconds, and the end in one or two minutes.
+    minutes = int(slurm.ask("squeue", "--noheader", "--jobs", job, "--format=%M").split(":")[-2])
+    slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
     requeued(slurm, job, "TimeLimit=10")
     assert states(folder) == ["00000003-evaluated", "00000004"]
 
@@ -152,3 +154,27 @@ def test_a_job_over_two_nodes_trains_as_one_process(slurm, data_dir, encoder_fol
     done = slurm.ask("sbatch", "--wait", f"--output={log}", "--time=5", str(ROOT / "docs/several_nodes.sh"), *given)
     assert "Submitted batch job" in done
     assert losses(two) == pytest.approx(losses(one), rel=1e-5), log.read_text()
+
+
+TORCHRUN = """#!/bin/bash
+echo "$@" >> {folder}/ran
+[ -e {folder}/results.json ] && exit 0
+trap "exit 143" TERM
+touch {folder}/results.json
+while :; do sleep 0.1; done
+"""
+
+
+def test_that_job_queues_itself_again_and_resumes(slurm, tmp_path, monkeypatch):
+    """With a stand-in for torchrun; the signal comes as before a time limit, to the batch script alone."""
+    (tmp_path / "torchrun").write_text(TORCHRUN.format(folder=tmp_path))
+    (tmp_path / "torchrun").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    flags = ["--parsable", "--nodes=1", f"--output={tmp_path / 'log'}", str(ROOT / "docs/several_nodes.sh")]
+    job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()
+    slurm.wait_for("ls", str(tmp_path), said="results.json")
+    slurm.ask("scancel", "--signal=TERM", "--batch", job)
+    requeued(slurm, job, "TimeLimit=5")
+    slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="COMPLETED")
+    first, second = (line.partition("run_sent_clas.py ")[2] for line in (tmp_path / "ran").read_text().splitlines())
+    assert (first, second) == (f"--do_train --output_dir {tmp_path}", f"--do_train --resume --output_dir {tmp_path}")

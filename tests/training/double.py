@@ -2,12 +2,12 @@
 
 import torch
 
-import training.loop
+import training.run
 
-load_pretrained = training.loop.load_pretrained
+load_pretrained = training.run.load_pretrained
 
 
 def in_double(setattr=setattr) -> None:
     """Arrange for it, with `setattr` or pytest's of that name."""
-    setattr(training.loop, "load_pretrained", lambda *given: load_pretrained(*given).double())
+    setattr(training.run, "load_pretrained", lambda *given: load_pretrained(*given).double())
     setattr(torch.Tensor, "float", torch.Tensor.double)
