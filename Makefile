@@ -9,7 +9,7 @@ demo: $(READY)
 	$(VENV)/bin/python demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile
+	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

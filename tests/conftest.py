@@ -124,6 +124,15 @@ WORDS = (
 ).split()
 
 
+# Files that take a minute or more, longest first: begun early, none is left alone at the end.
+LONG = ("test_slurm.py", "test_resume.py", "test_processes.py")
+
+
+def pytest_collection_modifyitems(items):
+    order = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
+
+
 def tiny_backbone(
     model_type: str = "bert",
     head: str = "sequence",

@@ -29,7 +29,7 @@ from models import methods
 from models.asa import AsaModel
 from run_tok_clas import main
 from training import accumulation
-from training.evaluation import predict
+from training.evaluation import Head, predict
 from training.loop import optimize
 
 CONLL, PTB, WNUT = (TOKEN_TASKS[name] for name in ("CoNLL-2003", "PTB", "WNUT-2017"))
@@ -264,7 +264,7 @@ def test_scores_that_are_not_defined_are_zero_with_one_warning(tags, predictions
 
 def test_predictions_that_are_no_numbers_are_not_written(tmp_path):
     said = message(write_words, tmp_path / "x.tsv", [WordsExample(["a", "film"], None)], [["O", NO_TAG]])
-    assert "x.tsv: not written, for the model's output is not a number in 1 places" in said
+    assert "x.tsv: not written, for the model's output is not a number in 1 place" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -285,7 +285,7 @@ def test_predictions_are_read_back_word_by_word(tmp_path, data_dir):
 
 def run_of(model, collate=None) -> SimpleNamespace:
     args = Namespace(max_grad_norm=0.0, eval_batch_size=1, num_workers=0)
-    head = SimpleNamespace(collate=collate)
+    head = Head(auto_class=None, collate=collate, score=None, write=None)
     return SimpleNamespace(args=args, model=model, accelerator=Accelerator(cpu=True), head=head, interruption=None)
 
 

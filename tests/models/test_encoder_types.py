@@ -365,7 +365,10 @@ OTHER_HEADS = "ASA is for the heads of sequence classification, multiple choice"
         (lambda: AutoModel.from_config(config()), f"BertModel .*: {OTHER_HEADS}"),
         (lambda: AutoModel.from_config(config("roformer")), f"RoFormerModel .*: {OTHER_HEADS}"),
         (lambda: AutoModelForQuestionAnswering.from_config(config("deberta-v2")), "DebertaV2ForQuestionAnswering is"),
-        (lambda: tiny_backbone("roformer", "choice"), "RoFormerForMultipleChoice is not supported, as without ASA"),
+        (
+            lambda: tiny_backbone("roformer", "choice"),
+            "RoFormerForMultipleChoice is not supported, as its predictions depend on padding",
+        ),
         (lambda: tiny_backbone("modernbert", "masked_lm", sparse_prediction=True), "sparse_prediction=True is not"),
         (lambda: tiny_backbone("deberta", relative_attention=False), "deberta with relative_attention=False is not"),
         (

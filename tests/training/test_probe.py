@@ -23,7 +23,7 @@ from data.readers import Splits
 from models import methods
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
-from training import loop
+from training import run as run_module
 from training.evaluation import Head, Run
 from training.probe import probe
 
@@ -101,7 +101,7 @@ def test_a_run_has_the_figures_that_it_has_without(method, tmp_path, monkeypatch
     make_encoder(tmp_path / "encoder")
     found = []
     for name, function in (("with", probe), ("without", lambda run, features: None)):
-        monkeypatch.setattr(loop, "probe", function)
+        monkeypatch.setattr(run_module, "probe", function)
         flags = ["--do_train", "--do_eval", "--do_test", "--method", method, "--logging_steps", "1"]
         folder = run_folder(
             run_sent_clas.main, tmp_path / "sets", str(tmp_path / "encoder"), tmp_path / name, "SST-2", *flags
