@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
+# One more than there are cores: some tests wait, for processes or for Slurm.
+WORKERS := $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
 PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 
 .PHONY: demo test lint package encoder-base clean
@@ -9,7 +11,7 @@ demo: $(READY)
 	$(VENV)/bin/python demo.py
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
