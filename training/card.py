@@ -59,7 +59,7 @@ def model_card(results: Mapping, model_class: str) -> str:
         eval_results=scored or None,
     )
     done, plainly = ("trained further", "training") if pipeline == "fill-mask" else ("fine-tuned", "fine-tuning")
-    how = f"plain {plainly}" if method == "naive" else f"`--method {method}`"
+    how = f"plain {plainly}" if method == "naive" else f"`--method {method}` of Adversarial Self-Attention"
     settings = {flag: args.get(flag) for flag in (*METHODS[method].flags, *SETTINGS)}
     rows = [f"| {flag} | {value} |" for flag, value in settings.items() if value not in (None, "")]
     metrics = [f"| {metric} | {value:.2f} |" for metric, value in scores.items()]
@@ -67,9 +67,9 @@ def model_card(results: Mapping, model_class: str) -> str:
     lines = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name} {done} on {task}",
-        f"`{name}` {done} on {task} ({results['examples'].get('train')} rows) by {how} of Adversarial"
-        f" Self-Attention; epoch {best['epoch']} (counted from 0), after {best['global_step']} steps, which scored best"
-        " of its run. The adversaries, which only training needs, are not in this folder.",
+        f"`{name}` {done} on {task} ({results['examples'].get('train')} rows) by {how}; epoch"
+        f" {best['epoch']} (counted from 0), after {best['global_step']} steps, the"
+        f" {'best' if metrics else 'last'} of its run. The adversaries, which only training needs, are not in this folder.",
         "## Scores",
         "\n".join([f"| on the {evaluated} set | |", "|---|---|", *metrics]) if metrics else "It was not evaluated.",
         "Of one seed: how much seeds differ is to be known before two such models are compared." if metrics else "",

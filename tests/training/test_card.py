@@ -48,7 +48,7 @@ def test_the_metadata_are_those_of_the_hub():
     for row in ("| accuracy | 93.00 |", "| tau | 0.3 |", "| learning_rate | 2e-05 |", "| precision | fp32 |"):
         assert row in text
     assert "rdrop_alpha" not in text  # which ASA does not read
-    assert "epoch 1 (counted from 0), after 4210 steps" in text
+    assert "epoch 1 (counted from 0), after 4210 steps, the best of its run" in text
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,7 @@ def test_each_head_has_its_pipeline(model_class, pipeline):
     assert data.pipeline_tag == pipeline
     assert data.eval_results is None
     assert "It was not evaluated." in text
+    assert "the last of its run" in text
 
 
 def test_a_folder_is_no_base_model(tmp_path):
