@@ -69,7 +69,8 @@ def model_card(results: Mapping, model_class: str) -> str:
         f"# {name} {done} on {task}",
         f"`{name}` {done} on {task} ({results['examples'].get('train')} rows) by {how}; epoch"
         f" {best['epoch']} (counted from 0), after {best['global_step']} steps, the"
-        f" {'best' if metrics else 'last'} of its run. The adversaries, which only training needs, are not in this folder.",
+        f" {'best' if metrics else 'last'} of its run."
+        " The adversaries, which only training needs, are not in this folder.",
         "## Scores",
         "\n".join([f"| on the {evaluated} set | |", "|---|---|", *metrics]) if metrics else "It was not evaluated.",
         "Of one seed: how much seeds differ is to be known before two such models are compared." if metrics else "",
