@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.cache import cached
     from data.features import choice_features
     from data.submission import write_choices
-    from models.encoders import NO_CLASSES
+    from models.heads import NO_CLASSES
     from training.evaluation import Head
     from training.run import execute, prepare
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.features import Features, sentence_features
     from data.submission import write_submission
     from models.checkpoints import saved_classes
-    from models.encoders import named_labels
+    from models.heads import named_labels
     from training.evaluation import Head
     from training.run import execute, prepare
 

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data.features import Features, word_features
     from data.predictions import per_word
     from data.submission import write_words
-    from models.encoders import named_labels
+    from models.heads import named_labels
     from training.evaluation import Head
     from training.run import execute, prepare
 

@@ -125,7 +125,7 @@ def _data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataC
     from transformers import DataCollatorWithPadding
 
     from data.features import sentence_features
-    from models.encoders import load_tokenizer
+    from models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.load_model_path, None, lower_case=False, slow=False)
     assert task.train is not None
@@ -148,7 +148,8 @@ def follow(
 
     from data.batches import StepSampler
     from models.asa import AsaModel
-    from models.encoders import load_config, load_pretrained, named_labels
+    from models.encoders import load_config, load_pretrained
+    from models.heads import named_labels
     from training.optimizer import make_optimizer, parameter_groups
 
     set_seed(setting.seed)
@@ -223,7 +224,7 @@ def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
     """
     import torch
 
-    from models.asa import divergence
+    from models.divergence import divergence
 
     labels, mask = batch.pop("labels"), batch["attention_mask"]
     read: list[torch.Tensor] = []

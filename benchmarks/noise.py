@@ -65,7 +65,7 @@ def make_batches(args: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
     """Sentences of the DEMO task, with their labels."""
     import torch
 
-    from models.encoders import load_tokenizer
+    from models.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(args.load_model_path, None, lower_case=True, slow=False)
     rows = make_rows("train", args.batches * args.batch_size)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     import torch
 
-    from models.encoders import load_tokenizer
+    from models.tokenizer import load_tokenizer
     from training import loop
     from training.folder import describe
 

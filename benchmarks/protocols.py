@@ -63,7 +63,9 @@ def measure(args: argparse.Namespace, task, auto_class: str, collator: str, feat
 
     from data import features as making
     from models.asa import PROTOCOLS, AsaModel
-    from models.encoders import load_config, load_pretrained, load_tokenizer, named_labels
+    from models.encoders import load_config, load_pretrained
+    from models.heads import named_labels
+    from models.tokenizer import load_tokenizer
 
     head = getattr(transformers, auto_class)
     name = args.load_model_path

@@ -75,7 +75,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def vocabulary(encoder: str) -> list[str]:
     """The whole words that the encoder's tokenizer knows, in an order of their own."""
-    from models.encoders import load_tokenizer  # takes seconds
+    from models.tokenizer import load_tokenizer  # takes seconds
 
     tokenizer = load_tokenizer(encoder, None, lower_case=False, slow=False)
     return sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalpha())

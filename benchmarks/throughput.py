@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     import torch
 
-    from models.encoders import load_tokenizer
+    from models.tokenizer import load_tokenizer
     from training.folder import describe
 
     args.threads = args.threads or torch.get_num_threads()
@@ -320,7 +320,7 @@ def child(args: argparse.Namespace) -> dict:
     """Peak memory and median seconds of SST-2 training steps; or, for a job with `argv`, the time to a first step."""
     import torch
 
-    from models.encoders import load_tokenizer
+    from models.tokenizer import load_tokenizer
     from training import loop
 
     job = json.loads(args.child)

@@ -74,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transformers import AutoModelForSequenceClassification
 
     from models.checkpoints import load_saved, saved_classes
-    from models.encoders import fit_together, load_config, load_tokenizer, named_labels
+    from models.encoders import load_config
+    from models.heads import named_labels
+    from models.tokenizer import fit_together, load_tokenizer
 
     config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
     tokenizer = load_tokenizer(args.load_model_path, None, args.do_lower_case, slow=False)

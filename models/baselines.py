@@ -2,7 +2,7 @@
 
 Each is a module around the backbone, as `AsaModel` is: in training mode `forward(**batch)` makes the step's loss, and
 in evaluation mode it is the backbone. `loss` is `task_loss` + `divergence`, the latter as it is weighted there. The
-divergence of two predictions is ASA's own (`models.asa.divergence`), so that all methods have the same idea of it for
+divergence of two predictions is ASA's own (`models.divergence`), so that all methods have the same idea of it for
 sentences, choices, words and regressions.
 """
 
@@ -17,7 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .asa import AsaModel, AsaOutput, divergence, labelled_alone, twice, zero_without_labels
+from .asa import AsaModel, AsaOutput, twice
+from .divergence import divergence, labelled_alone, zero_without_labels
 from .encoder_types import predicts_masked_words
 
 R3F_NOISES = ("uniform", "normal")

@@ -21,16 +21,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from models.asa import AsaModel
 from models.encoder_types import predicts_masked_words
-from models.encoders import (
-    HEADS,
-    as_loaded,
-    check_same_type,
-    class_words,
-    load_config,
-    load_folder,
-    reorder_classes,
-    same_head,
-)
+from models.encoders import check_same_type, load_config, load_folder
+from models.heads import HEADS, class_words, reorder_classes, same_head
+from models.tokenizer import as_loaded
 from utils import InputError, atomic_file, atomic_folder, counted
 
 if TYPE_CHECKING:

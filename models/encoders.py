@@ -1,15 +1,14 @@
-"""How a name becomes a configuration, a tokenizer and a model with a new head.
+"""How a name becomes a configuration and a model with a new head.
 
 A name is tried as a folder, then as an installed encoder package, then as a fetched encoder (`models/fetch.py`), then
 on the Hugging Face Hub.
 """
 
-import contextlib
 import copy
 import difflib
 import importlib.util
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,47 +17,24 @@ from typing import TYPE_CHECKING
 import huggingface_hub
 import torch
 import transformers
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from models.encoder_types import ENCODER_TYPES, predicts_masked_words, unsupported
 from models.fetch import FETCHED
+from models.heads import HEADS, settle_head
 from utils import InputError, declared_classes, file_sha256, log
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-# RoBERTa and its kin count positions from the one after the pad token's id.
-COUNT_FROM_PAD = (
-    "camembert",
-    "data2vec-text",
-    "esm",
-    "ibert",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-)
 # One of them is in every folder with a tokenizer.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
-# The kinds of heads that call their weights by the same names.
-HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification")
-# A multiple-choice model has one output for each choice and no classes, whatever its encoder was trained for.
-NO_CLASSES = {
-    "problem_type": None,
-    "id2label": {0: "LABEL_0", 1: "LABEL_1"},
-    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
-}
 
 
 @dataclass(frozen=True)
@@ -165,7 +141,7 @@ def load_config(
     except Exception as error:  # the library raises what its parts raise
         if (Path(name) / "config.json").is_file():
             raise InputError(
-                f"{flag} {name}: its config.json describes no model that transformers knows ({_reason(error)})"
+                f"{flag} {name}: its config.json describes no model that transformers knows ({reason(error)})"
             ) from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
@@ -185,7 +161,7 @@ def check_same_type(given: str, saved: PreTrainedConfig, encoder: PreTrainedConf
         raise InputError(f"{given}: a {saved.model_type} model, but --load_model_path is {encoder.model_type}")
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """What the library says, in a line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:200] or type(error).__name__
@@ -194,73 +170,6 @@ def _reason(error: Exception) -> str:
 def _nearest(name: str) -> str:
     near = difflib.get_close_matches(name, PACKAGES, n=1)
     return f"; did you mean {near[0]}?" if near else ""
-
-
-def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes, of which one is right; of none, a regression."""
-    if not labels:
-        return {"num_labels": 1, "problem_type": "regression"}
-    return {
-        "problem_type": "single_label_classification",
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: index for index, label in enumerate(labels)},
-    }
-
-
-def load_tokenizer(
-    name: str, cache_dir: str | None, lower_case: bool, slow: bool, flag: str = "--load_model_path", **settings
-) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer. It cuts and pads on the right, whatever its files say.
-
-    Args:
-        lower_case: force lower case; otherwise the checkpoint's own setting holds.
-        slow: ask for the pure Python tokenizer, which few models have in transformers 5.
-        flag: where the name comes from, for messages.
-        settings: others of the tokenizer; one that it does not know has no effect.
-
-    Raises:
-        InputError: the tokenizer's files are missing or damaged.
-    """
-    changes = settings | ({"do_lower_case": True} if lower_case else {})
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
-        )
-    except Exception as error:
-        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded ({_reason(error)})") from None
-    # Without its files transformers 5 makes one that knows no word, and says nothing.
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
-    if slow and tokenizer.is_fast:
-        log.info("--use_slow_tokenizer: transformers 5 has only a fast tokenizer for this model, which is used")
-    if lower_case and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
-        log.info("--do_lower_case: this model's tokenizer knows no such setting; the text keeps its case")
-    # Encoders count positions from the left.
-    tokenizer.padding_side = tokenizer.truncation_side = "right"
-    tokenizer.own_limits = {"model_max_length": tokenizer.model_max_length}
-    if tokenizer.is_fast:
-        backend = tokenizer.backend_tokenizer
-        tokenizer.own_limits |= {"truncation": backend.truncation, "padding": backend.padding}
-    return tokenizer
-
-
-@contextlib.contextmanager
-def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Within this block, a tokenizer of `load_tokenizer` has the lengths of its own files again, to be saved."""
-    own = getattr(tokenizer, "own_limits", None)
-    if own is None:  # it is of another origin
-        yield
-        return
-    limit = tokenizer.model_max_length
-    tokenizer.model_max_length = own["model_max_length"]
-    if "truncation" in own:
-        backend = tokenizer.backend_tokenizer  # each call of the tokenizer sets both anew
-        backend.enable_truncation(**own["truncation"]) if own["truncation"] else backend.no_truncation()
-        backend.enable_padding(**own["padding"]) if own["padding"] else backend.no_padding()
-    try:
-        yield
-    finally:
-        tokenizer.model_max_length = limit
 
 
 def attention_implementation(config: PreTrainedConfig, given: str | None, training: bool, on_cpu: bool) -> str:
@@ -281,39 +190,6 @@ def attention_implementation(config: PreTrainedConfig, given: str | None, traini
     if given is not None:
         return given
     return "eager" if (training and on_cpu) or not has_sdpa else "sdpa"
-
-
-def positions(config: PreTrainedConfig) -> int:
-    """How many tokens an encoder has positions for."""
-    counted_from = (config.pad_token_id or 0) + 1 if config.model_type in COUNT_FROM_PAD else 0
-    return config.max_position_embeddings - counted_from
-
-
-def fit_together(
-    name: str,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    flag: str = "--load_model_path",
-    encoder: str = "its encoder",
-) -> None:
-    """Give the tokenizer the length that the encoder has positions for, and segment ids only where it has segments.
-
-    Args:
-        name, flag: where the tokenizer comes from, for messages.
-        encoder: what a message calls the encoder.
-
-    Raises:
-        InputError: the tokenizer knows more tokens than the encoder.
-    """
-    if len(tokenizer) > config.vocab_size:
-        raise InputError(f"{flag} {name}: its tokenizer has {len(tokenizer)} tokens, {encoder} {config.vocab_size}")
-    if config.model_type in COUNT_FROM_PAD and config.pad_token_id is None:
-        raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
-    # As the tokenizers of RoBERTa and its kin do.
-    if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
 
 
 def load_pretrained(
@@ -341,7 +217,7 @@ def load_pretrained(
     if lost:
         raise InputError(f"--load_model_path {name}: not the weights of the whole encoder: {lost[0]} is missing")
     if order_of:
-        new = _settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
+        new = settle_head(model, new, f"--load_model_path {name}", load_config(name, None, cache_dir), order_of)
     if new:
         log.info(f"new weights: {', '.join(new)}")
     if predicts_masked_words(model):
@@ -382,59 +258,6 @@ def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[
     return {weight: tensor.clone() for weight, tensor in pooler.state_dict().items()}
 
 
-def _settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order_of: Callable) -> list[str]:
-    """Keep the head that a checkpoint has, or make it anew; gives the names of all new weights of the model."""
-    head = {weight for weight in model.state_dict() if not weight.startswith(f"{model.base_model_prefix}.")}
-    loaded = head.difference(new)
-    words = class_words(own)
-    order = order_of(words) if loaded == head and same_head(own, type(model)) else None
-    if order is not None:
-        reorder_classes(model, order)
-        log.info(f"{given}: its head is kept (classes {', '.join(words)})")
-        return new
-    if loaded:
-        remake_head(model)
-    if loaded or _kind(own):
-        log.info(f"{given}: its head is not known to be one for this task (classes {', '.join(words)}): made anew")
-    return sorted({*new, *head})
-
-
-def class_words(config: PreTrainedConfig) -> list[str]:
-    """The names of a model's classes, in order; `LABEL_<i>` where it has none."""
-    return [str(word) for _, word in sorted((config.id2label or {}).items())]
-
-
-def same_head(config: PreTrainedConfig, model_class: type) -> bool:
-    """Whether a folder's head may be one of that kind: it does not say that it is another, under the same names."""
-    return not _kind(config) or model_class.__name__.endswith(_kind(config))
-
-
-def _kind(config: PreTrainedConfig) -> str:
-    """Which of `HEADS` a folder says that it has; empty for none of them."""
-    name = (config.architectures or [""])[0]
-    return next((kind for kind in HEADS if name.endswith(kind)), "")
-
-
-def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Give the outputs of a classifier another order: the i-th is then what was the `order[i]`-th."""
-    linear = [module for child in _head(model) for module in child.modules() if isinstance(module, nn.Linear)][-1]
-    with torch.no_grad():
-        for weight in linear.parameters():
-            weight.copy_(weight[list(order)])
-
-
-def remake_head(model: PreTrainedModel) -> None:
-    """Draw the weights of a head as if the checkpoint had none."""
-    for child in _head(model):
-        for weight in child.parameters():
-            weight._is_hf_initialized = False  # type: ignore[attr-defined]  # a mark of transformers, in no stub
-        child.apply(model._init_weights)
-
-
-def _head(model: PreTrainedModel) -> list[nn.Module]:
-    return [child for name, child in model.named_children() if name != model.base_model_prefix]
-
-
 def load_folder(
     auto_class: "type[_BaseAutoModelClass]",
     name: str,
@@ -468,7 +291,7 @@ def load_folder(
             " damaged; use a model.safetensors"
         ) from None
     except Exception as error:
-        raise InputError(f"{flag} {name}: its weights cannot be loaded ({_reason(error)})") from None
+        raise InputError(f"{flag} {name}: its weights cannot be loaded ({reason(error)})") from None
     for weight, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{flag} {name}: its weights are not finite: {weight}")

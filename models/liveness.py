@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
-from .asa import AsaModel, MaskRule, divergence
+from .asa import AsaModel, MaskRule
+from .divergence import divergence
 
 
 @torch.no_grad()

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
 
-from .asa import IGNORED_LABEL, AsaModel
+from .asa import AsaModel
+from .divergence import IGNORED_LABEL
 
 ADVERSARIES = "adversaries.safetensors"
 LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.batches import evaluation_batches
 from data.features import Features
-from models.asa import IGNORED_LABEL
+from models.divergence import IGNORED_LABEL
 from training import accumulation
 from training.folder import RunFolder
 from training.sharding import is_sharded, most, no_gradients

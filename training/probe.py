@@ -16,7 +16,7 @@ from data.batches import collate_parts
 from data.features import Features
 from data.readers import Splits
 from models.checkpoints import backbone_of
-from models.encoders import positions
+from models.tokenizer import positions
 from training.evaluation import Head, Run
 from training.state import random_states, restore_random_states
 from utils import InputError

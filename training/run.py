@@ -27,15 +27,13 @@ from models.encoders import (
     attention_implementation,
     check_same_type,
     checkpoint_layers,
-    class_words,
-    fit_together,
     load_config,
     load_pretrained,
-    load_tokenizer,
-    positions,
     sources,
 )
+from models.heads import class_words
 from models.masked_words import predict_given_words
+from models.tokenizer import fit_together, load_tokenizer, positions
 from training.devices import make_accelerator, wait_for_all
 from training.evaluation import (
     Head,

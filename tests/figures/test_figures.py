@@ -18,7 +18,7 @@ from figures import attention_maps, differences, drawing, training_curves
 from models.asa import AsaModel
 from models.checkpoints import save_checkpoint
 from models.encoder_types import ENCODER_TYPES
-from models.encoders import named_labels
+from models.heads import named_labels
 
 TEXT = "the film is not a warm drama"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from models import methods
-from models.asa import PROTOCOLS, AsaModel, symmetric_kl
+from models.asa import PROTOCOLS, AsaModel
 from models.checkpoints import load_release_checkpoint, release_state_dict
+from models.divergence import symmetric_kl
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_HEADS = {"seq": "sequence", "mc": "choice", "tok": "token"}

@@ -19,6 +19,7 @@ from script_runs import exit_status, message, snapshot
 import utils
 from models import encoders, fetch
 from models.fetch import FETCHED, FetchedEncoder, Part, main
+from models.tokenizer import load_tokenizer
 from utils import InputError, user_cache
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -395,7 +396,7 @@ def test_name_becomes_the_fetched_folder(folder, asked, capsys, tmp_path, monkey
     fetched(capsys)
     assert encoders.resolve("tiny") == str(folder)
     assert encoders.load_config("tiny", None, None).model_type == "bert"
-    assert len(encoders.load_tokenizer("tiny", None, False, False)) > 50
+    assert len(load_tokenizer("tiny", None, False, False)) > 50
     # A folder of that name goes before.
     encoders.resolve.cache_clear()
     (tmp_path / "tiny").mkdir()

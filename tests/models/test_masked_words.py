@@ -6,8 +6,9 @@ from asa_models import training_step
 from conftest import SIZES, relative_error, tiny_backbone, tiny_batch
 from torch.nn import functional as F
 
-from models.asa import PROTOCOLS, AsaModel, divergence
+from models.asa import PROTOCOLS, AsaModel
 from models.baselines import RDrop
+from models.divergence import divergence
 from models.encoder_types import predicts_masked_words
 from models.masked_words import predict_given_words
 from training import accumulation

@@ -19,15 +19,9 @@ import run_tok_clas
 from data import cache
 from data.classes import class_order, match_classes, saved_labels
 from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS
-from models.encoders import (
-    NO_CLASSES,
-    fit_together,
-    load_config,
-    load_pretrained,
-    load_tokenizer,
-    named_labels,
-    reorder_classes,
-)
+from models.encoders import load_config, load_pretrained
+from models.heads import NO_CLASSES, named_labels, reorder_classes
+from models.tokenizer import fit_together, load_tokenizer
 
 TASKS = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
 VOCABULARY = 129  # of the tiny encoder's tokenizer

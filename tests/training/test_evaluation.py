@@ -21,7 +21,7 @@ from data.metrics import by_group
 from data.readers import read_set, task_folder
 from data.tasks import ENTAILMENT, NLI, SENTENCE_TASKS
 from models.checkpoints import save_checkpoint, saved_classes
-from models.encoders import named_labels
+from models.heads import named_labels
 
 HANS = SENTENCE_TASKS["HANS"]
 HANS_HEADER = (

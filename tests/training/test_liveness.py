@@ -11,9 +11,10 @@ from conftest import relative_error, tiny_backbone, tiny_batch
 from test_training import features, make_run, metrics_of
 
 from models import methods
-from models.asa import AsaModel, divergence
+from models.asa import AsaModel
 from models.baselines import RandomMask
 from models.checkpoints import release_state_dict
+from models.divergence import divergence
 from models.liveness import divergences, random_rule
 from training import liveness, loop
 from training.loop import train

@@ -1,0 +1,112 @@
+"""Loads an encoder's tokenizer and makes the two fit: lengths, segment ids, the size of the vocabulary."""
+
+import contextlib
+from collections.abc import Iterator
+
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from models.encoders import reason, resolve
+from utils import InputError, log
+
+# RoBERTa and its kin count positions from the one after the pad token's id.
+COUNT_FROM_PAD = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+
+
+def load_tokenizer(
+    name: str, cache_dir: str | None, lower_case: bool, slow: bool, flag: str = "--load_model_path", **settings
+) -> PreTrainedTokenizerBase:
+    """The encoder's tokenizer. It cuts and pads on the right, whatever its files say.
+
+    Args:
+        lower_case: force lower case; otherwise the checkpoint's own setting holds.
+        slow: ask for the pure Python tokenizer, which few models have in transformers 5.
+        flag: where the name comes from, for messages.
+        settings: others of the tokenizer; one that it does not know has no effect.
+
+    Raises:
+        InputError: the tokenizer's files are missing or damaged.
+    """
+    changes = settings | ({"do_lower_case": True} if lower_case else {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
+        )
+    except Exception as error:
+        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded ({reason(error)})") from None
+    # Without its files transformers 5 makes one that knows no word, and says nothing.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise InputError(f"{flag} {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
+    if slow and tokenizer.is_fast:
+        log.info("--use_slow_tokenizer: transformers 5 has only a fast tokenizer for this model, which is used")
+    if lower_case and tokenizer.tokenize("A") != tokenizer.tokenize("a"):
+        log.info("--do_lower_case: this model's tokenizer knows no such setting; the text keeps its case")
+    # Encoders count positions from the left.
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.own_limits = {"model_max_length": tokenizer.model_max_length}
+    if tokenizer.is_fast:
+        backend = tokenizer.backend_tokenizer
+        tokenizer.own_limits |= {"truncation": backend.truncation, "padding": backend.padding}
+    return tokenizer
+
+
+@contextlib.contextmanager
+def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Within this block, a tokenizer of `load_tokenizer` has the lengths of its own files again, to be saved."""
+    own = getattr(tokenizer, "own_limits", None)
+    if own is None:  # it is of another origin
+        yield
+        return
+    limit = tokenizer.model_max_length
+    tokenizer.model_max_length = own["model_max_length"]
+    if "truncation" in own:
+        backend = tokenizer.backend_tokenizer  # each call of the tokenizer sets both anew
+        backend.enable_truncation(**own["truncation"]) if own["truncation"] else backend.no_truncation()
+        backend.enable_padding(**own["padding"]) if own["padding"] else backend.no_padding()
+    try:
+        yield
+    finally:
+        tokenizer.model_max_length = limit
+
+
+def positions(config: PreTrainedConfig) -> int:
+    """How many tokens an encoder has positions for."""
+    counted_from = (config.pad_token_id or 0) + 1 if config.model_type in COUNT_FROM_PAD else 0
+    return config.max_position_embeddings - counted_from
+
+
+def fit_together(
+    name: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    flag: str = "--load_model_path",
+    encoder: str = "its encoder",
+) -> None:
+    """Give the tokenizer the length that the encoder has positions for, and segment ids only where it has segments.
+
+    Args:
+        name, flag: where the tokenizer comes from, for messages.
+        encoder: what a message calls the encoder.
+
+    Raises:
+        InputError: the tokenizer knows more tokens than the encoder.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(f"{flag} {name}: its tokenizer has {len(tokenizer)} tokens, {encoder} {config.vocab_size}")
+    if config.model_type in COUNT_FROM_PAD and config.pad_token_id is None:
+        raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
+    # As the tokenizers of RoBERTa and its kin do.
+    if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
