@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from data.examples import ChoiceExample, Example, WordsExample
+from data.metrics import IGNORED_LABEL
 from utils import InputError
 
-IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging Face and PyTorch
 # DREAM draws a blank with up to 24 underscores. The release puts the choice in place of each of them.
 BLANKS = {"corrected": "_+", "release": "_"}
 

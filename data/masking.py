@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from data.features import IGNORED_LABEL, Features, check_length
+from data.features import Features, check_length
+from data.metrics import IGNORED_LABEL
 from utils import InputError
 
 PACKED_TOGETHER = 10_000  # documents: a row never has text of two such blocks, as the token cache works through them

@@ -15,7 +15,7 @@ from utils import log
 # One figure or tag a row, or a list of them.
 Values = Sequence | np.ndarray
 
-IGNORED_LABEL = -100  # of a row whose label the model lacks
+IGNORED_LABEL = -100  # of a position without a label, as in PyTorch, and of a row whose label the model lacks
 NO_CLASS = -1  # in place of a class where the model's output is not a number
 NO_TAG = "not a number"  # likewise, of a word
 # What the libraries say where they report 0, or nothing, for a score that is not defined.

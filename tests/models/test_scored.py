@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
-from conftest import HEADS, SIZES, relative_error, save_tiny_encoder, tiny_backbone, tiny_batch
-from safetensors.torch import load_file, save_file
+from conftest import HEADS, save_tiny_encoder
+from model_folders import ROWS, edit, load_stock, model_folder, small_sst2
 from script_runs import message, run_folder
 from test_data import write
 from torch.nn import functional as F
@@ -19,22 +18,16 @@ import run_tok_clas
 from data import cache
 from data.classes import class_order, match_classes, saved_labels
 from data.tasks import CHOICE_TASKS, NLI, SENTENCE_TASKS, TOKEN_TASKS
-from models.encoders import load_config, load_pretrained
-from models.heads import NO_CLASSES, named_labels, reorder_classes
+from models.encoders import load_config
+from models.heads import reorder_classes
 from models.tokenizer import fit_together, load_tokenizer
 
 TASKS = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
-VOCABULARY = 129  # of the tiny encoder's tokenizer
-ROWS = (("a WARM film", 1), ("A Dull Plot and more of it", 0), ("great music", 1), ("The Ending is ugly", 0))
 
 
 @pytest.fixture
 def data_dir(tmp_path) -> Path:
-    rows = [f"{text}\t{label}" for text, label in ROWS]
-    for name in ("train", "dev"):
-        write(tmp_path / "data" / "SST-2" / f"{name}.tsv", "sentence\tlabel", *rows)
-    write(tmp_path / "data" / "SST-2" / "test.tsv", "index\tsentence", *(f"0\t{text}" for text, _ in ROWS))
-    return tmp_path / "data"
+    return small_sst2(tmp_path)
 
 
 @pytest.fixture
@@ -48,31 +41,6 @@ def evaluate(encoder_folder, tmp_path, data_dir):
         return json.loads((out / "evaluation.json").read_text())
 
     return run
-
-
-def edit(path: Path, change) -> None:
-    """Rewrite a JSON file."""
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def model_folder(path: Path, encoder: str, model_type="bert", head="sequence", names=None, num_labels=2, **changes):
-    """A stock folder with a random model, whose answers depend on the text, and the tokenizer of the tiny encoder.
-
-    Args:
-        names: of the classes; None where they have none.
-    """
-    if model_type == "roberta":
-        changes = {"type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3} | changes
-    count = len(names) if names else num_labels
-    model = tiny_backbone(model_type, head, "", count, torch.float32, vocab_size=VOCABULARY, **changes)
-    if names:
-        model.config.id2label = dict(enumerate(names))
-        model.config.label2id = {str(name): index for index, name in enumerate(names)}
-    model.save_pretrained(path)
-    AutoTokenizer.from_pretrained(encoder).save_pretrained(path)
-    return path
 
 
 def cased(path: Path) -> None:
@@ -186,6 +154,24 @@ def test_a_run_s_folder_is_its_best_epoch(evaluate, encoder_folder, data_dir, tm
     assert said.startswith(f"--test_model_file {run}: the folder of a run without best/, the model of its best epoch")
 
 
+def test_the_default_length_gives_way_to_the_positions_that_there_are(tmp_path, monkeypatch, caplog):
+    """A length that was typed does not."""
+    write(tmp_path / "data" / "SST-2" / "dev.tsv", "sentence\tlabel", "a warm film with music and a vivid story\t1")
+    save_tiny_encoder(tmp_path / "enc", max_position_embeddings=7)
+    config = AutoConfig.from_pretrained(tmp_path / "enc", num_labels=2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "enc")
+    places = ["--data_dir", tmp_path / "data", "--load_model_path", tmp_path / "enc", "--output_dir", tmp_path / "out"]
+    argv = ["--do_eval", "--task_name", "SST-2", "--test_model_file", tmp_path / "enc", "--no_cuda", *places]
+    argv = list(map(str, argv))
+    caplog.set_level("INFO", "asa")
+    run_sent_clas.main(argv)
+    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert (record["args"]["max_seq_length"], record["unseen"]["eval"]["truncated_share"]) == (7, 1.0)
+    assert "it has positions for 7 tokens: longer rows are cut there" in caplog.text
+    said = message(run_sent_clas.main, [*argv, "--max_seq_length", "128", "--overwrite_output_dir"])
+    assert said == "--max_seq_length 128: this encoder takes 3 to 7 tokens"
+
+
 # --- classes ---
 
 
@@ -271,15 +257,6 @@ def test_labels_that_differ_by_case_alone():
     assert class_order(task, ["B-PER", "o", "b-per"]) is None
 
 
-@pytest.mark.parametrize("head", ["sequence", "token"])
-@pytest.mark.parametrize("model_type", sorted(SIZES))
-def test_the_outputs_of_a_head_in_another_order(model_type, head):
-    model, batch = tiny_backbone(model_type, head).eval(), tiny_batch(head)
-    before = model(**batch).logits
-    reorder_classes(model, [2, 0, 1])
-    assert torch.equal(model(**batch).logits, before[..., [2, 0, 1]])
-
-
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 def test_a_folder_with_its_classes_in_another_order(model_type, evaluate, encoder_folder, tmp_path, caplog):
     """The logits, and with them the loss, stand in the task's order; the names count, not where they stand."""
@@ -295,10 +272,6 @@ def test_a_folder_with_its_classes_in_another_order(model_type, evaluate, encode
     (table,) = tmp_path.glob("scores*/SST-2.tsv")
     assert [line.split("\t")[1] for line in table.read_text().splitlines()] == ["prediction", *answers]
     assert f"{folder}: classes by name (positive, negative)" in caplog.text
-
-
-def load_stock(folder):
-    return AutoModelForSequenceClassification.from_pretrained(folder)
 
 
 def test_a_file_says_that_its_classes_are_assumed(evaluate, encoder_folder, tmp_path, caplog):
@@ -340,71 +313,6 @@ def test_hans_says_how_the_classes_were_taken(evaluate, encoder_folder, data_dir
     plain = model_folder(tmp_path / "plain", encoder_folder, num_labels=3)
     assert evaluate("HANS", plain)["classes"] == {"matched": "assumed in the task's order", "names": None}
     assert f"{plain}: classes assumed in the task's order (contradiction, entailment, neutral)" in caplog.text
-
-
-# --- the head that training begins with ---
-
-
-def begun(folder, task: str, head="sequence"):
-    """The model that training on a task begins with."""
-    changes = NO_CLASSES if head == "choice" else named_labels(TASKS[task].labels)
-    config = load_config(str(folder), None, None, **changes)
-    torch.manual_seed(5)
-    order_of = lambda words: class_order(TASKS[task], words)  # noqa: E731
-    return load_pretrained(HEADS[head], str(folder), config, None, "eager", order_of)
-
-
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta"])
-def test_a_head_with_the_task_s_classes_is_kept(model_type, encoder_folder, tmp_path, caplog):
-    caplog.set_level("INFO", "asa")
-    names = ["entailment", "neutral", "contradiction"]
-    folder = model_folder(tmp_path / "mnli", encoder_folder, model_type, names=names)
-    model, stock, batch = begun(folder, "MNLI").eval(), load_stock(folder).eval(), tiny_batch()
-    del batch["labels"]
-    assert relative_error(model(**batch).logits, stock(**batch).logits[:, [2, 0, 1]]) < 1e-6
-    assert [model.config.id2label[index] for index in range(3)] == list(NLI)
-    assert f"--load_model_path {folder}: its head is kept (classes entailment, neutral, contradiction)" in caplog.text
-    assert "new weights" not in caplog.text
-
-
-@pytest.mark.parametrize("names", [None, ["a", "b", "c"], ["contradiction", "entailment", "0"]])
-@pytest.mark.parametrize("model_type", ["bert", "distilbert", "electra", "roberta"])
-def test_any_other_head_is_made_anew(model_type, names, encoder_folder, tmp_path, caplog):
-    """As if the folder had none, bit by bit."""
-    caplog.set_level("INFO", "asa")
-    folder = model_folder(tmp_path / "model", encoder_folder, model_type, names=names, num_labels=3)
-    model = begun(folder, "MNLI")
-    assert "its head is not known to be one for this task (classes " in caplog.text
-    load_stock(folder).base_model.save_pretrained(folder)
-    caplog.clear()
-    expected = begun(folder, "MNLI").state_dict()
-    assert "its head is not known" not in caplog.text
-    assert model.state_dict().keys() == expected.keys()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, expected[name]), name
-
-
-@pytest.mark.parametrize("model_type", ["distilbert", "electra", "roberta"])
-def test_a_head_of_more_classes_is_made_anew_as_a_whole(model_type, encoder_folder, tmp_path, caplog):
-    """Not only its last map, which does not fit."""
-    caplog.set_level("INFO", "asa")
-    folder = model_folder(tmp_path / "model", encoder_folder, model_type, names=NLI)
-    model, before = begun(folder, "SST-2"), load_stock(folder).state_dict()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(weight, before[name]) == name.startswith(model.base_model_prefix) or not weight.any(), name
-    new = sorted(name for name in before if not name.startswith(model.base_model_prefix))
-    assert f"new weights: {', '.join(new)}" in caplog.text
-
-
-def test_a_head_of_another_kind_is_made_anew(encoder_folder, tmp_path):
-    """A classifier of words and one of sentences call their weights by the same names."""
-    folder = model_folder(tmp_path / "words", encoder_folder, head="token", names=["0", "1"])
-    before = HEADS["token"].from_pretrained(folder).classifier.weight
-    assert not torch.equal(begun(folder, "SST-2").classifier.weight, before)
-    folder = model_folder(tmp_path / "score", encoder_folder, num_labels=1)
-    before = load_stock(folder).classifier.weight
-    assert torch.equal(begun(folder, "STS-B").classifier.weight, before)
-    assert not torch.equal(begun(folder, "DREAM", "choice").classifier.weight, before)
 
 
 # --- multiple choice ---
@@ -519,80 +427,3 @@ def test_padding_and_cutting_are_on_the_right(evaluate, encoder_folder, data_dir
     best = {side: json.loads((run / "results.json").read_text())["best"]["eval_loss"] for side, run in of.items()}
     assert best["left"] == best["right"]
     assert AutoTokenizer.from_pretrained(of["left"] / "best").padding_side == "right"  # as it was trained
-
-
-# --- what is saved ---
-
-OWN_LENGTHS = {
-    "truncation": {"direction": "Right", "max_length": 40, "strategy": "LongestFirst", "stride": 0},
-    "padding": {
-        "strategy": {"Fixed": 40},
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": 0,
-        "pad_type_id": 0,
-        "pad_token": "[PAD]",
-    },
-}
-
-
-@pytest.mark.parametrize("own", [{"truncation": None, "padding": None}, OWN_LENGTHS])
-@pytest.mark.parametrize("limit", [64, 512, None])
-def test_the_tokenizer_is_saved_as_the_encoder_s_own(own, limit, encoder_folder, data_dir, tmp_path):
-    encoder = model_folder(tmp_path / "encoder", encoder_folder)
-    edit(encoder / "tokenizer.json", lambda settings: settings.update(own))
-    edit(
-        encoder / "tokenizer_config.json",
-        lambda c: c.pop("model_max_length") if limit is None else c.update(model_max_length=limit),
-    )
-    flags = ("--do_train", "--do_eval", "--no_token_cache", "--max_seq_length", "6", "--num_train_epochs", "2")
-    run = run_folder(run_sent_clas.main, data_dir, str(encoder), tmp_path / "run", "SST-2", *flags)
-    saved, given = (json.loads((folder / "tokenizer.json").read_text()) for folder in (run / "best", encoder))
-    assert saved == given
-    assert {name: saved[name] for name in own} == own
-    text = "a warm film and music and music and music"
-    tokenizer = tokenizers.Tokenizer.from_file(str(run / "best" / "tokenizer.json"))
-    assert len(tokenizer.encode(text).ids) == (40 if own["padding"] else len(text.split()) + 2)
-    loaded = AutoTokenizer.from_pretrained(run / "best")
-    assert loaded.model_max_length == AutoTokenizer.from_pretrained(encoder).model_max_length
-    assert limit is None or loaded.model_max_length == limit
-
-
-def test_class_names_of_another_task_are_not_saved(encoder_folder, data_dir, tmp_path):
-    encoder = model_folder(tmp_path / "encoder", encoder_folder, names=["a", "b", "c"])
-    flags = ("--do_train", "--no_token_cache")
-    run = run_folder(run_sent_clas.main, data_dir, str(encoder), tmp_path / "run", "SST-2", *flags)
-    config = json.loads((run / "best" / "config.json").read_text())
-    assert config["id2label"] == {"0": "0", "1": "1"}
-    assert config["label2id"] == {"0": 0, "1": 1}
-
-
-def test_names_of_tensorflow_are_not_saved(encoder_folder, data_dir, tmp_path):
-    encoder = model_folder(tmp_path / "encoder", encoder_folder)
-    weights = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-        for name, tensor in load_file(encoder / "model.safetensors").items()
-    }
-    assert sum(name.endswith("gamma") for name in weights) == 7
-    save_file(weights, encoder / "model.safetensors", {"format": "pt"})
-    flags = ("--do_train", "--no_token_cache")
-    run = run_folder(run_sent_clas.main, data_dir, str(encoder), tmp_path / "run", "SST-2", *flags)
-    assert load_file(run / "best" / "model.safetensors").keys() == load_stock(run / "best").state_dict().keys()
-
-
-def test_the_default_length_gives_way_to_the_positions_that_there_are(tmp_path, monkeypatch, caplog):
-    """A length that was typed does not."""
-    write(tmp_path / "data" / "SST-2" / "dev.tsv", "sentence\tlabel", "a warm film with music and a vivid story\t1")
-    save_tiny_encoder(tmp_path / "enc", max_position_embeddings=7)
-    config = AutoConfig.from_pretrained(tmp_path / "enc", num_labels=2)
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path / "enc")
-    places = ["--data_dir", tmp_path / "data", "--load_model_path", tmp_path / "enc", "--output_dir", tmp_path / "out"]
-    argv = ["--do_eval", "--task_name", "SST-2", "--test_model_file", tmp_path / "enc", "--no_cuda", *places]
-    argv = list(map(str, argv))
-    caplog.set_level("INFO", "asa")
-    run_sent_clas.main(argv)
-    record = json.loads((tmp_path / "out" / "evaluation.json").read_text())
-    assert (record["args"]["max_seq_length"], record["unseen"]["eval"]["truncated_share"]) == (7, 1.0)
-    assert "it has positions for 7 tokens: longer rows are cut there" in caplog.text
-    said = message(run_sent_clas.main, [*argv, "--max_seq_length", "128", "--overwrite_output_dir"])
-    assert said == "--max_seq_length 128: this encoder takes 3 to 7 tokens"
