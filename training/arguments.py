@@ -41,7 +41,7 @@ EXECUTION = {
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
 # Methods that --fsdp is tested with; others keep a second set of weights, or go back through the encoder on their own.
-WITH_FSDP = ("naive", "asa")
+WITH_FSDP = ("naive", "asa", "asa_budget")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
@@ -248,7 +248,7 @@ def _check_fsdp(args: argparse.Namespace) -> None:
     if args.optimizer == "apex_fused_adam":
         raise InputError("--fsdp and --optimizer apex_fused_adam exclude each other: use --optimizer adamw")
     if args.do_train and args.method not in WITH_FSDP:
-        raise InputError(f"--fsdp works with --method {' and '.join(WITH_FSDP)}, not {args.method}")
+        raise InputError(f"--fsdp works with --method {', '.join(WITH_FSDP)}, not {args.method}")
     if args.liveness_steps:  # which calls the encoder on its own, and not in every process
         raise InputError("--fsdp and --liveness_steps exclude each other: give one of them")
 
