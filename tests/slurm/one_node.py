@@ -44,7 +44,10 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
-PartitionName=main Nodes=here,there Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=here,there Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=urgent Nodes=here,there MaxTime=INFINITE State=UP PriorityTier=2
 """
 NODE = "NodeName={name} NodeHostname=localhost NodeAddr={address} Port={port} CPUs=8\n"
 

@@ -46,12 +46,12 @@ def grid(slurm, tmp_path, monkeypatch):
     argv += ["--encoder", str(tmp_path / "encoder"), "--eval_file", f"SST-2={tmp_path / 'hard.tsv'}"]
     argv += ["--keep_checkpoints", "all", "--cluster", "slurm"]
     argv += ["--cluster_args", "timeout_min=10", "signal_delay_s=100", "array_parallelism=2", "nodelist=there", "--"]
-    argv += ["--max_seq_length", "40", "--train_batch_size", "4", "--num_train_epochs", "2", "--save_steps", "1"]
+    argv += ["--max_seq_length", "40", "--train_batch_size", "4", "--num_train_epochs", "3", "--save_steps", "1"]
     return lambda: reproduce.main(argv)
 
 
 def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, tmp_path, monkeypatch, capsys):
-    """By a signal, at its time limit, and by the node's restart; nobody waits for it most of the time."""
+    """By a signal, at its time limit, by a job that is more urgent, and by the node's restart; mostly nobody waits."""
     assert leave(grid, monkeypatch).startswith("the jobs go on; to go on: ")
     folder = tmp_path / "runs" / TRAINED
     job = json.loads((folder / "job.json").read_text())["job"]
@@ -72,9 +72,17 @@ def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, 
     assert states(folder) == ["00000003-evaluated", "00000004"]
 
     paused(slurm, tmp_path, 2)
+    flags = ["--parsable", "--partition=urgent", "--nodelist=there", "--exclusive", "--output=/dev/null"]
+    urgent = slurm.ask("sbatch", *flags, "--wrap=sleep 300").strip()
+    requeued(slurm, job)
+    assert states(folder) == ["00000005", "00000006"]
+    slurm.wait_for("squeue", "--noheader", "--jobs", urgent, "--format=%T", said="RUNNING")
+    slurm.ask("scancel", urgent)
+
+    paused(slurm, tmp_path, 3)
     slurm.restart_node("there")
     requeued(slurm, job)
-    assert states(folder) == ["00000004", "00000005"]
+    assert states(folder) == ["00000006-evaluated", "00000007"]
 
     with pytest.raises(SystemExit) as end:
         grid()
