@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import run_both
 from matplotlib.figure import Figure
 from own_tables import asked, conll, lists, rows_of_films, table
 from recorded_runs import table as report_table
 from recorded_runs import write_run
 from script_runs import exit_status, message, results_of
-from test_processes import ROOT, run_twofold
 
 import reproduce
 import run_multi_cho
@@ -47,8 +47,8 @@ def test_two_processes_share_rows_with_different_numbers_of_choices(script, tmp_
     given += ["--load_model_path", encoder_folder, "--max_seq_length", "32", "--train_batch_size", "4"]
     given += ["--max_train_steps", "2", "--output_dir"]
     assert exit_status(run_multi_cho.main, *given, str(tmp_path / "one")) == 0
-    done = run_twofold([*given, str(tmp_path / "two")], str(ROOT / "run_multi_cho.py"))
-    assert done.returncode == 0, done.stderr
+    statuses, said = run_both("run_multi_cho", [*given, str(tmp_path / "two")], tmp_path)
+    assert statuses == [0, 0], said
     one, two = (results_of(tmp_path / name)["best"] for name in ("one", "two"))
     assert [two[name] for name in ("train_loss", "eval_loss")] == pytest.approx(
         [one[name] for name in ("train_loss", "eval_loss")], rel=1e-5

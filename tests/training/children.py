@@ -1,8 +1,4 @@
-"""Scripts in processes of their own, which may be killed; forked from one that has imported everything.
-
-As a program, under torchrun, it is a script of which the second process gets a signal:
-children.py MODULE FUNCTION CALL SIGNAL SCRIPT ARGUMENTS...
-"""
+"""Scripts in processes of their own, which may be killed; forked from one that has imported everything."""
 
 import importlib
 import multiprocessing
@@ -12,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+from double import in_double
+from one_node import free_ports
 
 from utils import run_script
 
@@ -30,9 +26,13 @@ def start(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: i
         blows: signals that the process sends itself.
         limits: of `resource.setrlimit`, by name.
     """
+    return _start(_child, script, list(argv), str(log), blows, limits)
+
+
+def _start(target, *given) -> multiprocessing.Process:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*SCRIPTS, "training.run"])
-    process = context.Process(target=_child, args=(script, list(argv), str(log), blows, limits))
+    process = context.Process(target=target, args=given)
     process.start()
     return process
 
@@ -42,6 +42,38 @@ def run(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: int
     process = start(script, argv, log, *blows, **limits)
     process.join()
     return process.exitcode
+
+
+def run_both(
+    script: str, argv: Sequence[str], folder: Path, *blows: Blow, double: bool = False
+) -> tuple[list[int], str]:
+    """Run a script in two processes that share the work, as under torchrun: their exit statuses, and what they say.
+
+    Args:
+        folder: of their logs.
+        blows: signals that the second one sends itself.
+        double: in double precision.
+    """
+    [port] = free_ports(1)
+    logs = [folder / f"{rank}.log" for rank in range(2)]
+    for log in logs:
+        log.unlink(missing_ok=True)
+    processes = [
+        _start(_one_of_two, rank, port, double, script, list(argv), str(logs[rank]), blows if rank else ())
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.join()
+    return [process.exitcode for process in processes], "".join(log.read_text() for log in logs)
+
+
+def _one_of_two(rank: int, port: int, double: bool, script: str, argv: list[str], log: str, blows: tuple) -> None:
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in place.items()})
+    if double:
+        in_double()
+    _child(script, argv, log, blows, {})
 
 
 def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits: dict[str, int]) -> None:
@@ -56,10 +88,6 @@ def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits
         resource.setrlimit(getattr(resource, name), (limit, limit))
     for blow in blows:
         _arm(*blow)
-    _run(script, argv)
-
-
-def _run(script: str, argv: list[str]) -> None:
     sys.argv = [f"{script}.py"]
     main = importlib.import_module(script).main
     run_script(lambda: main(argv))
@@ -79,9 +107,3 @@ def _arm(module: str, function: str, call: int, number: int) -> None:
 
 
 KILL, TERMINATE, INTERRUPT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-
-if __name__ == "__main__":
-    module, function, call, number, script, *arguments = sys.argv[1:]
-    if os.environ["RANK"] == "1":
-        _arm(module, function, int(call), int(number))
-    _run(script, arguments)

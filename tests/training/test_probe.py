@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import run_both
 from conftest import HEADS, save_tiny_encoder, tiny_backbone
 from script_runs import message, results_of, run_folder, snapshot
-from test_processes import run_twofold
 from transformers import AutoTokenizer, DataCollatorForTokenClassification, DataCollatorWithPadding
 
 import run_multi_cho
@@ -240,9 +240,9 @@ def test_several_processes_write_nothing_where_it_does_not_fit(tmp_path):
     kept = tmp_path / "out" / "results.json"
     kept.write_text("{}")
     argv = command("run_sent_clas", tmp_path, tmp_path / "out", "--overwrite_output_dir")[2:]
-    done = run_twofold(argv)
-    assert done.returncode == 1  # of the launcher
-    said = {line for line in done.stderr.splitlines() if line.startswith("run_sent_clas.py: error: ")}
-    assert len(said) == 1
-    assert ": its tokenizer has no pad token, " in said.pop()
+    statuses, said = run_both("run_sent_clas", argv, tmp_path)
+    assert statuses == [2, 2]
+    errors = {line for line in said.splitlines() if line.startswith("run_sent_clas.py: error: ")}
+    assert len(errors) == 1
+    assert ": its tokenizer has no pad token, " in errors.pop()
     assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [("results.json", "{}")]

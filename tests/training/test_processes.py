@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from asa_models import ENCODERS
+from children import TERMINATE, run_both
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
+from one_node import free_ports
 from test_data import write
 from test_training import features
 
@@ -56,13 +57,11 @@ def arguments(data_dir: Path, encoder: str, folder: Path, *flags: str) -> list[s
     return [*given, "--max_seq_length", "16", *flags]
 
 
-def run_twofold(given: list[str], *program: str) -> subprocess.CompletedProcess:
-    """run_sent_clas.py, or another program, in two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def under_torchrun(given: list[str]) -> subprocess.CompletedProcess:
+    """run_sent_clas.py in two processes; `children.run_both` is quicker, and leaves out torchrun alone."""
+    [port] = free_ports(1)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    command = [*launcher, *(program or [str(ROOT / "run_sent_clas.py")]), *given]
+    command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
     return subprocess.run(command, capture_output=True, text=True, timeout=180)
 
 
@@ -72,8 +71,8 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
     one, two = tmp_path / "one", tmp_path / "two"
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
     printed = capsys.readouterr().out
-    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
-    assert shared.returncode == 0, shared.stderr
+    statuses, said = run_both("run_sent_clas", arguments(data_dir, encoder_folder, two, *flags), tmp_path)
+    assert statuses == [0, 0], said
     assert sorted(path.name for path in two.iterdir()) == [*FILES, "results.json"]
 
     expected, found = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
@@ -97,10 +96,19 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
         if "key.bias" not in name:
             assert relative_error(tensor, expected[name]) < 1e-4, name
 
-    assert shared.stdout == printed  # each line once
+    assert [said.count(line) for line in printed.splitlines()] == [1, 1]
     assert (two / "eval_results.txt").read_text() == printed
     assert (two / "SST-2.tsv").read_text() == (one / "SST-2.tsv").read_text()
-    assert shared.stderr.count("step 10: train loss") == 1
+    assert said.count("step 10: train loss") == 1
+
+
+def test_torchrun_starts_them(data_dir, encoder_folder, tmp_path, capsys):
+    flags = ("--max_train_steps", "3")
+    run_sent_clas.main(arguments(data_dir, encoder_folder, tmp_path / "one", *flags))
+    shared = under_torchrun(arguments(data_dir, encoder_folder, tmp_path / "two", *flags))
+    assert shared.returncode == 0, shared.stderr
+    assert shared.stdout == capsys.readouterr().out  # each line once
+    assert shared.stderr.count("step 3: train loss") == 1
 
 
 def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
@@ -109,15 +117,15 @@ def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
     make_encoder(tmp_path / "encoder")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     flags = ["--save_steps", "100", "--logging_steps", "1", "--gradient_accumulation_steps", "1"]
-    assert run_twofold(command("run_sent_clas", tmp_path, whole, *flags)[2:]).returncode == 0
+    statuses, said = run_both("run_sent_clas", command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
+    assert statuses == [0, 0], said
     argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
-    children = str(Path(__file__).parent / "children.py")
-    stopped = run_twofold(["run_sent_clas", *argv], children, "training.loop", "optimize", "3", "15")
-    assert stopped.returncode != 0
-    assert "the same command with --resume goes on from there" in stopped.stderr
+    statuses, said = run_both("run_sent_clas", argv, tmp_path, ("training.loop", "optimize", 3, TERMINATE))
+    assert statuses == [143, 143], said
+    assert "the same command with --resume goes on from there" in said
     assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
-    resumed = run_twofold([*argv, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
+    statuses, said = run_both("run_sent_clas", [*argv, "--resume"], tmp_path)
+    assert statuses == [0, 0], said
     assert differences(cut, whole) == []
 
 
@@ -129,8 +137,8 @@ def test_two_processes_train_with_gradients_of_noise_as_one(method, data_dir, en
     one, two = tmp_path / "one", tmp_path / "two"
     flags = ("--method", *method, "--gradient_accumulation_steps", "2", "--smart_momentum", "0.5")
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
-    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
-    assert shared.returncode == 0, shared.stderr
+    statuses, said = run_both("run_sent_clas", arguments(data_dir, encoder_folder, two, *flags), tmp_path)
+    assert statuses == [0, 0], said
     expected, found = (json.loads((folder / "results.json").read_text())["epochs"] for folder in (one, two))
     losses = [[epoch[name] for epoch in epochs for name in ("train_loss", "eval_loss")] for epochs in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -142,8 +150,8 @@ def test_two_processes_train_with_a_row_budget_as_one(data_dir, encoder_folder, 
     one, two = tmp_path / "one", tmp_path / "two"
     flags = ("--method", "asa_budget", "--asa_budget", "0.4", "--adversary_learning_rate", "0", "--liveness_steps", "1")
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
-    shared = run_twofold(arguments(data_dir, encoder_folder, two, *flags))
-    assert shared.returncode == 0, shared.stderr
+    statuses, said = run_both("run_sent_clas", arguments(data_dir, encoder_folder, two, *flags), tmp_path)
+    assert statuses == [0, 0], said
     ours, theirs = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)
     )
@@ -159,9 +167,9 @@ def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder
     saved = str(tmp_path / "out" / "0_pytorch_model.bin")
     expected = json.loads((tmp_path / "out" / "results.json").read_text())["best"]
     flags = [flag for flag in arguments(data_dir, encoder_folder, tmp_path / "again") if flag != "--do_train"]
-    done = run_twofold([*flags, "--test_model_file", saved])
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"eval score = {expected['eval_score']:.2f} | eval loss = {expected['eval_loss']:.3f}\n"
+    statuses, said = run_both("run_sent_clas", [*flags, "--test_model_file", saved], tmp_path)
+    assert statuses == [0, 0], said
+    assert said.count(f"eval score = {expected['eval_score']:.2f} | eval loss = {expected['eval_loss']:.3f}\n") == 1
     record = json.loads((tmp_path / "again" / "evaluation.json").read_text())
     assert record["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-5)
     assert record["metrics"] == expected["metrics"]
@@ -170,7 +178,7 @@ def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder
 
 def test_an_error_of_one_process_ends_both(data_dir, encoder_folder):
     """Only the first makes the folder, while the other waits for it."""
-    done = run_twofold(arguments(data_dir, encoder_folder, Path("/proc/none/out")))
+    done = under_torchrun(arguments(data_dir, encoder_folder, Path("/proc/none/out")))
     assert done.returncode == 1  # of the launcher
     said = [line for line in done.stderr.splitlines() if line.startswith("run_sent_clas.py: error:")]
     assert said == [

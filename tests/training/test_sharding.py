@@ -1,15 +1,11 @@
 """--fsdp: two processes on CPU that keep a part of the model each give what one process gives."""
 
 import json
-import multiprocessing
-import os
-from pathlib import Path
 
-import children
 import pytest
 import torch
+from children import TERMINATE, run_both
 from double import in_double
-from one_node import free_ports
 from script_runs import message
 from test_processes import FILES, arguments, data_dir  # noqa: F401
 from transformers import AutoModelForSequenceClassification
@@ -18,40 +14,7 @@ import run_sent_clas
 from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from models.checkpoints import read_state_dict
 
-
-def run_both(argv: list[str], folder: Path, *blows: children.Blow, double: bool = False) -> tuple[list[int], str]:
-    """run_sent_clas.py in two processes that share the work: their exit statuses, and what the first has said.
-
-    Args:
-        blows: signals that the second one gets.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*children.SCRIPTS, "training.run"])
-    [port] = free_ports(1)
-    logs = [folder / f"{rank}.log" for rank in range(2)]
-    processes = [
-        context.Process(target=_child, args=(rank, port, double, argv, str(logs[rank]), blows if rank else ()))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return [process.exitcode for process in processes], logs[0].read_text()
-
-
-def _child(rank: int, port: int, double: bool, argv: list[str], log: str, blows: tuple) -> None:
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in place.items()})
-    if double:
-        in_double()
-    children._child("run_sent_clas", argv, log, blows, {})
-
-
 PARTS = ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")
-
-
 # The adversaries' gradient is divided by the spread of the scores of a process's own rows: they do not move here.
 BUDGET = ("--method", "asa_budget", "--adversary_learning_rate", "0")
 
@@ -61,7 +24,8 @@ def test_a_sharded_model_trains_as_a_whole_one(flags, data_dir, encoder_folder, 
     one, two = tmp_path / "one", tmp_path / "two"
     in_double(monkeypatch.setattr)
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
-    statuses, said = run_both(arguments(data_dir, encoder_folder, two, *flags, "--fsdp"), tmp_path, double=True)
+    argv = arguments(data_dir, encoder_folder, two, *flags, "--fsdp")
+    statuses, said = run_both("run_sent_clas", argv, tmp_path, double=True)
     assert statuses == [0, 0], said
     assert sorted(path.name for path in two.iterdir()) == [*FILES, "results.json"]
 
@@ -94,14 +58,14 @@ def test_a_sharded_run_resumes_exactly(tmp_path):
     make_encoder(tmp_path / "encoder")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     flags = ["--save_steps", "100", "--logging_steps", "1", "--fsdp"]
-    statuses, said = run_both(command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
+    statuses, said = run_both("run_sent_clas", command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
     assert statuses == [0, 0], said
     argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
-    statuses, said = run_both(argv, tmp_path, ("training.loop", "optimize", 3, children.TERMINATE))
+    statuses, said = run_both("run_sent_clas", argv, tmp_path, ("training.loop", "optimize", 3, TERMINATE))
     assert statuses == [143, 143], said
     assert "the same command with --resume goes on from there" in said
     assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
-    statuses, said = run_both([*argv, "--resume"], tmp_path)
+    statuses, said = run_both("run_sent_clas", [*argv, "--resume"], tmp_path)
     assert statuses == [0, 0], said
     assert differences(cut, whole) == []
 
