@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import run_both
 from conftest import WORDS, save_tiny_encoder
+from double import in_double
 from script_runs import message, results_of
 from test_data import write
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
@@ -34,11 +36,15 @@ def text(tmp_path_factory) -> dict[str, Path]:
     return {"train": write(folder / "stories.txt", *documents[:40]), "dev": write(folder / "held.txt", *documents[40:])}
 
 
-def run(text: dict[str, Path], encoder, folder: Path, *flags: str) -> Path:
+def arguments_of(text: dict[str, Path], encoder, folder: Path, *flags: str) -> list[str]:
     files = ["--train_file", str(text["train"]), "--dev_file", str(text["dev"])]
     given = ["--load_model_path", str(encoder), "--output_dir", str(folder), "--max_seq_length", "24", "--no_cuda"]
     sizes = ["--train_batch_size", "4", "--eval_batch_size", "3", "--learning_rate", "1e-3", "--logging_steps", "1"]
-    run_mlm.main([*files, *given, *sizes, *flags])
+    return [*files, *given, *sizes, *flags]
+
+
+def run(text: dict[str, Path], encoder, folder: Path, *flags: str) -> Path:
+    run_mlm.main(arguments_of(text, encoder, folder, *flags))
     return folder
 
 
@@ -76,6 +82,25 @@ def test_what_a_run_leaves(trained, text):
         "metrics.jsonl",
         "results.json",
     ]
+
+
+@pytest.mark.parametrize("flags", [(), ("--fsdp",)])
+def test_two_processes_train_as_one(flags, text, encoder_folder, tmp_path, monkeypatch):
+    """With the same masks; the decoder's weights are those of the embeddings, also where each process has a part."""
+    in_double(monkeypatch.setattr)
+    given = ("--num_train_epochs", "2", "--gradient_accumulation_steps", "2")
+    run(text, encoder_folder, tmp_path / "one", *given)
+    argv = arguments_of(text, encoder_folder, tmp_path / "two", *given, *flags)
+    statuses, said = run_both("run_mlm", argv, tmp_path, double=True)
+    assert statuses == [0, 0], said
+    one, two = [results_of(tmp_path / name)["epochs"] for name in ("one", "two")]
+    for ours, theirs in zip(two, one, strict=True):
+        for name in ("train_loss", "eval_loss", "eval_score"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-9), name
+    best = [AutoModelForMaskedLM.from_pretrained(tmp_path / name / "best").state_dict() for name in ("one", "two")]
+    for name, tensor in best[0].items():
+        if "key.bias" not in name:  # whose gradient is rounding alone
+            torch.testing.assert_close(best[1][name], tensor, rtol=1e-7, atol=1e-9)
 
 
 def tokens(line: str) -> int:
