@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rules = [(tau, None) for tau in args.taus] + [(None, budget) for budget in args.budgets]
     rates = args.learning_rates or [recipe.learning_rate]
     wanted = [Setting(*rule, rate, seed) for rule, rate, seed in itertools.product(rules, rates, args.seeds)]
-    features, collate = _data(args, task)
+    features, collate = task_data(args, task)
     for setting in wanted:
         if any(run["setting"] == vars(setting) for run in runs):
             log.info(f"{setting}: recorded already")
@@ -79,10 +79,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/sets")
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
-    parser.add_argument("--taus", type=_numbers, default=_numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
-    parser.add_argument("--budgets", type=_numbers, default=[], help="of the row budget, as 0.1 (default: none)")
-    parser.add_argument("--learning_rates", type=_numbers, help="(default: the recipe's)")
-    parser.add_argument("--seeds", type=_whole_numbers, default=[42], help="(default: 42)")
+    parser.add_argument("--taus", type=numbers, default=numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
+    parser.add_argument("--budgets", type=numbers, default=[], help="of the row budget, as 0.1 (default: none)")
+    parser.add_argument("--learning_rates", type=numbers, help="(default: the recipe's)")
+    parser.add_argument("--seeds", type=whole_numbers, default=[42], help="(default: 42)")
     parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=50, help="steps between measurements (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
@@ -95,15 +95,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _numbers(text: str) -> list[float]:
+def numbers(text: str) -> list[float]:
     try:
         return [float(word) for word in text.split(",") if word]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as 0.5,0.1") from None
 
 
-def _whole_numbers(text: str) -> list[int]:
-    return [int(number) for number in _numbers(text)]
+def whole_numbers(text: str) -> list[int]:
+    return [int(number) for number in numbers(text)]
 
 
 def _recorded(output: str | None, shared: dict) -> list[dict]:
@@ -121,7 +121,7 @@ def _recorded(output: str | None, shared: dict) -> list[dict]:
     return found["runs"]
 
 
-def _data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataCollatorWithPadding]:
+def task_data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataCollatorWithPadding]:
     from transformers import DataCollatorWithPadding
 
     from data.features import sentence_features
@@ -142,23 +142,12 @@ def follow(
         `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
         first step at which its masks were open, or None.
     """
-    import torch
-    from accelerate.utils import set_seed
-    from transformers import AutoModelForSequenceClassification, get_scheduler
+    from transformers import get_scheduler
 
     from data.batches import StepSampler
-    from models.asa import AsaModel
-    from models.encoders import load_config, load_pretrained
-    from models.heads import named_labels
     from training.optimizer import make_optimizer, parameter_groups
 
-    set_seed(setting.seed)
-    config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
-    backbone = load_pretrained(AutoModelForSequenceClassification, args.load_model_path, config, None, "eager")
-    model = AsaModel(backbone, tau=setting.tau or 0.0, one_forward=True, budget=setting.budget)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).train()
-
+    model, device = begin(args, task, setting)
     sampler = StepSampler(features.lengths, recipe.train_batch_size, setting.seed, group_by_length=True)
     steps = recipe.num_train_epochs * len(sampler)
     optimizer = make_optimizer("adamw", parameter_groups(model, recipe.weight_decay), setting.learning_rate)
@@ -169,7 +158,7 @@ def follow(
         collate([features[row] for row in rows]).to(device) for rows in itertools.islice(sampler.steps(), args.batches)
     ]
     states, rates = [], []
-    for step, rows in enumerate(itertools.islice(_all_steps(sampler), args.steps + 1)):
+    for step, rows in enumerate(itertools.islice(all_steps(sampler), args.steps + 1)):
         if step % args.every == 0 or step == args.steps:
             model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
@@ -188,7 +177,25 @@ def follow(
     return {"states": states, "keep_rate": [[round(rate, 4) for rate in each] for each in rates], "opened": opened}
 
 
-def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
+def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tuple[AsaModel, torch.device]:
+    """The model that a run begins with, and where it is."""
+    import torch
+    from accelerate.utils import set_seed
+    from transformers import AutoModelForSequenceClassification
+
+    from models.asa import AsaModel
+    from models.encoders import load_config, load_pretrained
+    from models.heads import named_labels
+
+    set_seed(setting.seed)
+    config = load_config(args.load_model_path, None, None, **named_labels(task.labels))
+    backbone = load_pretrained(AutoModelForSequenceClassification, args.load_model_path, config, None, "eager")
+    model = AsaModel(backbone, tau=setting.tau or 0.0, one_forward=True, budget=setting.budget)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(device).train(), device
+
+
+def all_steps(sampler: StepSampler) -> Iterator[list[int]]:
     for epoch in itertools.count():
         sampler.epoch = epoch
         yield from sampler.steps()

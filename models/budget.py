@@ -10,7 +10,7 @@ import math
 
 import torch
 
-EPS = 1e-4  # what the attention weight of a hidden key is multiplied by, before a row is normalised
+EPS = 1e-4
 
 
 class RowBudget:
@@ -18,19 +18,20 @@ class RowBudget:
 
     Args:
         beta: the share of the keys that is hidden.
+        eps: what the attention weight of a hidden key is multiplied by, before the row is normalised.
 
     Attributes:
-        hidden_score: what is added to the attention score of a hidden key: log of `EPS`.
+        hidden_score: what is added to the attention score of a hidden key: log of eps.
 
     Raises:
         ValueError: beta is no share.
     """
 
-    def __init__(self, beta: float):
+    def __init__(self, beta: float, eps: float = EPS):
         if not 0 < beta <= 1:
             raise ValueError(f"budget {beta!r}: the share of the keys to hide is above 0, up to 1")
-        self.beta = beta
-        self.hidden_score = math.log(EPS)
+        self.beta, self.eps = beta, eps
+        self.hidden_score = math.log(eps)
 
     def __call__(
         self, score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor
@@ -39,18 +40,22 @@ class RowBudget:
 
         The bias is 0 on kept keys and `hidden_score` on others. With g its gradient, that of a score is
         -g w sigma'((score - threshold) / s), s being the standard deviation of the scores of all pairs, and w 1 for a
-        kept key and 1 / EPS for a hidden one: the bias is the logarithm of a gate z in {EPS, 1} that multiplies the
+        kept key and 1 / eps for a hidden one: the bias is the logarithm of a gate z in {eps, 1} that multiplies the
         attention weight, and g / z is the gradient of z. The sign reverses it: the adversary ascends.
         """
         with torch.no_grad():
             pairs = visible & real_query
-            above = score - thresholds(score, pairs, self.beta)
+            above = score - self.thresholds(score, pairs)
             kept = (above > 0) & visible
             gate = (above / spread(score, pairs)).sigmoid()
-            slope = gate * (1 - gate) * torch.where(kept, 1.0, 1 / EPS) * pairs
+            slope = gate * (1 - gate) * torch.where(kept, 1.0, 1 / self.eps) * pairs
             keep = kept.to(score.dtype)
             bias = (1 - keep) * self.hidden_score
         return keep, bias - slope * (score - score.detach())
+
+    def thresholds(self, score: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
+        """What a key's score (B, L, L) has to be above to be kept, (B, L, 1)."""
+        return thresholds(score, pairs, self.beta)
 
 
 def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.Tensor:

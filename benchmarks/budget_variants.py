@@ -1,0 +1,172 @@
+"""Would the row budget's adversary be stronger if it were built otherwise? Its liveness along short training runs.
+
+python -m benchmarks.budget_variants --data_dir data/sets --output benchmarks/results/budget_variants.json
+
+Each variant changes one thing: what a hidden key keeps, the adversaries' learning rate, the budget of the first steps
+or of each layer, or over what the keys to hide are counted. Each run is the beginning of a fine-tuning with the task's
+recipe, in float32. After the first 50 steps, liveness is measured on other batches of the training set.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.adversary import OTHER_EPOCH, Setting, all_steps, begin, task_data, whole_numbers
+from data.task_kinds import Recipe, SentenceTask
+from data.tasks import SENTENCE_TASKS, find_task
+from utils import Parser, keep_freed_memory, log, run_script, write_json
+
+if TYPE_CHECKING:
+    from data.features import Features
+
+MEASURED_FROM = 50  # before this step the adversaries have learned little, whatever the variant
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from `--method asa_budget`.
+
+    budgets: of the first and of the last layer, for shares of the budget; those between lie on a line.
+    warm_up: steps over which the budget grows from 0.
+    rate: times the learning rate, for the adversaries.
+    of_layer: the share is that of all pairs of a sentence and not of each row's.
+    """
+
+    eps: float = 1e-4
+    rate: float = 1.0
+    warm_up: int = 0
+    budgets: tuple[float, float] = (1.0, 1.0)
+    of_layer: bool = False
+
+
+VARIANTS = {
+    "as it is": Variant(),
+    "eps 1e-2": Variant(eps=1e-2),
+    "eps 1e-6": Variant(eps=1e-6),
+    "rate x 5": Variant(rate=5.0),
+    "rate / 5": Variant(rate=0.2),
+    "budget warmed up over 50 steps": Variant(warm_up=50),
+    "budget x 0.5 to x 1.5, first layer to last": Variant(budgets=(0.5, 1.5)),
+    "budget x 1.5 to x 0.5": Variant(budgets=(1.5, 0.5)),
+    "threshold of a layer": Variant(of_layer=True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train each variant with each seed, print a Markdown table, and write the figures where `--output` says."""
+    args = parse_arguments(argv)
+    from training.folder import versions
+
+    keep_freed_memory()
+    task = find_task(args.task_name, SENTENCE_TASKS)
+    features, collate = task_data(args, task)
+    runs = []
+    for seed, name in itertools.product(args.seeds, args.variants):
+        log.info(f"{name}, seed {seed}")
+        runs.append({"variant": name, "seed": seed, "states": follow(args, task, seed, name, features, collate)})
+        if args.output:
+            write_json(args.output, {"args": vars(args), "versions": versions(), "runs": runs})
+    print(markdown(runs))
+
+
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data/sets")
+    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
+    parser.add_argument("--budget", type=float, default=0.1, help="(default: %(default)s)")
+    parser.add_argument("--seeds", type=whole_numbers, default=[42, 13], help="(default: 42,13)")
+    parser.add_argument("--steps", type=int, default=150, help="of training (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=10, help="steps between measurements (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--output", help="a JSON file to write")
+    return parser.parse_args(argv)
+
+
+def follow(
+    args: argparse.Namespace, task: SentenceTask, seed: int, name: str, features: Features, collate
+) -> list[dict[str, float]]:
+    """Train a variant: of some steps `liveness`, and `learned`, the divergence under its masks."""
+    import torch
+    from transformers import get_scheduler
+
+    from data.batches import StepSampler
+    from models.liveness import divergences
+    from training.optimizer import make_optimizer, parameter_groups
+
+    variant, recipe = VARIANTS[name], task.recipe or Recipe(train_examples=0)
+    model, device = begin(args, task, Setting(None, args.budget, recipe.learning_rate, seed))
+    rules = layer_rules(variant, args.budget, len(model.adversaries))
+    turns = itertools.cycle(rules)  # one for each adversary of a pass, in their order
+
+    def rule(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return next(turns)(*given)
+
+    rule.hidden_score = rules[0].hidden_score  # type: ignore[attr-defined]
+    model.rule = rule
+
+    sampler = StepSampler(features.lengths, recipe.train_batch_size, seed, group_by_length=True)
+    steps = recipe.num_train_epochs * len(sampler)
+    groups = parameter_groups(model, recipe.weight_decay, variant.rate * recipe.learning_rate)
+    optimizer = make_optimizer("adamw", groups, recipe.learning_rate)
+    scheduler = get_scheduler("linear", optimizer, int(steps * recipe.warmup_proportion), steps)
+
+    sampler.epoch = OTHER_EPOCH
+    measured_on = [
+        collate([features[row] for row in rows]).to(device) for rows in itertools.islice(sampler.steps(), args.batches)
+    ]
+    generator = torch.Generator(device).manual_seed(seed)
+    states = []
+    for step, rows in enumerate(itertools.islice(all_steps(sampler), args.steps), 1):
+        for each, share in zip(rules, layer_rules(variant, args.budget, len(rules)), strict=True):
+            each.beta = share.beta * min(1.0, step / max(1, variant.warm_up))
+        model(**collate([features[row] for row in rows]).to(device)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        if step % args.every == 0 and step > MEASURED_FROM:
+            moved = sum(len(batch["labels"]) * divergences(model, generator, **batch) for batch in measured_on)
+            learned, random = (moved / sum(len(batch["labels"]) for batch in measured_on)).tolist()
+            states.append({"step": step, "liveness": learned / random, "learned": learned})
+    return states
+
+
+def layer_rules(variant: Variant, budget: float, layers: int) -> list:
+    """The rule of each layer."""
+    from models.budget import RowBudget
+
+    class LayerBudget(RowBudget):
+        """Hides the lowest scores of a whole sentence; a row of which nothing would be left stays as it is."""
+
+        def thresholds(self, score, pairs):
+            lowest = score.masked_fill(~pairs, float("inf")).flatten(1).sort(-1).values  # (B, L * L)
+            hidden = (self.beta * pairs.sum((1, 2))).round().long().clamp(min=1)
+            below, above = (lowest.gather(1, (hidden - 1 + place)[:, None]) for place in (0, 1))
+            return ((below + above) / 2)[:, :, None]
+
+    kind = LayerBudget if variant.of_layer else RowBudget
+    first, last = variant.budgets
+    shares = [first + (last - first) * layer / max(1, layers - 1) for layer in range(layers)]
+    return [kind(budget * share, variant.eps) for share in shares]
+
+
+def markdown(runs: Sequence[dict]) -> str:
+    """A table: a line for each variant, over seeds and steps."""
+    lines = ["| variant | liveness: median | lowest tenth | divergence: median |", "|---|---|---|---|"]
+    for name in dict.fromkeys(run["variant"] for run in runs):
+        states = [state for run in runs if run["variant"] == name for state in run["states"]]
+        alive = sorted(state["liveness"] for state in states)
+        learned = statistics.median(state["learned"] for state in states)
+        lines.append(f"| {name} | {statistics.median(alive):.2f} | {alive[len(alive) // 10]:.2f} | {learned:.3f} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)
