@@ -27,7 +27,7 @@ STEPS_OF_THE_TRAINER = ("get_batch_samples", "_get_num_items_in_batch", "_clip_g
 
 
 class AsaTrainer(Trainer):
-    """A `transformers.Trainer` whose model is an `AsaModel`; it takes what the Trainer takes.
+    """A `transformers.Trainer` whose model is an `AsaModel`; it takes what the Trainer takes, and one argument more.
 
     What differs from the Trainer:
 
@@ -38,6 +38,10 @@ class AsaTrainer(Trainer):
     - The logs have the parts of the loss, the mean keep rate of the adversaries and the norm of their gradient.
     - Checkpoints hold the adversaries, and `resume_from_checkpoint` needs them.
 
+    Args:
+        adversary_learning_rate: of the adversaries, under the same schedule; None for that of everything. An optimizer
+            that is given has its own.
+
     Raises:
         ValueError: the model is no `AsaModel`, or the training is to be shared out in a way that does not work.
         RuntimeError: this version of transformers has another Trainer.
@@ -47,7 +51,7 @@ class AsaTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *args, **settings):
+    def __init__(self, *args, adversary_learning_rate: float | None = None, **settings):
         if missing := [name for name in STEPS_OF_THE_TRAINER if not hasattr(Trainer, name)]:
             raise RuntimeError(
                 f"AsaTrainer does not work with transformers {transformers.__version__}, whose Trainer has no"
@@ -63,8 +67,22 @@ class AsaTrainer(Trainer):
             )
         if self.args.fsdp or self.is_deepspeed_enabled:
             raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
+        self.adversary_learning_rate = adversary_learning_rate
         self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
         self._steps = 0
+
+    def create_optimizer(self, *args) -> torch.optim.Optimizer:
+        """The Trainer's, with groups of their own for the adversaries where they have another learning rate."""
+        given = self.optimizer is not None
+        optimizer = super().create_optimizer(*args)
+        if given or self.adversary_learning_rate is None:
+            return optimizer
+        adversaries = {*self.model.adversaries.parameters()}
+        for group in list(optimizer.param_groups):
+            moved = [parameter for parameter in group["params"] if parameter in adversaries]
+            group["params"] = [parameter for parameter in group["params"] if parameter not in adversaries]
+            optimizer.add_param_group(group | {"params": moved, "lr": self.adversary_learning_rate})
+        return optimizer
 
     def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
         """The parts of the next batch, and (2,): how many examples and labels it has, over all processes."""

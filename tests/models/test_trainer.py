@@ -37,7 +37,9 @@ def batches(head: str, size: int) -> list[dict[str, torch.Tensor]]:
     return [{name: values[at : at + size] for name, values in whole.items()} for at in range(0, ROWS, size)]
 
 
-def trainer_of(model, folder, callback=None, head: str = "sequence", compute_loss_func=None, **settings) -> AsaTrainer:
+def trainer_of(
+    model, folder, callback=None, head: str = "sequence", compute_loss_func=None, adversary_rate=None, **settings
+) -> AsaTrainer:
     """Two epochs of sixteen rows in order, four a step."""
     settings = {
         "per_device_train_batch_size": 4,
@@ -56,6 +58,7 @@ def trainer_of(model, folder, callback=None, head: str = "sequence", compute_los
         eval_dataset=rows(head),
         callbacks=[callback] if callback else None,
         compute_loss_func=compute_loss_func,
+        adversary_learning_rate=adversary_rate,
         compute_metrics=lambda found: {"accuracy": (found.predictions.argmax(-1) == found.label_ids).mean().item()},
     )
 
@@ -65,14 +68,17 @@ def logged(trainer: AsaTrainer, name: str) -> list[float]:
     return [record[name] for record in trainer.state.log_history if name in record]
 
 
-def plain_loop(model: AsaModel, loss_of=lambda output, labels: output.loss, size: int = 4) -> list[float]:
+def plain_loop(
+    model: AsaModel, loss_of=lambda output, labels: output.loss, size: int = 4, adversary_rate: float = 1e-2
+) -> list[float]:
     """The losses of eight steps with AdamW, and the gradient of either part clipped to a norm of 1."""
-    named = list(model.named_parameters())
     groups = [
-        {"params": [value for name, value in named if value.ndim > 1], "weight_decay": 0.1},
-        {"params": [value for name, value in named if value.ndim <= 1], "weight_decay": 0.0},
+        {"params": [value for value in part.parameters() if (value.ndim > 1) == decays], "lr": rate}
+        | {"weight_decay": 0.1 * decays}
+        for part, rate in ((model.backbone, 1e-2), (model.adversaries, adversary_rate))
+        for decays in (True, False)
     ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-2)
+    optimizer = torch.optim.AdamW(groups)
     scheduler = get_scheduler("linear", optimizer, 0, 2 * ROWS // size)
     losses = []
     for batch in batches("sequence", size) * 2:
@@ -104,6 +110,16 @@ def test_it_is_a_plain_loop(one_forward, tmp_path):
     models[1].load_state_dict(models[0].state_dict())
     losses = plain_loop(models[1])
     trainer = trainer_of(models[0], tmp_path)
+    trainer.train()
+    assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
+    assert_same_weights(*models)
+
+
+def test_a_learning_rate_of_the_adversaries(tmp_path):
+    models = [AsaModel(tiny_backbone(), tau=0.2) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    losses = plain_loop(models[1], adversary_rate=3e-3)
+    trainer = trainer_of(models[0], tmp_path, adversary_rate=3e-3)
     trainer.train()
     assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
     assert_same_weights(*models)
