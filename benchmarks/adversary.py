@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from data.batches import StepSampler
     from data.features import Features
-    from models.asa import AsaModel
+    from models.asa import AsaModel, AsaOutput
 
 OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
 OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = find_task(args.task_name, SENTENCE_TASKS)
     recipe = task.recipe or Recipe(train_examples=0)
     shared = {name: getattr(args, name) for name in SHARED}
-    runs = _recorded(args.output, shared)
+    runs = recorded(args.output, shared)
     rules = [(tau, None) for tau in args.taus] + [(None, budget) for budget in args.budgets]
     rates = args.learning_rates or [recipe.learning_rate]
     wanted = [Setting(*rule, rate, seed) for rule, rate, seed in itertools.product(rules, rates, args.seeds)]
@@ -75,24 +75,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
-    parser.add_argument("--data_dir", default="data/sets")
-    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    parser = make_parser(__doc__, seeds=[42], steps=200, every=50)
     parser.add_argument("--taus", type=numbers, default=numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
     parser.add_argument("--budgets", type=numbers, default=[], help="of the row budget, as 0.1 (default: none)")
     parser.add_argument("--learning_rates", type=numbers, help="(default: the recipe's)")
-    parser.add_argument("--seeds", type=whole_numbers, default=[42], help="(default: 42)")
-    parser.add_argument("--steps", type=int, default=200, help="of training (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=50, help="steps between measurements (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
     parser.add_argument("--no_dropout", action="store_true", help="none where it is measured; training has its own")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--output", help="a JSON file to write, or to add runs to")
     args = parser.parse_args(argv)
     if args.batches < 2:
         raise InputError("--batches: two at the least, as the gradients of different batches are compared")
     return args
+
+
+def make_parser(doc: str | None, seeds: Sequence[int], steps: int, every: int) -> Parser:
+    """The flags of a program that measures along short training runs."""
+    parser = Parser(description=(doc or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data/sets")
+    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    known = ",".join(map(str, seeds))
+    parser.add_argument("--seeds", type=whole_numbers, default=seeds, help=f"(default: {known})")
+    parser.add_argument("--steps", type=int, default=steps, help="of training (default: %(default)s)")
+    parser.add_argument("--every", type=int, default=every, help="steps between measurements (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--output", help="a JSON file to write, or to add runs to")
+    return parser
 
 
 def numbers(text: str) -> list[float]:
@@ -106,7 +113,7 @@ def whole_numbers(text: str) -> list[int]:
     return [int(number) for number in numbers(text)]
 
 
-def _recorded(output: str | None, shared: dict) -> list[dict]:
+def recorded(output: str | None, shared: dict) -> list[dict]:
     """The runs that a file has.
 
     Raises:
@@ -142,35 +149,16 @@ def follow(
         `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
         first step at which its masks were open, or None.
     """
-    from transformers import get_scheduler
-
-    from data.batches import StepSampler
-    from training.optimizer import make_optimizer, parameter_groups
-
     model, device = begin(args, task, setting)
-    sampler = StepSampler(features.lengths, recipe.train_batch_size, setting.seed, group_by_length=True)
-    steps = recipe.num_train_epochs * len(sampler)
-    optimizer = make_optimizer("adamw", parameter_groups(model, recipe.weight_decay), setting.learning_rate)
-    scheduler = get_scheduler("linear", optimizer, int(steps * recipe.warmup_proportion), steps)
-
-    sampler.epoch = OTHER_EPOCH
-    measured_on = [
-        collate([features[row] for row in rows]).to(device) for rows in itertools.islice(sampler.steps(), args.batches)
-    ]
+    measured_on = other_batches(args, recipe, setting.seed, features, collate, device)
     states, rates = [], []
-    for step, rows in enumerate(itertools.islice(all_steps(sampler), args.steps + 1)):
+    for step, output in enumerate(train(args, recipe, setting, model, features, collate)):
+        if output is not None:
+            rates.append(output.keep_rate.tolist())
         if step % args.every == 0 or step == args.steps:
             model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
             model.train()
-        if step == args.steps:
-            break
-        output = model(**collate([features[row] for row in rows]).to(device))
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
-        rates.append(output.keep_rate.tolist())
     opened = [
         next((step for step, rate in enumerate(layer) if rate >= OPEN), None) for layer in zip(*rates, strict=True)
     ]
@@ -195,7 +183,48 @@ def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tup
     return model.to(device).train(), device
 
 
-def all_steps(sampler: StepSampler) -> Iterator[list[int]]:
+def other_batches(args: argparse.Namespace, recipe: Recipe, seed: int, features: Features, collate, device) -> list:
+    """Batches of the training set to measure on, which training does not come to."""
+    from data.batches import StepSampler
+
+    sampler = StepSampler(features.lengths, recipe.train_batch_size, seed, group_by_length=True)
+    sampler.epoch = OTHER_EPOCH
+    chosen = itertools.islice(sampler.steps(), args.batches)
+    return [collate([features[row] for row in rows]).to(device) for rows in chosen]
+
+
+def train(
+    args: argparse.Namespace,
+    recipe: Recipe,
+    setting: Setting,
+    model: AsaModel,
+    features: Features,
+    collate,
+    adversary_learning_rate: float | None = None,
+) -> Iterator[AsaOutput | None]:
+    """Train for `--steps`: nothing before the first step, then after each what the model has given in it."""
+    from transformers import get_scheduler
+
+    from data.batches import StepSampler
+    from training.optimizer import make_optimizer, parameter_groups
+
+    sampler = StepSampler(features.lengths, recipe.train_batch_size, setting.seed, group_by_length=True)
+    steps = recipe.num_train_epochs * len(sampler)
+    groups = parameter_groups(model, recipe.weight_decay, adversary_learning_rate)
+    optimizer = make_optimizer("adamw", groups, setting.learning_rate)
+    scheduler = get_scheduler("linear", optimizer, int(steps * recipe.warmup_proportion), steps)
+    device = next(model.parameters()).device
+    yield None
+    for rows in itertools.islice(_all_steps(sampler), args.steps):
+        output = model(**collate([features[row] for row in rows]).to(device))
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        yield output
+
+
+def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
     for epoch in itertools.count():
         sampler.epoch = epoch
         yield from sampler.steps()

@@ -16,14 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.adversary import OTHER_EPOCH, Setting, all_steps, begin, task_data, whole_numbers
+from benchmarks.adversary import Setting, begin, make_parser, other_batches, recorded, task_data, train
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
-from utils import Parser, keep_freed_memory, log, run_script, write_json
+from utils import keep_freed_memory, log, run_script, write_json
 
 if TYPE_CHECKING:
     from data.features import Features
 
+# Of a file: what has to be the same for all of its runs.
+SHARED = ("task_name", "load_model_path", "max_seq_length", "budget", "steps", "every", "batches")
 MEASURED_FROM = 50  # before this step the adversaries have learned little, whatever the variant
 
 
@@ -58,35 +60,30 @@ VARIANTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train each variant with each seed, print a Markdown table, and write the figures where `--output` says."""
+    """Train each variant with each seed, print a Markdown table, and write the figures as JSON where `--output` says."""
     args = parse_arguments(argv)
     from training.folder import versions
 
     keep_freed_memory()
     task = find_task(args.task_name, SENTENCE_TASKS)
     features, collate = task_data(args, task)
-    runs = []
+    shared = {name: getattr(args, name) for name in SHARED}
+    runs = recorded(args.output, shared)
     for seed, name in itertools.product(args.seeds, args.variants):
+        if any((run["variant"], run["seed"]) == (name, seed) for run in runs):
+            log.info(f"{name}, seed {seed}: recorded already")
+            continue
         log.info(f"{name}, seed {seed}")
         runs.append({"variant": name, "seed": seed, "states": follow(args, task, seed, name, features, collate)})
         if args.output:
-            write_json(args.output, {"args": vars(args), "versions": versions(), "runs": runs})
+            write_json(args.output, {"args": shared, "versions": versions(), "runs": runs})
     print(markdown(runs))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
-    parser.add_argument("--data_dir", default="data/sets")
-    parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
+    parser = make_parser(__doc__, seeds=[42, 13], steps=150, every=10)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
     parser.add_argument("--budget", type=float, default=0.1, help="(default: %(default)s)")
-    parser.add_argument("--seeds", type=whole_numbers, default=[42, 13], help="(default: 42,13)")
-    parser.add_argument("--steps", type=int, default=150, help="of training (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=10, help="steps between measurements (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--output", help="a JSON file to write")
     return parser.parse_args(argv)
 
 
@@ -95,15 +92,14 @@ def follow(
 ) -> list[dict[str, float]]:
     """Train a variant: of some steps `liveness`, and `learned`, the divergence under its masks."""
     import torch
-    from transformers import get_scheduler
 
-    from data.batches import StepSampler
     from models.liveness import divergences
-    from training.optimizer import make_optimizer, parameter_groups
 
     variant, recipe = VARIANTS[name], task.recipe or Recipe(train_examples=0)
-    model, device = begin(args, task, Setting(None, args.budget, recipe.learning_rate, seed))
+    setting = Setting(None, args.budget, recipe.learning_rate, seed)
+    model, device = begin(args, task, setting)
     rules = layer_rules(variant, args.budget, len(model.adversaries))
+    whole = [rule.beta for rule in rules]
     turns = itertools.cycle(rules)  # one for each adversary of a pass, in their order
 
     def rule(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -112,29 +108,18 @@ def follow(
     rule.hidden_score = rules[0].hidden_score  # type: ignore[attr-defined]
     model.rule = rule
 
-    sampler = StepSampler(features.lengths, recipe.train_batch_size, seed, group_by_length=True)
-    steps = recipe.num_train_epochs * len(sampler)
-    groups = parameter_groups(model, recipe.weight_decay, variant.rate * recipe.learning_rate)
-    optimizer = make_optimizer("adamw", groups, recipe.learning_rate)
-    scheduler = get_scheduler("linear", optimizer, int(steps * recipe.warmup_proportion), steps)
-
-    sampler.epoch = OTHER_EPOCH
-    measured_on = [
-        collate([features[row] for row in rows]).to(device) for rows in itertools.islice(sampler.steps(), args.batches)
-    ]
+    measured_on = other_batches(args, recipe, seed, features, collate, device)
+    rows = sum(len(batch["labels"]) for batch in measured_on)
     generator = torch.Generator(device).manual_seed(seed)
     states = []
-    for step, rows in enumerate(itertools.islice(all_steps(sampler), args.steps), 1):
-        for each, share in zip(rules, layer_rules(variant, args.budget, len(rules)), strict=True):
-            each.beta = share.beta * min(1.0, step / max(1, variant.warm_up))
-        model(**collate([features[row] for row in rows]).to(device)).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        scheduler.step()
+    rate = variant.rate * recipe.learning_rate
+    for step, _ in enumerate(train(args, recipe, setting, model, features, collate, rate)):
         if step % args.every == 0 and step > MEASURED_FROM:
             moved = sum(len(batch["labels"]) * divergences(model, generator, **batch) for batch in measured_on)
-            learned, random = (moved / sum(len(batch["labels"]) for batch in measured_on)).tolist()
+            learned, random = (moved / rows).tolist()
             states.append({"step": step, "liveness": learned / random, "learned": learned})
+        for each, beta in zip(rules, whole, strict=True):  # for the next step
+            each.beta = beta * min(1.0, (step + 1) / max(1, variant.warm_up))
     return states
 
 

@@ -14,12 +14,16 @@ def test_every_variant_is_measured(given, tmp_path, capsys, monkeypatch):  # noq
     monkeypatch.setattr(budget_variants, "MEASURED_FROM", 0)
     output = tmp_path / "variants.json"
     budget_variants.main([*given, "--budget", "0.3", "--seeds", "1", "--output", str(output)])
-    runs = json.loads(output.read_text())["runs"]
+    budget_variants.main(
+        [*given, "--budget", "0.3", "--seeds", "1,2", "--variants", "as it is", "--output", str(output)]
+    )
+    *runs, second = json.loads(output.read_text())["runs"]  # what is recorded is not measured again
+    assert (second["variant"], second["seed"]) == ("as it is", 2)
     assert [run["variant"] for run in runs] == list(budget_variants.VARIANTS)
     figures = [tuple(state["learned"] for state in run["states"]) for run in runs]
     assert len({*figures}) == len(runs)  # each differs from all others
     assert all(len(run["states"]) == 2 and state["liveness"] > 0 for run in runs for state in run["states"])
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()[: 2 + len(runs)]
     assert [line.split(" | ")[0] for line in lines[2:]] == [f"| {name}" for name in budget_variants.VARIANTS]
 
 

@@ -111,12 +111,13 @@ def test_torchrun_starts_them(data_dir, encoder_folder, tmp_path, capsys):
     assert shared.stderr.count("step 3: train loss") == 1
 
 
-def test_two_processes_agree_to_stop_and_resume_exactly(tmp_path):
+@pytest.mark.parametrize("more", [("--gradient_accumulation_steps", "1"), ("--fsdp",)])
+def test_two_processes_agree_to_stop_and_resume_exactly(more, tmp_path):
     """One of them gets a SIGTERM in the third step; each of them has its own dropout to go on with."""
     make_data(tmp_path / "sets", 11)
     make_encoder(tmp_path / "encoder")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    flags = ["--save_steps", "100", "--logging_steps", "1", "--gradient_accumulation_steps", "1"]
+    flags = ["--save_steps", "100", "--logging_steps", "1", *more]
     statuses, said = run_both("run_sent_clas", command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
     assert statuses == [0, 0], said
     argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]

@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
-from children import TERMINATE, run_both
+from children import run_both
 from double import in_double
 from script_runs import message
 from test_processes import FILES, arguments, data_dir  # noqa: F401
 from transformers import AutoModelForSequenceClassification
 
 import run_sent_clas
-from benchmarks.kill_resume import command, differences, make_data, make_encoder
 from models.checkpoints import read_state_dict
 
 PARTS = ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")
@@ -50,24 +49,6 @@ def test_a_sharded_model_trains_as_a_whole_one(flags, data_dir, encoder_folder, 
     for name, tensor in AutoModelForSequenceClassification.from_pretrained(one / "best").state_dict().items():
         if "key.bias" not in name:
             torch.testing.assert_close(best[name], tensor, rtol=1e-8, atol=1e-10)
-
-
-def test_a_sharded_run_resumes_exactly(tmp_path):
-    """One of the processes gets a SIGTERM in the third step; with dropout."""
-    make_data(tmp_path / "sets", 11)
-    make_encoder(tmp_path / "encoder")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    flags = ["--save_steps", "100", "--logging_steps", "1", "--fsdp"]
-    statuses, said = run_both("run_sent_clas", command("run_sent_clas", tmp_path, whole, *flags)[2:], tmp_path)
-    assert statuses == [0, 0], said
-    argv = command("run_sent_clas", tmp_path, cut, *flags)[2:]
-    statuses, said = run_both("run_sent_clas", argv, tmp_path, ("training.loop", "optimize", 3, TERMINATE))
-    assert statuses == [143, 143], said
-    assert "the same command with --resume goes on from there" in said
-    assert [state.name for state in (cut / "states").iterdir()] == ["00000003"]
-    statuses, said = run_both("run_sent_clas", [*argv, "--resume"], tmp_path)
-    assert statuses == [0, 0], said
-    assert differences(cut, whole) == []
 
 
 @pytest.mark.parametrize(
