@@ -60,7 +60,7 @@ VARIANTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train each variant with each seed, print a Markdown table, and write the figures as JSON where `--output` says."""
+    """Train each variant with each seed, print a Markdown table, and write the figures as JSON to `--output`."""
     args = parse_arguments(argv)
     from training.folder import versions
 
