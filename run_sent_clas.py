@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]
 
+    def in_labels(logits: list[np.ndarray]) -> list[np.ndarray]:
+        """Of each label, the highest logit of the classes that count as it."""
+        of_label = [[place for place, label in enumerate(known) if label == each] for each in range(len(task.labels))]
+        return [np.array([row[places].max() for places in of_label]) for row in logits]
+
     def score(rows: Features, logits: list[np.ndarray]) -> dict[str, float]:
         labels, predicted = rows.columns["labels"][:], predictions(logits)
         scores = metrics.compute(task.metrics, labels, predicted)
@@ -64,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         collate=functools.partial(without_labels, collate) if task.counts_as else collate,
         score=score,
         write=lambda path, rows, logits: write_submission(path, task, rows.examples, predictions(logits), logits),
+        in_labels=in_labels if task.counts_as else None,
     )
     execute(args, task, head, config, tokenizer, features)
 

@@ -45,8 +45,11 @@ class Features(Dataset):
         self.choices = choices
         self.first_tokens = first_tokens
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, to rows that differ from epoch to epoch."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Say which epoch begins, to rows that differ from epoch to epoch.
+
+        It is not called `set_epoch`, which Accelerate's data loaders call with a count of their own.
+        """
 
     def __len__(self) -> int:
         return len(self.lengths)

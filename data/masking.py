@@ -166,7 +166,7 @@ class MaskedRows(Features):
         super().__init__(rows.columns, lengths=rows.lengths, report=rows.report)
         self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, 0
 
-    def set_epoch(self, epoch: int) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict:

@@ -6,7 +6,8 @@ index          what the data file calls the row, else its number from 0
 label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
                or the class index of each word
 logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the
-               encoder saw, null for the others
+               encoder saw, null for the others; where the model's classes are not the task's labels (HANS), one figure
+               a label, the highest of the classes that count as it
 best_logits    likewise of the best epoch; only where a training run writes it
 """
 

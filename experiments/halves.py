@@ -2,12 +2,14 @@
 
 python -m experiments.halves runs/budget --output results/budget/halves.json
 
-The rows of each evaluated set are cut in two by a fixed draw. On the first half the budget is chosen: the one with the
-best mean over seeds after the last epoch. The second half is reported: the chosen budget against random masks that hide
-as many keys of each row, and against every other method that was run beside them, paired by seed. The scores come from
-the runs' predictions.
+The rows of a task's evaluation set are cut in two by a fixed draw. On the first half the budget is chosen: the one with
+the best mean over seeds after the last epoch. The second half is reported: the chosen budget against random masks that
+hide as many keys of each row, and against every other method that was run beside them, paired by seed. Where only one
+budget was run, nothing is chosen and all rows are reported; so are all rows of the other sets that the trained models
+were scored on, with the budget that was chosen for the training. The scores come from the runs' predictions.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,9 +38,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     groups = grouped(result for folder in args.folders for result in read_results(Path(folder)))
     families: dict[str, list[Group]] = {}
-    for group in groups:
+    for group in sorted(groups, key=_is_other_set):  # on a training's own set its budget is chosen
         families.setdefault(group.base, []).append(group)
-    found = [record for family in families.values() if (record := of_family(family, groups))]
+    found, chosen = [], {}
+    for family in families.values():
+        trained = json.dumps([family[0].first.training, family[0].first.precision])
+        if _is_other_set(family[0]) and trained not in chosen:
+            continue
+        if record := of_family(family, groups, chosen.get(trained) if _is_other_set(family[0]) else None):
+            found.append(record)
+            chosen.setdefault(trained, record["budget"])
     if not found:
         raise InputError(f"{', '.join(args.folders)}: no runs of {METHOD} with predictions")
     print(markdown(found))
@@ -53,23 +62,32 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
 
 
-def of_family(family: Sequence[Group], groups: Sequence[Group]) -> dict | None:
+def _is_other_set(group: Group) -> bool:
+    """Whether these are evaluations on another set than that of the training's own task, or under masks."""
+    return group.first.best is None
+
+
+def of_family(family: Sequence[Group], groups: Sequence[Group], given: float | None = None) -> dict | None:
     """What is chosen and reported of the methods of one encoder, task and setting; None without a row budget.
 
     Args:
         groups: all there are: plain fine-tuning for twice the epochs is of another setting.
+        given: the budget, where it is chosen already.
     """
     budgets = {
         group.first.own[BUDGET]: group for group in family if group.method == METHOD and group.own.keys() <= {BUDGET}
     }
     read = {beta: found for beta, group in budgets.items() if (found := _read(group))}
-    if not read:
+    if not read or (given is not None and given not in read):
         return None
     first = budgets[min(read)]
     labels = next(iter(read.values()))[1]
-    choosing, reporting = halves(len(labels))
-    chosen_by = {beta: over_seeds(scores(first.first.metric, found, choosing)) for beta, found in read.items()}
-    beta = max(chosen_by, key=lambda beta: chosen_by[beta]["mean"])
+    choosing, reporting, chosen_by = np.arange(0), np.arange(len(labels)), {}
+    beta = given if given is not None else min(read)
+    if given is None and len(read) > 1:
+        choosing, reporting = halves(len(labels))
+        chosen_by = {beta: over_seeds(scores(first.first.metric, found, choosing)) for beta, found in read.items()}
+        beta = max(chosen_by, key=lambda beta: chosen_by[beta]["mean"])
     longer = [group for group in groups if group.base == first.base_of_twice_the_epochs and group.method == "naive"]
     others = [group for group in (*family, *longer) if group.method != METHOD]
     rows = []
@@ -143,8 +161,9 @@ def against(metric: str, ours: Predicted, theirs: Predicted, rows: np.ndarray) -
 def markdown(found: Sequence[dict]) -> str:
     """A table: a line for each method that a chosen budget is compared with."""
     lines = [
-        "| task | metric | budget chosen | on the other half | against | theirs | difference | over seeds | rows too |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| encoder | trained on | scored on | metric | budget | score | against | theirs | difference | over seeds |"
+        " rows too |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for record in found:
         for row in record["against"]:
@@ -152,9 +171,11 @@ def markdown(found: Sequence[dict]) -> str:
             tried = ", ".join(f"{each['budget']:g}" for each in record["choosing"])
             difference = "" if row["difference"] is None else f"{row['difference']:+.2f}, {row['pairs']} pairs"
             cells = (
+                record["encoder"],
                 record["task"],
+                f"{record['scored_on']}, {record['rows']['reporting']:,}",
                 record["metric"].replace("_", " "),
-                f"{record['budget']:g} of {tried}",
+                f"{record['budget']:g} of {tried}" if tried else f"{record['budget']:g}",
                 f"{record['reporting']['mean']:.2f}",
                 f"**{other}**" if row["control"] else other,
                 f"{row['score']['mean']:.2f}",

@@ -136,7 +136,9 @@ def _task_rows(groups: Sequence[Group]) -> list[dict]:
 
 def _place(arm: str) -> tuple[int, str]:
     """The encoder as it was, then the methods in their order, each before its rows with other settings."""
-    return [AS_IT_WAS, *METHODS, arm].index(arm.partition("-")[0] if arm != AS_IT_WAS else arm), arm
+    order = [AS_IT_WAS, *METHODS]
+    name = arm if arm in order else arm.partition("-")[0]
+    return (order.index(name) if name in order else len(order)), arm
 
 
 def _shared(group: Group) -> str:

@@ -21,7 +21,7 @@ from data.masking import MaskedRows, Masking, packed_features
 from data.own_text import text_task
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
-from training import arguments
+from training import arguments, loop
 from training.state import Progress
 from utils import InputError
 
@@ -82,6 +82,20 @@ def test_what_a_run_leaves(trained, text):
         "metrics.jsonl",
         "results.json",
     ]
+
+
+def test_each_epoch_has_masks_of_its_own(text, encoder_folder, tmp_path, monkeypatch):
+    seen, optimize = [], loop.optimize
+
+    def noting(run, parts, *given):
+        seen.append({tuple(filter(None, row)) for part in parts for row in part["input_ids"].tolist()})  # without [PAD]
+        return optimize(run, parts, *given)
+
+    monkeypatch.setattr(loop, "optimize", noting)
+    run(text, encoder_folder, tmp_path / "out", "--num_train_epochs", "2", "--method", "naive")
+    of_epoch = [set().union(*part) for part in (seen[: len(seen) // 2], seen[len(seen) // 2 :])]
+    assert len(of_epoch[0]) == len(of_epoch[1]) > 10
+    assert not of_epoch[0] & of_epoch[1]
 
 
 @pytest.mark.parametrize("flags", [(), ("--fsdp",)])

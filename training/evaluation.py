@@ -46,6 +46,7 @@ class Head:
     summary: of masked language modelling, (batch, output) -> (B, figures), which is kept for each row in place of its
         logits. Their vocabulary is too large to keep, so that there are no predictions; the best epoch is the one with
         the lowest loss; and a head of the encoder's own counts, whatever its classes are called.
+    in_labels: logits per row of the model's classes -> of the task's labels, which may be others; None for the same.
     """
 
     auto_class: "type[_BaseAutoModelClass]"
@@ -54,6 +55,7 @@ class Head:
     write: Callable[[Path, Features, list[np.ndarray]], None] | None
     loss_name: str = "train loss"
     summary: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] | None = None
+    in_labels: Callable[[list[np.ndarray]], list[np.ndarray]] | None = None
 
     @property
     def of_words(self) -> bool:

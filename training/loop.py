@@ -121,7 +121,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     )
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
-            features.set_epoch(progress.epoch)
+            features.begin_epoch(progress.epoch)
             train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
             bar.set_postfix(bar_figures(progress), refresh=False)

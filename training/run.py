@@ -197,7 +197,10 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
         scores, of_sets = evaluate(run, features.eval)
         if accelerator.is_main_process:
             for name, rows in features.eval.items() if not run.head.of_words else ():
-                write_predictions(folder.predictions_of(name, training=False), rows, of_sets[name])
+                logits = of_sets[name]
+                if run.head.in_labels is not None:
+                    logits = run.head.in_labels(logits)
+                write_predictions(folder.predictions_of(name, training=False), rows, logits)
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():

@@ -147,7 +147,7 @@ def test_the_same_seed_epoch_and_row_give_the_same_mask_and_no_others_do(rows, t
 
     def masks(seed, epoch=0):
         masked = MaskedRows(rows, rule, seed)
-        masked.set_epoch(epoch)
+        masked.begin_epoch(epoch)
         return [masked[number]["input_ids"] for number in range(8)]
 
     assert masks(1) == masks(1)
@@ -165,7 +165,7 @@ def test_whole_words_are_chosen(tokenizer):
     masked = MaskedRows(rows, Masking.of(tokenizer, 0.3, whole_words=True), seed=0)
     partly = 0
     for epoch in range(30):
-        masked.set_epoch(epoch)
+        masked.begin_epoch(epoch)
         for number in range(len(rows)):
             row, starts = masked[number], rows[number]["starts"]
             free = sum(token not in tokenizer.all_special_ids for token in rows[number]["input_ids"])

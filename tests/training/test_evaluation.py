@@ -18,6 +18,7 @@ import run_tok_clas
 from data.classes import model_classes
 from data.examples import Example
 from data.metrics import by_group
+from data.predictions import read_predictions
 from data.readers import read_set, task_folder
 from data.tasks import ENTAILMENT, NLI, SENTENCE_TASKS
 from models.checkpoints import save_checkpoint, saved_classes
@@ -236,6 +237,9 @@ def test_hans_by_a_model_of_another_task(classes, named, evaluate, encoder_folde
                 expected[f"{heuristic}/{label}/accuracy"] = right[of_it & [row[0] == label for row in rows]].mean()
         assert record["metrics"] == pytest.approx({name: 100 * value for name, value in expected.items()})
         assert record["eval_loss"] is None
+        kept = read_predictions(tmp_path / name / "predictions" / "HANS.parquet")
+        assert [HANS.labels[np.argmax(row)] for row in kept["logits"]] == answers
+        assert [HANS.labels[label] for label in kept["label"]] == [label for label, _ in rows]
         table = [line.split("\t") for line in (tmp_path / name / "HANS.tsv").read_text().splitlines()]
         assert table == [["index", "prediction"], *([f"ex{row}", answer] for row, answer in enumerate(answers))]
 
