@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from data.own_text import text_task
 from training import arguments
-from utils import run_script
+from utils import InputError, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,7 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     def masked(rows: Features) -> Features:
-        return MaskedRows(rows, masking, args.seed if rows is features.train else None)
+        trained_on = rows is features.train
+        found = MaskedRows(rows, masking, args.seed if trained_on else None)
+        if not any(found[row]["words"] for row in range(len(found))):
+            raise InputError(
+                f"the {'training' if trained_on else 'held-out'} text has no word to mask for this tokenizer: give more"
+                " text, or leave out --whole_word_mask"
+            )
+        return found
 
     head = Head(
         AutoModelForMaskedLM,

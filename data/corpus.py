@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts: dict[str, None] = {}
     for task in tasks:
         own = dict.fromkeys(training_texts(task, args.data_dir))
-        left = [text for text in own if text not in evaluated and text not in texts]
+        left = [text for text in own if text and text not in evaluated and text not in texts]
         log.info(
             f"{task.name}: {len(left)} documents, without {len(own) - len(left)} that are evaluated or there already"
         )

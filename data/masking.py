@@ -44,7 +44,7 @@ def packed_features(
         raise InputError("--whole_word_mask: a fast tokenizer is needed, which says whose token is whose")
     room = max_seq_length - check_length(tokenizer, max_seq_length)
     before, after = _around(tokenizer)
-    separator = [after[0] if tokenizer.sep_token_id is None and after else tokenizer.sep_token_id]
+    separator = after[:1] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
     columns: dict[str, list] = {"input_ids": [], **({"starts": []} if whole_words else {})}
     tokens = 0
     for first in range(0, len(documents), PACKED_TOGETHER):
@@ -83,7 +83,7 @@ def _joined(pieces: list[tuple[list, list]], separator: list[int]) -> tuple[list
     for more, more_starts in pieces:
         if ids and more:
             ids += separator
-            starts += [True]
+            starts += [True] * len(separator)
         ids += more
         starts += more_starts
     return ids, starts
@@ -109,7 +109,7 @@ class Masking:
 
     `share` of a row's tokens are chosen, but never a special one: a whole number of them, at least one. Of these, 80 %
     become the mask token, 10 % a random token and 10 % stay as they are. With `whole_words`, words are chosen until
-    their tokens are as many; a word that would go beyond that is passed over.
+    their tokens are as many; a word that would go beyond that is passed over, so that a row may have none.
     """
 
     mask_token: int

@@ -38,7 +38,7 @@ def divergence(
     Raises:
         ValueError: a multi-label classification, for which no divergence is defined.
     """
-    if config.problem_type == "multi_label_classification":
+    if not of_words and config.problem_type == "multi_label_classification":
         raise ValueError("no divergence is defined for multi-label classification")
     if not of_words and p.ndim == 2 and p.shape[-1] == 1:  # regression
         if protocol == "corrected":

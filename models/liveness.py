@@ -14,10 +14,10 @@ from .divergence import divergence
 
 @torch.no_grad()
 def divergences(model: AsaModel, generator: torch.Generator, labels: torch.Tensor, **batch) -> torch.Tensor:
-    """(2,): the divergence from the clean prediction under the learned masks, and under random ones; means over rows.
+    """(2,): the divergence from the clean prediction under the learned masks, and under random ones.
 
-    There is no dropout, and the precision is that of the weights, also under autocast. The model is left as it was, and
-    nothing is drawn from the global random streams.
+    Both are means over rows, or over masked words. There is no dropout, and the precision is that of the weights, also
+    under autocast. The model is left as it was, and nothing is drawn from the global random streams.
 
     Args:
         generator: of the batch's device, that the random masks are drawn from.

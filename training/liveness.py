@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from models.asa import AsaModel
+from models.divergence import IGNORED_LABEL
 from models.liveness import divergences
 from training.evaluation import Run
 
@@ -24,6 +25,8 @@ def measure(run: Run, parts: list[dict[str, torch.Tensor]], step: int) -> dict[s
     generator = torch.Generator(device).manual_seed(int(seed[0]))
     sums = torch.zeros(2, device=device)
     for part in parts:
-        sums += len(part["labels"]) * divergences(model, generator, **part)
+        labels = part["labels"]
+        count = (labels != IGNORED_LABEL).sum() if model.of_words else len(labels)  # what the divergence is a mean over
+        sums += count * divergences(model, generator, **part)
     learned, random = run.accelerator.reduce(sums).tolist()
     return {"liveness": learned / random if random > 0 else None}

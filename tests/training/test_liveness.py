@@ -109,6 +109,17 @@ def test_the_parts_of_a_batch_are_measured_together(tmp_path):
     assert liveness.measure(run, parts, 4)["liveness"] != found
 
 
+@pytest.mark.parametrize(("head", "expected"), [("sequence", (1 + 3) / (1 + 1)), ("masked_lm", (2 * 1 + 1 * 3) / 3)])
+def test_parts_count_by_what_their_divergence_is_a_mean_over(head, expected, tmp_path, monkeypatch):
+    """Rows, or masked words: here two parts of one row, of which the first has two masked words."""
+    run = make_run(tmp_path, AsaModel(tiny_backbone(head=head)))
+    labels = {"sequence": ([0], [1]), "masked_lm": ([[-100, 5, 6]], [[-100, -100, 7]])}[head]
+    figures = iter((torch.tensor([1.0, 1.0]), torch.tensor([3.0, 1.0])))
+    monkeypatch.setattr(liveness, "divergences", lambda *_, **batch: next(figures))
+    parts = [{"labels": torch.tensor(each)} for each in labels]
+    assert liveness.measure(run, parts, 1)["liveness"] == pytest.approx(expected)
+
+
 def test_no_ratio_where_nothing_is_masked(tmp_path):
     model = AsaModel(tiny_backbone(dtype=torch.float32), tau=0.0)
     for adversary in model.adversaries:
