@@ -7,6 +7,8 @@ folder=$1
 shift
 [ -e "$folder/results.json" ] && set -- "$@" --resume
 export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
+# Some versions of srun do not look at what sbatch was given.
+[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 export MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000))
 
 stop() {
@@ -21,5 +23,8 @@ srun bash -c 'exec torchrun --nnodes "$SLURM_NNODES" --node_rank "$SLURM_NODEID"
 wait $!  # until it ends, or the signal comes
 wait $!
 status=$?
-[ -n "$stopped" ] && scontrol requeue "$SLURM_JOB_ID"
+# Not after a plain scancel, whose signal comes here as well.
+if [ -n "$stopped" ] && [ "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %T)" = RUNNING ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
 exit $status

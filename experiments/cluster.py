@@ -8,11 +8,13 @@ saves; then it is queued again, and goes on from there.
 """
 
 import collections
+import contextlib
 import json
 import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,15 +26,18 @@ from typing import Any, NoReturn
 from experiments.launch import dry_run as local_dry_run
 from experiments.launch import finish, only_grid, start, write_plan
 from experiments.plan import ROOT, Planned, state
-from utils import InputError, Interrupted, StopSignals, log, reason, write_json
+from utils import InputError, Interrupted, StopSignals, log, reason
 
 JOB = "job.json"  # in a run's folder: its job, and why it failed
 JOB_FILES = ".slurm"  # in the grid's folder: what submitit keeps of the jobs
 POLL_SECONDS = 10.0
+TRIES = 30  # to reach Slurm's controller, which may be starting again
 # submitit passes the signal of its own choice on to a job; SIGTERM is the one that the scripts save at.
 SIGNAL = {"SUBMITIT_PREEMPT_SIGNAL": "TERM"}
 MOST_REQUEUES = 1000  # of a job that reaches its time limit
 DEFAULTS = {"name": "asa", "timeout_min": 240}
+# A run is one process here; several_nodes.sh is for more.
+ALONE = ("nodes", "tasks_per_node")
 # What submitit calls alike on every cluster; its names of Slurm's own settings begin with "slurm_".
 SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 # Slurm's words for a job that has ended; every other is one of a job that runs, or will.
@@ -57,6 +62,10 @@ class Standing:
     why: str = ""
 
 
+class NoAnswer(InputError):
+    """Slurm does not answer."""
+
+
 class Job:
     """What a job does: start its run, or what is left of it, and wait for its end. submitit pickles it."""
 
@@ -68,7 +77,7 @@ class Job:
         import submitit
 
         number = submitit.JobEnvironment().job_id
-        if read_job(self.run).get("job", number) != number or state(self.run) == "finished":
+        if _first_number(read_job(self.run)) > int(number.partition("_")[0]) or state(self.run) == "finished":
             return  # it was submitted again, by somebody who could not see this job
         write_job(self.run, number)
         cpus = os.environ.get("SLURM_CPUS_ON_NODE")  # as many threads on any node, for the same bits
@@ -90,14 +99,18 @@ class Job:
         """
         import submitit
 
+        # A second signal would wait for the same end, within the first one's wait.
+        signal.signal(signal.SIGTERM, lambda *_: None)
         if self.process is not None:
             self.process.terminate()
             if self.process.wait() not in INTERRUPTED:  # it was at its end
                 self._end(finish(self.run, self.process.returncode, self.keep), self.process.returncode)
-        raw = os.environ["SLURM_JOB_ID"]
-        if squeue("--jobs", raw, "--format=%T") == ["RUNNING"]:
+        number = submitit.JobEnvironment().job_id
+        # By the number of its array: the array's last task to start has another one, which means the whole array.
+        word = _state_of(number)
+        if word in ("RUNNING", ""):
             return submitit.helpers.DelayedSubmission(Job(self.run, self.keep))
-        write_job(self.run, submitit.JobEnvironment().job_id, "cancelled")
+        write_job(self.run, number, "cancelled" if word in ("CANCELLED", "COMPLETING") else f"ended as {word}")
         return None
 
     def _end(self, why: str, status: int) -> NoReturn:
@@ -105,6 +118,21 @@ class Job:
 
         write_job(self.run, submitit.JobEnvironment().job_id, why)
         sys.exit(status or bool(why))
+
+
+def _state_of(job: str) -> str:
+    """Slurm's word for how far a job is; empty if it does not tell."""
+    for _ in range(TRIES):
+        try:
+            return next(iter(squeue("--jobs", job, "--format=%T")), "")
+        except NoAnswer:
+            time.sleep(POLL_SECONDS / 10)
+    return ""
+
+
+def _first_number(record: Mapping[str, str]) -> int:
+    """That of a run's job, or of the array that it belongs to; later jobs have higher ones. 0 without a job."""
+    return int(record.get("job", "0").partition("_")[0])
 
 
 def read_job(run: Planned) -> dict[str, str]:
@@ -117,14 +145,18 @@ def read_job(run: Planned) -> dict[str, str]:
 
 def write_job(run: Planned, job: str, why: str = "") -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    write_json(run.folder / JOB, {"job": job, "failed": why} if why else {"job": job})
+    # Whoever has submitted a job may write at the same time as the job itself.
+    temporary = run.folder / f".{JOB}.{socket.gethostname()}.{os.getpid()}"
+    temporary.write_text(json.dumps({"job": job, "failed": why} if why else {"job": job}), encoding="utf-8")
+    os.replace(temporary, run.folder / JOB)
 
 
 def squeue(*arguments: str) -> list[str]:
     """The lines of squeue; none if it does not know the job any more.
 
     Raises:
-        InputError: it is not there, or does not answer.
+        InputError: it is not there.
+        NoAnswer: it does not answer.
     """
     try:
         done = subprocess.run(["squeue", "--noheader", "--states=all", *arguments], capture_output=True, text=True)
@@ -133,7 +165,7 @@ def squeue(*arguments: str) -> list[str]:
             "--cluster slurm: this machine has no squeue: type it on a login node of the cluster"
         ) from None
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise InputError(f"--cluster slurm: squeue does not answer: {done.stderr.strip()}")
+        raise NoAnswer(f"--cluster slurm: squeue does not answer: {done.stderr.strip()}")
     return done.stdout.split()
 
 
@@ -188,8 +220,16 @@ def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: 
         for run in runs:
             if (standing := found[run.name]).kind == "failed":
                 log.info(f"{run.name}: {standing.why}; submitted again")
-        submit([run for run in runs if found[run.name].kind in ("missing", "failed")], found, executor, keep)
-    stopped = f"the jobs go on; {again}"
+        todo = [run for run in runs if found[run.name].kind in ("missing", "failed")]
+        # The job of an evaluation whose training has failed waits in vain, until Slurm notices.
+        todo += [run for run in runs if run.waits_for in todo and found[run.name].kind == "queued"]
+        stopped = f"the jobs go on; {again}"
+        try:
+            submit(todo, found, executor, keep)
+        except InputError:
+            if signals.noted:  # Ctrl-C has reached sbatch too
+                raise Interrupted(signals.noted, f"not all jobs are submitted; {again}") from None
+            raise
     if signals.noted:
         raise Interrupted(signals.noted, stopped)
     try:
@@ -220,7 +260,10 @@ def make_executor(folder: Path, given: Sequence[str]) -> Any:
     settings: dict[str, Any] = {
         key if key in SHARED else f"slurm_{key}": value for key, value in (DEFAULTS | _pairs(given)).items()
     }
+    # Some versions of srun do not look at what sbatch was given.
+    cpus = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK'
     settings["slurm_setup"] = [
+        cpus,
         *(f"export {name}={value}" for name, value in SIGNAL.items()),
         f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
@@ -242,11 +285,16 @@ def _pairs(given: Sequence[str]) -> dict[str, int | float | str]:
         if not (key and equals and text):
             raise InputError(f"--cluster_args {each}: give KEY=VALUE, as in partition=gpu")
         pairs[key] = text
-        for kind in (float, int):  # the last that fits
-            try:
-                pairs[key] = kind(text)
-            except ValueError:
-                continue
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                if str(kind(text)) == text:  # and not an account 0042
+                    pairs[key] = kind(text)
+        if key in ALONE and pairs[key] != 1:
+            raise InputError(
+                f"--cluster_args {each}: a run of a grid is one process; docs/several_nodes.sh starts more"
+            )
+        if key == "time":
+            raise InputError(f"--cluster_args {each}: give the time limit as timeout_min=MINUTES")
     return pairs
 
 
@@ -272,7 +320,8 @@ def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any
             raise InputError(f"--cluster_args: sbatch refuses the jobs: {' '.join(str(error).split())}") from None
         for run, job in zip(array, submitted, strict=True):
             jobs[run.name] = job.job_id
-            write_job(run, job.job_id)
+            if read_job(run).get("job") != job.job_id:  # it may have begun, and even failed, by now
+                write_job(run, job.job_id)
             log.info(f"{run.name}: submitted as job {job.job_id}")
 
     # The executor keeps a dependency: what waits for nothing comes first.
@@ -296,7 +345,7 @@ def watch(runs: Sequence[Planned]) -> dict[str, str]:
     while True:
         try:
             now = standings(runs)
-        except InputError as error:  # Slurm's controller restarts
+        except NoAnswer as error:  # Slurm's controller restarts
             log.warning(f"{reason(error)}; asked again")
             time.sleep(POLL_SECONDS)
             continue

@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     families: dict[str, list[Group]] = {}
     for group in sorted(groups, key=_is_other_set):  # on a training's own set its budget is chosen
         families.setdefault(group.base, []).append(group)
-    found, chosen = [], {}
+    found: list[dict] = []
+    chosen: dict[str, float] = {}  # what a training is -> its budget
     for family in families.values():
         trained = json.dumps([family[0].first.training, family[0].first.precision])
         if _is_other_set(family[0]) and trained not in chosen:

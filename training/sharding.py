@@ -71,6 +71,8 @@ def copy_whole(tensor: torch.Tensor, whole: torch.Tensor, everywhere: bool = Tru
         )
     with torch.no_grad():
         tensor.copy_(whole)
+        if not everywhere and not isinstance(tensor, DTensor):  # a buffer, of which each process has the whole
+            torch.distributed.broadcast(tensor, 0)
 
 
 def gather(model: nn.Module, whole: nn.Module | None) -> None:

@@ -71,6 +71,25 @@ def test_a_job_with_another_number_leaves_the_run_alone(run, monkeypatch):
     cluster.Job(run, "last")()
     assert cluster.read_job(run) == {"job": "9"}
     assert not (run.folder / "log.txt").exists()
+    cluster.write_job(run, "7")  # of an earlier one, as long as nobody has written that there is a new one
+    monkeypatch.setattr(cluster, "start", lambda *_: subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"]))
+    with pytest.raises(SystemExit, match="3"):
+        cluster.Job(run, "last")()
+    assert cluster.read_job(run)["job"] == "8"
+
+
+def test_slurm_s_controller_may_be_starting_again(monkeypatch):
+    answers = iter([cluster.NoAnswer("no"), cluster.NoAnswer("no"), ["RUNNING"]])
+
+    def squeue(*arguments):
+        assert arguments == ("--jobs", "7_1", "--format=%T")
+        if isinstance(answer := next(answers), Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(cluster, "squeue", squeue)
+    monkeypatch.setattr(cluster.time, "sleep", lambda _: None)
+    assert cluster._state_of("7_1") == "RUNNING"
 
 
 def test_what_cannot_be_submitted(tmp_path, monkeypatch):
@@ -81,6 +100,8 @@ def test_what_cannot_be_submitted(tmp_path, monkeypatch):
     for given, expected in {
         "partition": "--cluster_args partition: give KEY=VALUE, as in partition=gpu",
         "partitoin=gpu": "--cluster_args: Unknown argument 'partitoin' for executor 'slurm' in parameter",
+        "nodes=2": "--cluster_args nodes=2: a run of a grid is one process; docs/several_nodes.sh starts more",
+        "time=04:00:00": "--cluster_args time=04:00:00: give the time limit as timeout_min=MINUTES",
         "timeout_min=soon": "--cluster_args: Parameter \"timeout_min\" expected type <class 'int'>",
     }.items():
         assert message(cluster.make_executor, tmp_path, [given]).startswith(expected)
@@ -96,7 +117,7 @@ def test_what_cannot_be_submitted(tmp_path, monkeypatch):
 
 def test_settings_reach_sbatch(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name, *_, **__: f"/usr/bin/{name}")
-    given = ["partition=gpu", "gpus_per_node=1", "timeout_min=90", "array_parallelism=16", "mem_gb=1.5"]
+    given = ["partition=gpu", "gpus_per_node=1", "timeout_min=90", "array_parallelism=16", "mem_gb=1.5", "account=0042"]
     script = cluster.make_executor(tmp_path, given)._executor._make_submission_file_text("true", "")
-    wanted = ("partition=gpu", "gpus-per-node=1", "time=90", "mem=1536MB", "requeue", "signal=TERM@90")
+    wanted = ("partition=gpu", "account=0042", "gpus-per-node=1", "time=90", "mem=1536MB", "requeue", "signal=TERM@90")
     assert [f"#SBATCH --{setting}" in script.splitlines() for setting in wanted] == [True] * len(wanted)

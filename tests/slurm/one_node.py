@@ -66,7 +66,7 @@ class Slurm:
         os.environ["PATH"] += ":/usr/sbin"
         os.environ["SLURM_CONF"] = str(self.config)
         for name in ("state", *(f"spool-{node}" for node in NODES)):
-            (folder / name).mkdir(parents=True)
+            (folder / name).mkdir(parents=True, exist_ok=True)
         key = folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o600)

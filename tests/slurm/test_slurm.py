@@ -41,7 +41,7 @@ def grid(slurm, tmp_path, monkeypatch):
     paused = [sys.executable, str(HERE / "paused.py"), str(tmp_path / "marks")]
     monkeypatch.setattr(plan, "script_command", lambda script: [*paused, script])
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.2)
-    argv = ["robustness", "--tasks", "SST-2", "--methods", "asa", "--seeds", "42,13", "--no_cuda"]
+    argv = ["robustness", "--tasks", "SST-2", "--methods", "asa", "--seeds", "13,42", "--no_cuda"]
     argv += ["--output_dir", str(tmp_path / "runs"), "--data_dir", str(tmp_path / "sets")]
     argv += ["--encoder", str(tmp_path / "encoder"), "--eval_file", f"SST-2={tmp_path / 'hard.tsv'}"]
     argv += ["--keep_checkpoints", "all", "--cluster", "slurm"]
@@ -55,7 +55,7 @@ def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, 
     assert leave(grid, monkeypatch).startswith("the jobs go on; to go on: ")
     folder = tmp_path / "runs" / TRAINED
     job = json.loads((folder / "job.json").read_text())["job"]
-    assert re.fullmatch(r"\d+_0", job)
+    assert re.fullmatch(r"\d+_1", job)  # the last of its array, whose own number Slurm takes for all of them
 
     paused(slurm, tmp_path, 0)
     leave(grid, monkeypatch)  # somebody else types it
@@ -186,3 +186,10 @@ def test_that_job_queues_itself_again_and_resumes(slurm, tmp_path, monkeypatch):
     slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="COMPLETED")
     first, second = (line.partition("run_sent_clas.py ")[2] for line in (tmp_path / "ran").read_text().splitlines())
     assert (first, second) == (f"--do_train --output_dir {tmp_path}", f"--do_train --resume --output_dir {tmp_path}")
+
+    (tmp_path / "results.json").unlink()
+    job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()
+    slurm.wait_for("ls", str(tmp_path), said="results.json")
+    slurm.ask("scancel", job)  # for good
+    slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="CANCELLED")
+    assert len((tmp_path / "ran").read_text().splitlines()) == 3

@@ -64,3 +64,13 @@ def test_what_does_not_go_with_it_is_refused(flags, said, tmp_path, monkeypatch)
     monkeypatch.setenv("WORLD_SIZE", "2" if flags else "1")
     given = arguments(tmp_path, str(tmp_path), tmp_path / "out", *flags, "--fsdp")
     assert message(run_sent_clas.main, given) == said
+
+
+def test_what_is_spread_reaches_buffers_too(tmp_path):
+    """Of a buffer each process has the whole, and not a part."""
+    statuses, said = run_both("scattered", [str(tmp_path)], tmp_path)
+    assert statuses == [0, 0], said
+    for rank in range(2):
+        found = torch.load(tmp_path / f"{rank}.pt")
+        assert any(name.endswith("inv_freq") for name in found)
+        assert all((tensor == 7).all() for tensor in found.values()), rank
