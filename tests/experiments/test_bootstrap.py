@@ -1,11 +1,12 @@
-"""Bootstrap over seeds and rows: the scores of drawn rows are the library's, and the intervals those of known cases."""
+"""Intervals over seeds and rows: the scores of drawn rows are the library's, and the intervals those of known cases."""
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics
 
-from data.metrics import compute_words
+from data.metrics import NO_CLASS, compute_words
+from experiments import bootstrap
 from experiments.bootstrap import compare, drawn_scores, predicted
 
 RANDOM = np.random.default_rng(3)
@@ -67,10 +68,34 @@ def test_the_interval_has_both_sources_of_chance():
     worse = {seed: (RANDOM.random(n) < 0.6).astype(int).tolist() for seed in seeds}
     found = compare("accuracy", labels, worse, runs)
     scores = [[100 * np.mean(run[seed]) for seed in seeds] for run in (worse, runs)]
-    middle, width = np.mean(scores[0]) - np.mean(scores[1]), found["high"] - found["low"]
-    assert found["low"] < middle < found["high"] < 0
-    # Rows alone give 2 * 1.96 standard errors of the mean of four differences; seeds widen it.
-    rows_alone = 2 * 1.96 * 100 * ((0.8 * 0.2 + 0.6 * 0.4) / n / len(seeds)) ** 0.5
-    assert rows_alone < width < 2 * rows_alone
+    differences = np.subtract(*scores)
+    over_seeds = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert found["low"] < over_seeds.low < over_seeds.high < found["high"] < 0
+    # The rows give 1.96 standard errors of the mean of four differences, whose rows are independent here.
+    over_rows = 1.96 * 100 * ((0.8 * 0.2 + 0.6 * 0.4) / n / len(seeds)) ** 0.5
+    half = np.hypot((over_seeds.high - over_seeds.low) / 2, over_rows)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.05)
+    assert found["high"] + found["low"] == pytest.approx(2 * np.mean(differences))
     assert compare("accuracy", labels, worse, runs) == found
     assert compare("accuracy", labels, {0: runs[0]}, runs) is None
+
+
+def test_draws_in_parts_are_the_same_draws(monkeypatch):
+    labels = RANDOM.integers(2, size=50).tolist()
+    runs = [{seed: RANDOM.integers(2, size=50).tolist() for seed in range(3)} for _ in range(2)]
+    expected = compare("f1", labels, *runs, draws=30)
+    monkeypatch.setattr(bootstrap, "DRAWN_AT_ONCE", 350)  # seven at a time
+    assert compare("f1", labels, *runs, draws=30) == expected
+
+
+@pytest.mark.parametrize("metric", ["spearman", "pearson"])
+def test_a_run_without_a_correlation_counts_as_nought(metric):
+    labels = np.linspace(0, 5, 20).tolist()
+    found = drawn_scores(metric, labels, [[1.0] * 20, [*labels[1:], float("nan")], labels], np.arange(20)[None])
+    assert found.tolist() == [[0.0, 0.0, pytest.approx(100)]]
+
+
+def test_a_run_whose_logits_are_no_numbers_counts_as_nought():
+    columns = {"label": [0, 1], "logits": [[1.0, 0.0], [float("nan"), 1.0]]}
+    assert predicted(columns, "accuracy") == [0, NO_CLASS]
+    assert drawn_scores("accuracy", [0, 1], [[0, NO_CLASS], [0, 0]], np.arange(2)[None]).tolist() == [[0.0, 50.0]]
