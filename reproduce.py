@@ -37,6 +37,7 @@ SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of
 NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
 # And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
 OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
+USUAL_BUDGET = "0.1"  # the default of --asa_budget
 BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
 METHODS_OF = {
     "main": ("naive", "asa"),
@@ -263,14 +264,17 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
-    return [row(name) for name in args.methods]
+    return list(dict.fromkeys(row(name) for name in args.methods))
 
 
 def row(name: str) -> Variant:
     """The row of a table that --methods names."""
     if found := BUDGET_ROW.fullmatch(name):
         method, flag = OF_BUDGET[found[1]]
-        return Variant(name, method, (flag, found[2]))
+        share = f"{float(found[2]):g}"
+        if (method, share) == ("asa_budget", USUAL_BUDGET):  # the method itself
+            return Variant(method, method)
+        return Variant(f"{found[1]}-{share}", method, (flag, share))
     return NAMED.get(name, Variant(name, name))
 
 

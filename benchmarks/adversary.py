@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from data.readers import read_set, task_folder
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
+from training.flags import positive_int
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
 # What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
@@ -63,14 +64,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [Setting(*rule, rate, seed) for rule, rate, seed in itertools.product(rules, rates, args.seeds)]
     features, collate = task_data(args, task)
     for setting in wanted:
-        if any(run["setting"] == vars(setting) for run in runs):
+        if there := next((run for run in runs if run["setting"] == vars(setting)), None):
+            if (there["measured_on"], [state["step"] for state in there["states"]]) != (args.batches, _measured(args)):
+                raise InputError(
+                    f"--output {args.output}: {setting} has other --steps, --every or --batches: give another file"
+                )
             log.info(f"{setting}: recorded already")
             continue
         log.info(f"{setting}")
         found = follow(args, task, recipe, setting, features, collate)
-        runs.append({"setting": vars(setting), "measured_on": args.batches, **found})
+        runs.append({"setting": vars(setting), "measured_on": args.batches, "versions": versions(), **found})
         if args.output:
-            write_json(args.output, {"args": shared, "versions": versions(), "runs": runs})
+            write_json(args.output, {"args": shared, "runs": runs})
     print(markdown(runs))
 
 
@@ -95,8 +100,10 @@ def make_parser(doc: str | None, seeds: Sequence[int], steps: int, every: int) -
     known = ",".join(map(str, seeds))
     parser.add_argument("--seeds", type=whole_numbers, default=seeds, help=f"(default: {known})")
     parser.add_argument("--steps", type=int, default=steps, help="of training (default: %(default)s)")
-    parser.add_argument("--every", type=int, default=every, help="steps between measurements (default: %(default)s)")
-    parser.add_argument("--batches", type=int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument(
+        "--every", type=positive_int, default=every, help="steps between measurements (default: %(default)s)"
+    )
+    parser.add_argument("--batches", type=positive_int, default=4, help="that are measured on (default: %(default)s)")
     parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write, or to add runs to")
     return parser
@@ -110,6 +117,8 @@ def numbers(text: str) -> list[float]:
 
 
 def whole_numbers(text: str) -> list[int]:
+    if any(not number.is_integer() for number in numbers(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 42,13")
     return [int(number) for number in numbers(text)]
 
 
@@ -119,13 +128,20 @@ def recorded(output: str | None, shared: dict) -> list[dict]:
     Raises:
         InputError: it has runs with other settings than those given.
     """
-    if output is None or not Path(output).exists():
+    if output is None:
         return []
-    found = json.loads(Path(output).read_text(encoding="utf-8"))
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    if not Path(output).exists():
+        return []
+    try:
+        found = json.loads(Path(output).read_text(encoding="utf-8"))
+        had, runs = found["args"], found["runs"]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"--output {output}: it is not a file of this program: give another one") from None
     for name, value in shared.items():
-        if (had := found["args"].get(name, False)) != value:
-            raise InputError(f"--output {output}: its runs have --{name} {had}: give another file")
-    return found["runs"]
+        if had.get(name, False) != value:
+            raise InputError(f"--output {output}: its runs have --{name} {had.get(name)}: give another file")
+    return runs
 
 
 def task_data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, DataCollatorWithPadding]:
@@ -155,7 +171,7 @@ def follow(
     for step, output in enumerate(train(args, recipe, setting, model, features, collate)):
         if output is not None:
             rates.append(output.keep_rate.tolist())
-        if step % args.every == 0 or step == args.steps:
+        if step in _measured(args):
             model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
             model.train()
@@ -163,6 +179,11 @@ def follow(
         next((step for step, rate in enumerate(layer) if rate >= OPEN), None) for layer in zip(*rates, strict=True)
     ]
     return {"states": states, "keep_rate": [[round(rate, 4) for rate in each] for each in rates], "opened": opened}
+
+
+def _measured(args: argparse.Namespace) -> list[int]:
+    """The steps after which it is measured."""
+    return sorted({*range(0, args.steps, args.every), args.steps})
 
 
 def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tuple[AsaModel, torch.device]:

@@ -74,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.info(f"{name}, seed {seed}: recorded already")
             continue
         log.info(f"{name}, seed {seed}")
-        runs.append({"variant": name, "seed": seed, "states": follow(args, task, seed, name, features, collate)})
+        states = follow(args, task, seed, name, features, collate)
+        runs.append({"variant": name, "seed": seed, "versions": versions(), "states": states})
         if args.output:
-            write_json(args.output, {"args": shared, "versions": versions(), "runs": runs})
+            write_json(args.output, {"args": shared, "runs": runs})
     print(markdown(runs))
 
 

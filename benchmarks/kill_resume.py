@@ -20,6 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.flags import positive_int
 from utils import Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {"versions": versions(), "args": settings, "runs": runs, "kills": kills}
     print(report(results))
     if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(args.output, results)
     if any(run["different"] for run in runs):
         sys.exit(1)
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=positive_int, default=50)
     parser.add_argument("--rows", type=int, default=203, help="training rows of each task (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
     parser.add_argument("--output", help="JSON file for the results")
@@ -168,7 +170,8 @@ def _content(path: Path):
     results = json.loads(path.read_text(encoding="utf-8"))
     for record in (*results["epochs"], results["best"]):
         record.pop("seconds")
-    return [results["epochs"], results["best"], results["finished"]]
+    # Neither the arguments, which say where a run is and that it was resumed, nor its segments.
+    return {name: value for name, value in results.items() if name not in ("args", "segments")}
 
 
 def report(results: dict) -> str:

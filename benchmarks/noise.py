@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.demo import make_rows
+from training.flags import positive_int
 from utils import Parser, run_script, write_json
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
-    parser.add_argument("--batches", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--batches", type=positive_int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
@@ -57,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 words = method, "yes" if dropout else "no", "as published" if any(noise) else "none"
                 print(f"| {' | '.join((*words, *(f'{figure:.3g}' for figure in found.values())))} |")
     if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         settings = {name: value for name, value in vars(args).items() if name != "output"}
         write_json(args.output, {"args": settings, "versions": versions(), "rows": rows})
 

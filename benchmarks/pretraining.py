@@ -20,6 +20,7 @@ import numpy as np
 from benchmarks.throughput import make_optimizer, timed
 from models import methods
 from training import arguments
+from training.flags import positive_int
 from utils import Parser, keep_freed_memory, run_script, write_json
 
 # What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
@@ -85,7 +86,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=known, choices=known)
     parser.add_argument("--train_batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--steps", type=int, default=20, help="of each variant (default: %(default)s)")
+    parser.add_argument("--steps", type=positive_int, default=20, help="of each variant (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--no_cuda", action="store_true")

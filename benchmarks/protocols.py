@@ -7,9 +7,11 @@ figure is the mean over the same batches of the training set, with dropout. Need
 """
 
 import argparse
+from pathlib import Path
 
 from data.readers import read_set, task_folder
 from data.tasks import SENTENCE_TASKS, TOKEN_TASKS
+from training.flags import positive_int
 from utils import Parser, run_script, write_json
 
 FIGURES = ("penalty", "divergence", "fully_masked")
@@ -39,6 +41,7 @@ def main() -> None:
     for row in rows:
         print(f"| {row['task']} | {row['figure'].replace('_', ' ')} | {row['release']:.4g} | {row['corrected']:.4g} |")
     if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         settings = {name: value for name, value in vars(args).items() if name != "output"}
         write_json(args.output, {"args": settings, "versions": versions(), "rows": rows})
 
@@ -47,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", default="data/sets")
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
-    parser.add_argument("--batches", type=int, default=5, help="(default: %(default)s)")
+    parser.add_argument("--batches", type=positive_int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="(default: %(default)s)")

@@ -31,6 +31,7 @@ from data.readers import read_set, task_folder
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS
 from models import methods
 from training import flags
+from training.flags import positive_int
 from utils import InputError, Parser, keep_freed_memory, run_script, write_json
 
 # What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
@@ -163,7 +164,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", help="with folders SST-2 and DREAM (default: their lengths as stored)")
     parser.add_argument("--tasks", nargs="+", default=names, choices=names)
     parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--rounds", type=positive_int, default=3, help="(default: %(default)s)")
     parser.add_argument("--output", help="JSON file")
     parser.add_argument("--quick", action="store_true", help="a step and a row or two of each: it runs, no more")
     parser.add_argument("--no_cuda", action="store_true")

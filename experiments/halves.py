@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"{', '.join(args.folders)}: no runs of {METHOD} with predictions")
     print(markdown(found))
     if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(args.output, {"args": {"folders": args.folders}, "versions": versions(), "sets": found})
         log.info(f"{len(found)} sets: {args.output}")
 

@@ -50,10 +50,10 @@ for a run that is scored on test, it is chosen on test. *Difference from fine-tu
 of the same encoder, task and settings, paired by seed: mean [{CONFIDENCE:.0%} interval of Student's t over seeds], p
 of the paired t-test, where the interval holds 0 the *detectable* difference (a true one of this size would have been
 found with a probability of {POWER:.0%}), p of the exact sign-flip test (with n pairs never below 2/2^n; for up to
-{MOST_FLIPPED} pairs), the number of pairs, and, where the runs keep their predictions, *rows too*: the
-{CONFIDENCE:.0%} interval of a bootstrap over seeds and evaluated rows. *At equal cost* compares with plain fine-tuning
-for twice the epochs. A seed that one side lacks does not count. No correction is made for the number of comparisons. A
-published figure from the GLUE server is a score on other data."""
+{MOST_FLIPPED} pairs), the number of pairs, and, where all these runs keep their predictions, *rows too*: the interval
+over seeds, widened by how far the difference moves when the evaluated rows are drawn again (bootstrap). *At equal
+cost* compares with plain fine-tuning for twice the epochs. A seed that one side lacks does not count. No correction is
+made for the number of comparisons. A published figure from the GLUE server is a score on other data."""
 
 
 class Group:
@@ -230,7 +230,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
 
 
 def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
-    """The bootstrap over seeds and rows of the last epoch; None without two seeds whose predictions both sides keep."""
+    """The interval over seeds and rows of the last epoch; None without two seeds, or where predictions are not kept."""
     if group.first.args.get("dev_fraction"):  # each seed holds out other rows
         return None
     files = [
@@ -238,7 +238,7 @@ def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
         for each in (group, naive)
     ]
     seeds = sorted(files[0].keys() & files[1].keys())
-    if len(seeds) < 2:
+    if len(seeds) < 2 or len(seeds) < len(group.results.keys() & naive.results.keys()):
         return None
     read = [{seed: read_predictions(paths[seed]) for seed in seeds} for paths in files]
     labels = read[0][seeds[0]]["label"]
@@ -256,10 +256,12 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
     said = {}
     for row in records:
         if error := row.get("rows_sampling_error"):
+            metric, settings = row["metric"].replace("_", " "), row["settings"]
             name = f"{row['task']} {row['scored_on']}"
-            said[name] = (
+            of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
+            said[name, of, metric] = (
                 f"{name} has {row['examples']:,} rows: scored on as many others, one run's"
-                f" {row['metric'].replace('_', ' ')} would move by about {error:.1f} points (one standard deviation)."
+                f" {metric} ({of}) would move by about {error:.1f} points (one standard deviation)."
             )
     return list(said.values())
 

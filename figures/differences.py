@@ -91,7 +91,7 @@ def is_constant(result: Result) -> bool:
     being its accuracy. A correlation below 0 is no better.
     """
     f1, accuracy = (result.metrics.get(name, math.nan) / 100 for name in ("f1", "accuracy"))
-    return result.last <= 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
+    return result.last <= 0 or f1 == 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
 
 
 def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, left_out: str = "") -> None:

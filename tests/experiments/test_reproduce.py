@@ -244,10 +244,11 @@ def test_smart_is_compared_as_in_its_paper_and_as_in_its_code(tmp_path):
 
 
 def test_rows_of_any_budget():
-    words = "asa_budget-0.05,random_budget-0.05,asa_budget"
+    words = "asa_budget-0.050,random_budget-0.05,asa_budget,asa_budget-0.10"  # the last two are one
     args, _ = reproduce.parse_arguments(["main", "--output_dir", "out", "--methods", words])
     runs = plan.plan_runs(Path("out"), [TASKS["CoLA"]], reproduce.variants_of(args), 1, [])
     names = ("method", "asa_budget", "random_mask_budget")
+    assert len(runs) == 3
     assert {run.variant.label: tuple(run.args[name] for name in names) for run in runs} == {
         "asa_budget-0.05": ("asa_budget", 0.05, None),
         "random_budget-0.05": ("random_mask", 0.1, 0.05),
