@@ -132,7 +132,8 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
     names: Sequence = ()
     texts: Any
     if len(columns.choices) > 1:
-        texts = [row.get(name) or None for name in columns.choices]  # an empty cell is no choice
+        # An empty cell is no choice; a number 0 is one.
+        texts = [None if row.get(name) in (None, "") else row[name] for name in columns.choices]
         names = columns.choices
     else:
         name = columns.choices[0]

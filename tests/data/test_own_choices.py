@@ -54,6 +54,19 @@ def test_a_missing_choice_may_stand_before_others(tmp_path):
     assert (examples[0].context, examples[0].question, examples[0].cloze) == ("how?", "_", True)  # the choice alone
 
 
+LACKING_C = {"question": "2-1", "a": 2, "b": 1, "c": None, "answer": "B"}
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_number_zero_is_a_choice(zero, tmp_path):
+    rows = [{"question": "1-1", "a": zero, "b": 1, "c": 2, "answer": "B"}, LACKING_C]
+    _, examples = choice_examples(table(tmp_path / "x.jsonl", rows))
+    assert [(row.choices, row.label) for row in examples] == [((str(zero), "1", "2"), 1), (("2", "1"), 1)]
+    rows[0]["a"] = False
+    said = message(choice_examples, table(tmp_path / "y.jsonl", rows))
+    assert said.endswith("line 1: a choice must be text, not bool")
+
+
 @pytest.mark.parametrize(
     ("columns", "guessed"),
     [
