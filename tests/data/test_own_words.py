@@ -8,6 +8,7 @@ from own_tables import SENTENCES, conll, lists, table, task_and_sets
 from script_runs import results_of
 
 import run_tok_clas
+from data import metrics
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -51,6 +52,20 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
     task, _ = task_and_sets("--do_train", "--train_file", file, *flags.split(), script="run_tok_clas")
     assert task.metrics[:3] == metrics
     assert task.labels == labels
+
+
+@pytest.mark.parametrize("ends", ["LU", "ES"])
+def test_entities_with_tags_for_ends_and_single_words_by_value(ends):
+    """Two of one word, one of two and one of three; the prediction of the third ends too early."""
+    last, single = ends
+    tags = [[f"{single}-PER", f"{single}-PER", "O", "B-LOC", f"{last}-LOC"], ["B-PER", "I-PER", f"{last}-PER"]]
+    predictions = [[f"{single}-PER", f"{single}-PER", "O", "B-LOC", "O"], ["B-PER", "I-PER", f"{last}-PER"]]
+    scores = metrics.compute_words(("entity_precision", "entity_recall", "entity_f1"), tags, predictions)
+    assert scores == pytest.approx(dict.fromkeys(scores, 75))
+    predictions = [["O", f"{single}-PER", "O", "O", f"{single}-LOC"], ["O", "O", "O"]]
+    scores = metrics.compute_words(("entity_precision", "entity_recall", "entity_f1"), tags, predictions)
+    assert [scores[name] for name in ("entity_precision", "entity_recall")] == [50, 25]
+    assert scores["entity_f1"] == pytest.approx(100 * 2 / (2 + 4))
 
 
 @pytest.mark.parametrize(
