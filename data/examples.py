@@ -242,7 +242,7 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
         return score
     if word not in task.labels:
         word = whole(word)
-    if word in task.no_gold_label:
+    if word in task.no_gold_label and word not in task.labels:
         return None
     if is_number and word not in task.labels and word in map(str, range(len(task.numbered))):
         word = task.numbered[int(word)]

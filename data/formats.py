@@ -207,7 +207,9 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
     def named(column: str, value):
         if isinstance(value, list):
             return [named(column, each) for each in value]
-        return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1 is no class
+        if isinstance(value, int) and value >= 0:
+            return names[column][value]
+        return None if str(value) in names[column] else value  # -1 is no class, also where one is called so
 
     number = 0
     for batch in table.iter(batch_size=1000):

@@ -131,6 +131,20 @@ def test_names_of_classes_in_a_parquet_file_are_used(tmp_path):
     assert sets.train.report == {"rows_without_gold_label": 1}
 
 
+def test_a_class_may_be_called_minus_one(tmp_path):
+    """In a Parquet file; the number -1 in place of the number of a class is still no label."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["-1", "0", "1"])}
+    )
+    rows = [{"text": f"film {n}", "label": label} for n, label in enumerate((0, 1, 2, -1, 0))]
+    task, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.parquet", rows, features))
+    assert task.labels == ("-1", "0", "1")
+    assert [(row.texts[0], row.label) for row in sets.train] == [
+        *(("film 0", 0), ("film 1", 1), ("film 2", 2), ("film 4", 0))
+    ]
+    assert sets.train.report == {"rows_without_gold_label": 1}
+
+
 @pytest.mark.parametrize(
     ("rows", "flags", "said"),
     [
