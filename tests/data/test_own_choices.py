@@ -126,6 +126,21 @@ def test_bad_choices_are_refused(changes, said, tmp_path, encoder_folder, refuse
     assert said in refused("own", *given, script=run_multi_cho, load_model_path=encoder_folder)
 
 
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    "choices", [["warm", "dull"], [{"text": "warm", "label": "c0"}, {"text": "dull", "label": None}]]
+)
+def test_choices_without_names_are_refused_where_answers_are_names(split, choices, tmp_path):
+    train = table(tmp_path / "train.jsonl", asked("name", "objects"))
+    rows = [*asked("name", "objects")[:1], asked("name")[1] | {"choices": choices}]
+    file = table(tmp_path / "x.jsonl", rows)
+    flags = ("--do_train", {"dev": "--do_eval", "test": "--do_test"}[split], "--train_file", train)
+    _, sets = task_and_sets(*flags, f"--{split}_file", file, "--task_name", "films", script="run_multi_cho")
+    examples = (sets.eval if split == "dev" else sets.test)["films"]
+    said = "its choices have no names, and answers are names here: give each its 'label'"
+    assert message(list, examples) == f"{file}, line 2: {said}"
+
+
 def test_a_set_of_answers_of_which_none_is_a_choice_is_refused(tmp_path, encoder_folder, refused):
     train = table(tmp_path / "train.jsonl", asked("letter"))
     dev = table(tmp_path / "dev.jsonl", [row | {"answer": "Z"} for row in asked("letter")])
