@@ -405,6 +405,16 @@ def test_a_model_that_does_not_say_its_classes_needs_the_training_file(script, t
     assert scores["metrics"] == results_of(tmp_path / "out")["best"]["metrics"]
 
 
+def test_for_predictions_alone_the_training_file_says_the_classes(tmp_path):
+    (tmp_path / "alone.bin").touch()
+    rows = [{"text": row["text"], "verdict": row["label"]} for row in rows_of_films(4)]
+    given = ("--do_test", "--test_model_file", tmp_path / "alone.bin", "--task_name", "films", "--test_file")
+    given = (*given, table(tmp_path / "test.csv", [{"text": "a film"}] * 2), "--train_file")
+    task, sets = task_and_sets(*given, table(tmp_path / "train.csv", rows))
+    assert task.labels == ("bad", "good")
+    assert [(row.texts, row.label) for row in sets.test["films"]] == [(("a film",), None)] * 2
+
+
 def test_a_run_on_own_data_is_resumed_with_the_same_rows_only(script, tmp_path, capsys, monkeypatch):
     file = table(tmp_path / "x.csv", rows_of_films(12))
     flags = ("--do_train", "--do_eval", "--train_file", file, "--save_steps", "1")

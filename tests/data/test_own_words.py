@@ -1,11 +1,12 @@
 """Words of the user's own with a tag each: formats, tags, metrics, and what comes out."""
 
 import json
+from functools import partial
 
 import datasets
 import pytest
 from own_tables import SENTENCES, conll, lists, table, task_and_sets
-from script_runs import results_of
+from script_runs import message, results_of
 
 import run_tok_clas
 from data import metrics
@@ -156,6 +157,19 @@ def test_a_table_to_predict_needs_no_tags_beside_other_training_files(tmp_path):
     task, sets = task_and_sets(*given, script="run_tok_clas")
     assert [row.words for row in sets.test["works"]] == [["a", "film"]]
     assert task.columns == ("tokens", "ner_tags")
+
+
+def test_for_predictions_alone_the_training_file_says_the_tags(tmp_path):
+    (tmp_path / "alone.bin").touch()
+    test = table(tmp_path / "test.json", [{"tokens": ["a", "film"]}])
+    given = ("--do_test", "--test_model_file", tmp_path / "alone.bin", "--test_file", test, "--task_name", "works")
+    train = lists(tmp_path / "train.json")
+    task, sets = task_and_sets(*given, "--train_file", train, script="run_tok_clas")
+    assert task.labels == ("O", "B-MOOD", "B-WORK")
+    assert [(row.words, row.labels) for row in sets.test["works"]] == [(["a", "film"], None)]
+    train = lists(tmp_path / "train.json", names=("tokens", "mine"))
+    said = message(partial(task_and_sets, script="run_tok_clas"), *given, "--train_file", train)
+    assert said.startswith(f"{train}: which column is the tags is not clear: give --tag_column; the columns are")
 
 
 def test_a_fraction_of_the_sentences_is_held_out(tmp_path):
