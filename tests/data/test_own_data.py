@@ -475,6 +475,15 @@ def test_what_the_library_reads_is_a_data_set(kept, tmp_path, caplog):
     assert "the train set is train, with 6 rows" in caplog.text
 
 
+def test_a_split_of_the_very_name_comes_before_others(tmp_path):
+    whole = datasets.Dataset.from_list(rows_of_films(6))
+    names = ("train_small", "train", "dev", "validation_small")
+    found = datasets.DatasetDict({name: whole.select(range(4)) if "small" in name else whole for name in names})
+    found.save_to_disk(tmp_path / "films")
+    _, sets = task_and_sets("--do_train", "--do_eval", "--dataset_name", tmp_path / "films")
+    assert (len(sets.train), len(sets.eval["films"])) == (6, 6)
+
+
 def test_a_set_that_a_data_set_lacks_is_named(tmp_path):
     table(tmp_path / "films" / "train.csv", rows_of_films(4))
     folder = tmp_path / "films"
