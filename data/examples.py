@@ -4,6 +4,7 @@ A label that the task lacks is an error, or, in a set that is evaluated, stands 
 """
 
 import ast
+import functools
 import math
 import re
 import warnings
@@ -199,8 +200,16 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
 
 def index_of(row: dict, where: str) -> str | None:
     """What the row is called, as it will stand in a table."""
-    name = next((name for name in INDEX_COLUMNS if row.get(name) is not None), None)
+    name = next((name for name in _index_columns(tuple(row)) if row[name] is not None), None)
     return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
+
+
+@functools.lru_cache
+def _index_columns(columns: tuple[str, ...]) -> list[str]:
+    """Those of the columns that may say what a row is called, in any case; the first that has a value does."""
+    plain = {column.strip().lower(): column for column in reversed(columns)}
+    found = (name if name in columns else plain.get(name.lower()) for name in INDEX_COLUMNS)
+    return [name for name in found if name is not None]
 
 
 def in_a_table(text: str) -> str:

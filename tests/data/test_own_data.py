@@ -91,6 +91,19 @@ def test_what_is_to_be_predicted_needs_no_label(script, tmp_path):
         assert "\n7\t" in (tmp_path / str(number) / "films.tsv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("columns", "index"),
+    [("ID", "ID"), ("Guid Idx", "Idx"), ("pairid", "pairid"), ("ID id", "id"), ("name", None), ("uid id", "id")],
+)
+def test_rows_are_called_by_the_column_of_ids_in_any_case(columns, index, tmp_path):
+    rows = [
+        {name: f"{name}{n}" for name in columns.split()} | {"text": row["text"], "label": row["label"]}
+        for n, row in enumerate(rows_of_films(2))
+    ]
+    _, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.csv", rows))
+    assert [row.index for row in sets.train] == [index and f"{index}{n}" for n in range(2)]
+
+
 def test_flags_choose_the_columns(tmp_path):
     rows = [{"text": "no", "b": f"b{n}", "a, c": f"a{n}", "label": "no", "mine": n % 2} for n in range(4)]
     flags = ("--do_train", "--train_file", table(tmp_path / "x.csv", rows), "--label_column", "mine")
