@@ -138,16 +138,23 @@ class Tally:
             lacking = f"a label that {task.name} does not have"
         if len(self.unknown) == self.labels:
             raise InputError(wrong)
-        first = "the only row" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} rows"
+        unit = _labelled_unit(task)
+        first = f"the only {unit}" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} {unit}s"
         log.warning(
-            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a row counts as wrong and gives no"
+            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a {unit} counts as wrong and gives no"
             " loss"
         )
 
-    def report(self) -> dict[str, int]:
+    def report(self, task: Task) -> dict[str, int]:
         """The figures that are not zero, for the results."""
-        figures = {"rows_with_unknown_label": len(self.unknown), "rows_without_gold_label": self.no_gold_label}
+        unknown = f"{_labelled_unit(task)}s_with_unknown_label"
+        figures = {unknown: len(self.unknown), "rows_without_gold_label": self.no_gold_label}
         return {name: number for name, number in figures.items() if number}
+
+
+def _labelled_unit(task: Task) -> str:
+    """What has a label."""
+    return "word" if isinstance(task, TokenTask) else "row"
 
 
 def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:

@@ -65,7 +65,7 @@ class Examples(Sequence[Any]):
             tally.check(self.task)
             if self.share:
                 rows = divided(rows, self.share, self.paths)
-        self.report, self.told = tally.report(), True
+        self.report, self.told = tally.report(self.task), True
         return rows
 
     def chunks(self, size: int) -> Iterator[list]:

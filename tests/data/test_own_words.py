@@ -119,7 +119,7 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     best = results_of(out)["best"]["metrics"]
     assert (best["entity_f1"], best["accuracy"]) == (100, 100)
     assert best["works-other/accuracy"] == pytest.approx(100 * 8 / 9)
-    assert "other.jsonl, line 3: the only row (of 9) with a label that works does not have" in caplog.text
+    assert "other.jsonl, line 3: the only word (of 9) with a label that works does not have" in caplog.text
     assert (out / "works.tsv").read_text() == "".join(
         f"{word}\t{tag}\n" + "\n" * (place + 1 == len(tags))
         for words, tags in SENTENCES
