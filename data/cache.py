@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
 from data.readers import Examples, withheld
-from utils import atomic_folder, counted, log, write_json
+from utils import InputError, atomic_folder, counted, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
@@ -79,8 +79,12 @@ def cached(
                         _store(path, examples, lambda rows: make(rows, tokenizer, **settings))
                         found = _load(path, examples)
                 make_room(path)
-        except OSError as error:
-            log.warning(f"--token_cache_dir {folder}: cannot be used ({error.strerror}); going on without a cache")
+        except (OSError, InputError) as error:
+            reason = error.__cause__ if isinstance(error, InputError) else error  # as `writing` turns one into another
+            if not isinstance(reason, OSError):  # it is of the data
+                raise
+            said = reason.strerror or reason
+            log.warning(f"--token_cache_dir {folder}: cannot be used ({said}); going on without a cache")
             found = None
         return make(examples, tokenizer, **settings) if found is None else found
 

@@ -60,12 +60,16 @@ def read_choice_table(
     """The rows of a table as examples, which may have different numbers of choices.
 
     Raises:
-        InputError: a row has fewer than two choices, or its answer is none of them in a set that is not evaluated.
+        InputError: a row has fewer than two choices, or none with names where answers are names, or its answer is none
+            of them in a set that is not evaluated.
     """
     tally = tally or Tally()
     examples = []
     for where, row in _rows(path):
         found = choices_of(row, columns, where)
+        called = found.called(columns.answers)
+        if not called:
+            raise InputError(f"{where}: its choices have no names, and answers are names here: give each its 'label'")
         there = [place for place, text in enumerate(found.texts) if text is not None]
         label: int | str | None = None
         if labelled:
@@ -83,7 +87,6 @@ def read_choice_table(
         # Without a question of its own the second text is the choice alone.
         context, question = texts if len(texts) == 2 else (texts[0], "_")
         blank = len(texts) == 1 or bool(BLANK.search(question) and not IN_A_WORD.search(question))
-        called = found.called(columns.answers)
         examples.append(
             ChoiceExample(
                 context,
@@ -132,7 +135,8 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
     names: Sequence = ()
     texts: Any
     if len(columns.choices) > 1:
-        texts = [row.get(name) or None for name in columns.choices]  # an empty cell is no choice
+        # An empty cell is no choice; a number 0 is one.
+        texts = [None if row.get(name) in (None, "") else row[name] for name in columns.choices]
         names = columns.choices
     else:
         name = columns.choices[0]

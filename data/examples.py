@@ -4,6 +4,7 @@ A label that the task lacks is an error, or, in a set that is evaluated, stands 
 """
 
 import ast
+import functools
 import math
 import re
 import warnings
@@ -137,16 +138,23 @@ class Tally:
             lacking = f"a label that {task.name} does not have"
         if len(self.unknown) == self.labels:
             raise InputError(wrong)
-        first = "the only row" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} rows"
+        unit = _labelled_unit(task)
+        first = f"the only {unit}" if len(self.unknown) == 1 else f"the first of {len(self.unknown)} {unit}s"
         log.warning(
-            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a row counts as wrong and gives no"
+            f"{where}: {first} (of {self.labels}) with {lacking} ({shown}); such a {unit} counts as wrong and gives no"
             " loss"
         )
 
-    def report(self) -> dict[str, int]:
+    def report(self, task: Task) -> dict[str, int]:
         """The figures that are not zero, for the results."""
-        figures = {"rows_with_unknown_label": len(self.unknown), "rows_without_gold_label": self.no_gold_label}
+        unknown = f"{_labelled_unit(task)}s_with_unknown_label"
+        figures = {unknown: len(self.unknown), "rows_without_gold_label": self.no_gold_label}
         return {name: number for name, number in figures.items() if number}
+
+
+def _labelled_unit(task: Task) -> str:
+    """What has a label."""
+    return "word" if isinstance(task, TokenTask) else "row"
 
 
 def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:
@@ -199,8 +207,16 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
 
 def index_of(row: dict, where: str) -> str | None:
     """What the row is called, as it will stand in a table."""
-    name = next((name for name in INDEX_COLUMNS if row.get(name) is not None), None)
+    name = next((name for name in _index_columns(tuple(row)) if row[name] is not None), None)
     return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
+
+
+@functools.lru_cache
+def _index_columns(columns: tuple[str, ...]) -> list[str]:
+    """Those of the columns that may say what a row is called, in any case; the first that has a value does."""
+    plain = {column.strip().lower(): column for column in reversed(columns)}
+    found = (name if name in columns else plain.get(name.lower()) for name in INDEX_COLUMNS)
+    return [name for name in found if name is not None]
 
 
 def in_a_table(text: str) -> str:
@@ -242,7 +258,7 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
         return score
     if word not in task.labels:
         word = whole(word)
-    if word in task.no_gold_label:
+    if word in task.no_gold_label and word not in task.labels:
         return None
     if is_number and word not in task.labels and word in map(str, range(len(task.numbered))):
         word = task.numbered[int(word)]

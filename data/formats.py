@@ -13,6 +13,9 @@ from utils import InputError, counted, log
 
 SHOWN = 60  # characters of a file's text in a message
 LISTED = 10  # lines in a message
+# Characters in a cell of a .csv file. Python's own limit, 131,072, is less than a long document has. There has to be a
+# limit, as all that follows a quote that is never closed is one cell.
+LONGEST_CELL = 5_000_000
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -86,8 +89,10 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     """(line number, column -> value) of a comma-separated file with a header line; values may be in double quotes.
 
     Raises:
-        InputError: the quotes do not match, or a row has another number of columns than the header.
+        InputError: the quotes do not match, a cell is longer than `LONGEST_CELL`, or a row has another number of
+            columns than the header.
     """
+    csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader((text + "\n" for _, text in _without_blank_end(lines(path))), strict=True)
     columns = None
     while True:
@@ -207,7 +212,9 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
     def named(column: str, value):
         if isinstance(value, list):
             return [named(column, each) for each in value]
-        return names[column][value] if isinstance(value, int) and value >= 0 else value  # -1 is no class
+        if isinstance(value, int) and value >= 0:
+            return names[column][value]
+        return None if str(value) in names[column] else value  # -1 is no class, also where one is called so
 
     number = 0
     for batch in table.iter(batch_size=1000):

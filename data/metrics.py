@@ -76,13 +76,25 @@ def _token_f1(tags: list[list[str]], predictions: list[list[str]]) -> float:
     return sklearn_metrics.f1_score(known, predicted, labels=kinds, average="micro") if kinds else np.nan
 
 
+# The ends and single words of entities in BILOU, and what seqeval, which does not know them, calls them.
+AS_BIOES = {"L-": "E-", "U-": "S-"}
+
+
+def _as_bioes(rows: list[list[str]]) -> list[list[str]]:
+    return [[AS_BIOES.get(tag[:2], tag[:2]) + tag[2:] for tag in row] for row in rows]
+
+
+def _of_entities(function: Callable) -> Callable:
+    return lambda tags, predictions: function(_as_bioes(tags), _as_bioes(predictions))
+
+
 # name -> function of (tags, predictions), both a list of words' tags for each sentence.
 WORD_METRICS = {
     "accuracy": _accuracy,
     "token_f1": _token_f1,
-    "entity_f1": seqeval.metrics.f1_score,
-    "entity_precision": seqeval.metrics.precision_score,
-    "entity_recall": seqeval.metrics.recall_score,
+    "entity_f1": _of_entities(seqeval.metrics.f1_score),
+    "entity_precision": _of_entities(seqeval.metrics.precision_score),
+    "entity_recall": _of_entities(seqeval.metrics.recall_score),
 }
 
 

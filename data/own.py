@@ -77,7 +77,8 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
     texts = given_columns("--text_columns", args.text_columns, first, columns, most=2)
     label = given_columns("--label_column", args.label_column, first, columns)
     said = {"--text_columns": texts, "--label_column": label}
-    needed = args.do_train or args.do_eval  # a test set may have columns that look like labels
+    # A test set may have columns that look like labels.
+    needed = args.do_train or args.do_eval or (not regression and _labels_in_training_file(files, saved))
     if not label:
         known = SCORES if regression else LABELS
         label = guessed(
@@ -117,14 +118,17 @@ def token_task(args: argparse.Namespace) -> TokenTask:
         if path.suffix.lower() == ".csv":
             raise InputError(f"{path}: a table with lists is .json, .jsonl or .parquet; else a word and its tag a line")
     tables = [path for path in paths if path.suffix.lower() in SENTENCE_TABLES]
-    labelled = [path for split in SPLITS if split in ("train", args.eval_on) for each in files[split] for path in each]
+    saved = None if args.do_train else saved_labels(args.test_model_file) or None
+    read = ["train"] * _labels_in_training_file(files, saved)
+    if args.do_train or args.do_eval:
+        read = ["train", args.eval_on]
+    labelled = [path for split in SPLITS if split in read for each in files[split] for path in each]
     columns = _token_columns(args, tables, not {*labelled}.isdisjoint(tables)) if tables else None
     if not tables and (args.token_column or args.tag_column):
         flag = "token_column" if args.token_column else "tag_column"
         raise InputError(f"--{flag}: {paths[0]} has a word a line, the tag being its last column: leave the flag out")
 
     train = [path for paths in files["train"] for path in paths]
-    saved = None if args.do_train else saved_labels(args.test_model_file) or None
     if saved is None or not named(saved):
         if not train:
             raise _says_no_classes(args)
@@ -144,18 +148,17 @@ def token_task(args: argparse.Namespace) -> TokenTask:
     )
 
 
-def _token_columns(args: argparse.Namespace, tables: Sequence[Path], labelled: bool) -> tuple[str, str]:
+def _token_columns(args: argparse.Namespace, tables: Sequence[Path], needed: bool) -> tuple[str, str]:
     """The columns of words and of tags; where no tag is needed, the second may not be there.
 
     Args:
-        labelled: some of the tables are sets to train on or to evaluate.
+        needed: tags are read from some of the tables.
     """
     first, columns = tables[0], columns_of(tables[0])
     given = {
         "--token_column": given_columns("--token_column", args.token_column, first, columns),
         "--tag_column": given_columns("--tag_column", args.tag_column, first, columns),
     }
-    needed = labelled and (args.do_train or args.do_eval)
     words, tags = given.values()
     words = words or guessed(first, "words", columns, WORDS, "--token_column")
     tags = tags or guessed(first, "tags", columns, TAGS, "--tag_column", needed)
@@ -276,7 +279,7 @@ def _labels(
     """
     train = [path for paths in files["train"] for path in paths]
     declared = _declared(files, column)
-    if saved is not None and not (train and not named(saved)):
+    if saved is not None and not _labels_in_training_file(files, saved):
         labels = saved if named(saved) else tuple(map(str, range(len(saved))))
         log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {some(labels)}")
         return labels, bool(declared)
@@ -285,6 +288,11 @@ def _labels(
     labels = declared or find_labels(train, column or "")
     log.info(f"{name}: {len(labels)} labels, in the order of their classes: {some(labels)}")
     return labels, bool(declared)
+
+
+def _labels_in_training_file(files: Mapping[str, list[list[Path]]], saved: Names | None) -> bool:
+    """Whether there is one and no model that names its classes."""
+    return bool(files["train"]) and not (saved and named(saved))
 
 
 def _says_no_classes(args: argparse.Namespace) -> InputError:

@@ -96,6 +96,7 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
         known = [each for word in words for each in found if str(each) == word or str(each).startswith(f"{word}_")]
         if not known:
             continue
+        known.sort(key=lambda each: str(each) not in words)  # `train` before `train_small`
         chosen = found[known[0]]
         paths = [Path(file["filename"]) for file in chosen.cache_files]
         if sum(len(arrow_dataset(path)) for path in paths) != len(chosen):

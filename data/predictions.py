@@ -2,7 +2,7 @@
 
 A file has a row for each example, in the order of the set, with the columns
 
-index          what the data file calls the row, else its number from 0
+index          what the data file calls the row, else its number from 0 among those that are not left out
 label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
                or the class index of each word
 logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the

@@ -65,7 +65,7 @@ class Examples(Sequence[Any]):
             tally.check(self.task)
             if self.share:
                 rows = divided(rows, self.share, self.paths)
-        self.report, self.told = tally.report(), True
+        self.report, self.told = tally.report(self.task), True
         return rows
 
     def chunks(self, size: int) -> Iterator[list]:
@@ -184,8 +184,9 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
 
 
 def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
-    """The examples of one part of a set, in the order of the files, each called by its number there if by nothing else.
+    """The examples of one part of a set, in the order of the files, each called by its number if by nothing else.
 
+    Numbers are from 0 in the whole set, without the rows that are left out, as those without a gold label.
     Of classes, each has its share of what is held out; one with a single row is for training.
 
     Raises:

@@ -164,6 +164,13 @@ def test_a_bad_file_is_one_sentence_with_file_and_line(task, content, expected, 
     assert len(said) < 500
 
 
+def test_a_cell_may_hold_a_long_document(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text(SWAG + f"{'film ' * 50_000},b,c,d,1\n")
+    [example] = read_file(KNOWN["SWAG"], path, labelled=True)
+    assert example.context == "film " * 50_000
+
+
 GOOD_FILES = {
     "SST-2": SST + "a plot\t1\nthe film\t0\n",
     "ANLI": rows(ANLI) * 2,

@@ -1,6 +1,7 @@
 """The token cache gives what was tokenised afresh, from the files as they are, and mends itself."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import save_tiny_encoder
 from filelock import FileLock
+from script_runs import message
 from test_data import write
 from transformers import AutoTokenizer
 
@@ -286,6 +288,27 @@ def test_a_folder_that_cannot_be_used_is_no_obstacle(sentences, tokenizer, tmp_p
     assert not isinstance(found, StoredFeatures)
     assert len(found) == 3
     assert "cannot be used" in caplog.text
+
+
+@pytest.mark.parametrize("writes", ["datasets.arrow_writer.ArrowWriter.write_batch", "data.cache.write_json"])
+def test_a_full_disk_is_no_obstacle(writes, sentences, tokenizer, tmp_path, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writes, full)
+    folder = tmp_path / "cache"
+    found = cached(str(folder), sentence_features, tokenizer, max_seq_length=16)(sentences)
+    assert not isinstance(found, StoredFeatures)
+    assert len(found) == 3
+    said = f"--token_cache_dir {folder}: cannot be used (No space left on device); going on without a cache"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [said]
+    assert folders(tmp_path) == []
+
+
+def test_a_row_that_cannot_be_read_is_an_error_with_a_cache_too(sentences, tokenizer, tmp_path):
+    write(sentences.paths[0], "sentence\tlabel", "a film\t2")
+    use = cached(str(tmp_path / "cache"), sentence_features, tokenizer, max_seq_length=16)
+    assert message(use, sentences).endswith("line 2: unknown label '2'; SST-2 has 0, 1")
 
 
 def test_small_sets_and_no_cache(sentences, tokenizer, tmp_path, monkeypatch):

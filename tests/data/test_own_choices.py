@@ -54,6 +54,19 @@ def test_a_missing_choice_may_stand_before_others(tmp_path):
     assert (examples[0].context, examples[0].question, examples[0].cloze) == ("how?", "_", True)  # the choice alone
 
 
+LACKING_C = {"question": "2-1", "a": 2, "b": 1, "c": None, "answer": "B"}
+
+
+@pytest.mark.parametrize("zero", [0, 0.0])
+def test_a_number_zero_is_a_choice(zero, tmp_path):
+    rows = [{"question": "1-1", "a": zero, "b": 1, "c": 2, "answer": "B"}, LACKING_C]
+    _, examples = choice_examples(table(tmp_path / "x.jsonl", rows))
+    assert [(row.choices, row.label) for row in examples] == [((str(zero), "1", "2"), 1), (("2", "1"), 1)]
+    rows[0]["a"] = False
+    said = message(choice_examples, table(tmp_path / "y.jsonl", rows))
+    assert said.endswith("line 1: a choice must be text, not bool")
+
+
 @pytest.mark.parametrize(
     ("columns", "guessed"),
     [
@@ -111,6 +124,21 @@ def test_bad_choices_are_refused(changes, said, tmp_path, encoder_folder, refuse
     rows = [*rows[:2], rows[1] | changes, rows[3]]
     given = ("--do_train", "--train_file", table(tmp_path / "x.jsonl", rows))
     assert said in refused("own", *given, script=run_multi_cho, load_model_path=encoder_folder)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(
+    "choices", [["warm", "dull"], [{"text": "warm", "label": "c0"}, {"text": "dull", "label": None}]]
+)
+def test_choices_without_names_are_refused_where_answers_are_names(split, choices, tmp_path):
+    train = table(tmp_path / "train.jsonl", asked("name", "objects"))
+    rows = [*asked("name", "objects")[:1], asked("name")[1] | {"choices": choices}]
+    file = table(tmp_path / "x.jsonl", rows)
+    flags = ("--do_train", {"dev": "--do_eval", "test": "--do_test"}[split], "--train_file", train)
+    _, sets = task_and_sets(*flags, f"--{split}_file", file, "--task_name", "films", script="run_multi_cho")
+    examples = (sets.eval if split == "dev" else sets.test)["films"]
+    said = "its choices have no names, and answers are names here: give each its 'label'"
+    assert message(list, examples) == f"{file}, line 2: {said}"
 
 
 def test_a_set_of_answers_of_which_none_is_a_choice_is_refused(tmp_path, encoder_folder, refused):

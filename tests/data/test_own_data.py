@@ -91,6 +91,19 @@ def test_what_is_to_be_predicted_needs_no_label(script, tmp_path):
         assert "\n7\t" in (tmp_path / str(number) / "films.tsv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("columns", "index"),
+    [("ID", "ID"), ("Guid Idx", "Idx"), ("pairid", "pairid"), ("ID id", "id"), ("name", None), ("uid id", "id")],
+)
+def test_rows_are_called_by_the_column_of_ids_in_any_case(columns, index, tmp_path):
+    rows = [
+        {name: f"{name}{n}" for name in columns.split()} | {"text": row["text"], "label": row["label"]}
+        for n, row in enumerate(rows_of_films(2))
+    ]
+    _, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.csv", rows))
+    assert [row.index for row in sets.train] == [index and f"{index}{n}" for n in range(2)]
+
+
 def test_flags_choose_the_columns(tmp_path):
     rows = [{"text": "no", "b": f"b{n}", "a, c": f"a{n}", "label": "no", "mine": n % 2} for n in range(4)]
     flags = ("--do_train", "--train_file", table(tmp_path / "x.csv", rows), "--label_column", "mine")
@@ -128,6 +141,20 @@ def test_names_of_classes_in_a_parquet_file_are_used(tmp_path):
     task, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.parquet", rows, features))
     assert task.labels == ("worst", "fair", "best")
     assert [(row.texts[0], row.label) for row in sets.train] == [("film 0", 2), ("film 2", 0)]
+    assert sets.train.report == {"rows_without_gold_label": 1}
+
+
+def test_a_class_may_be_called_minus_one(tmp_path):
+    """In a Parquet file; the number -1 in place of the number of a class is still no label."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["-1", "0", "1"])}
+    )
+    rows = [{"text": f"film {n}", "label": label} for n, label in enumerate((0, 1, 2, -1, 0))]
+    task, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.parquet", rows, features))
+    assert task.labels == ("-1", "0", "1")
+    assert [(row.texts[0], row.label) for row in sets.train] == [
+        *(("film 0", 0), ("film 1", 1), ("film 2", 2), ("film 4", 0))
+    ]
     assert sets.train.report == {"rows_without_gold_label": 1}
 
 
@@ -391,6 +418,16 @@ def test_a_model_that_does_not_say_its_classes_needs_the_training_file(script, t
     assert scores["metrics"] == results_of(tmp_path / "out")["best"]["metrics"]
 
 
+def test_for_predictions_alone_the_training_file_says_the_classes(tmp_path):
+    (tmp_path / "alone.bin").touch()
+    rows = [{"text": row["text"], "verdict": row["label"]} for row in rows_of_films(4)]
+    given = ("--do_test", "--test_model_file", tmp_path / "alone.bin", "--task_name", "films", "--test_file")
+    given = (*given, table(tmp_path / "test.csv", [{"text": "a film"}] * 2), "--train_file")
+    task, sets = task_and_sets(*given, table(tmp_path / "train.csv", rows))
+    assert task.labels == ("bad", "good")
+    assert [(row.texts, row.label) for row in sets.test["films"]] == [(("a film",), None)] * 2
+
+
 def test_a_run_on_own_data_is_resumed_with_the_same_rows_only(script, tmp_path, capsys, monkeypatch):
     file = table(tmp_path / "x.csv", rows_of_films(12))
     flags = ("--do_train", "--do_eval", "--train_file", file, "--save_steps", "1")
@@ -449,6 +486,15 @@ def test_what_the_library_reads_is_a_data_set(kept, tmp_path, caplog):
     assert len(sets.eval["films"]) == (held_out or 6)
     assert [(row.texts, row.label) for row in sets.test["films"]] == [((row["text"],), None) for row in rows]
     assert "the train set is train, with 6 rows" in caplog.text
+
+
+def test_a_split_of_the_very_name_comes_before_others(tmp_path):
+    whole = datasets.Dataset.from_list(rows_of_films(6))
+    names = ("train_small", "train", "dev", "validation_small")
+    found = datasets.DatasetDict({name: whole.select(range(4)) if "small" in name else whole for name in names})
+    found.save_to_disk(tmp_path / "films")
+    _, sets = task_and_sets("--do_train", "--do_eval", "--dataset_name", tmp_path / "films")
+    assert (len(sets.train), len(sets.eval["films"])) == (6, 6)
 
 
 def test_a_set_that_a_data_set_lacks_is_named(tmp_path):

@@ -1,13 +1,15 @@
 """Words of the user's own with a tag each: formats, tags, metrics, and what comes out."""
 
 import json
+from functools import partial
 
 import datasets
 import pytest
 from own_tables import SENTENCES, conll, lists, table, task_and_sets
-from script_runs import results_of
+from script_runs import message, results_of
 
 import run_tok_clas
+from data import metrics
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -51,6 +53,20 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
     task, _ = task_and_sets("--do_train", "--train_file", file, *flags.split(), script="run_tok_clas")
     assert task.metrics[:3] == metrics
     assert task.labels == labels
+
+
+@pytest.mark.parametrize("ends", ["LU", "ES"])
+def test_entities_with_tags_for_ends_and_single_words_by_value(ends):
+    """Two of one word, one of two and one of three; the prediction of the third ends too early."""
+    last, single = ends
+    tags = [[f"{single}-PER", f"{single}-PER", "O", "B-LOC", f"{last}-LOC"], ["B-PER", "I-PER", f"{last}-PER"]]
+    predictions = [[f"{single}-PER", f"{single}-PER", "O", "B-LOC", "O"], ["B-PER", "I-PER", f"{last}-PER"]]
+    scores = metrics.compute_words(("entity_precision", "entity_recall", "entity_f1"), tags, predictions)
+    assert scores == pytest.approx(dict.fromkeys(scores, 75))
+    predictions = [["O", f"{single}-PER", "O", "O", f"{single}-LOC"], ["O", "O", "O"]]
+    scores = metrics.compute_words(("entity_precision", "entity_recall", "entity_f1"), tags, predictions)
+    assert [scores[name] for name in ("entity_precision", "entity_recall")] == [50, 25]
+    assert scores["entity_f1"] == pytest.approx(100 * 2 / (2 + 4))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +119,7 @@ def test_train_evaluate_and_test_on_own_words(script, tmp_path, caplog):
     best = results_of(out)["best"]["metrics"]
     assert (best["entity_f1"], best["accuracy"]) == (100, 100)
     assert best["works-other/accuracy"] == pytest.approx(100 * 8 / 9)
-    assert "other.jsonl, line 3: the only row (of 9) with a label that works does not have" in caplog.text
+    assert "other.jsonl, line 3: the only word (of 9) with a label that works does not have" in caplog.text
     assert (out / "works.tsv").read_text() == "".join(
         f"{word}\t{tag}\n" + "\n" * (place + 1 == len(tags))
         for words, tags in SENTENCES
@@ -141,6 +157,19 @@ def test_a_table_to_predict_needs_no_tags_beside_other_training_files(tmp_path):
     task, sets = task_and_sets(*given, script="run_tok_clas")
     assert [row.words for row in sets.test["works"]] == [["a", "film"]]
     assert task.columns == ("tokens", "ner_tags")
+
+
+def test_for_predictions_alone_the_training_file_says_the_tags(tmp_path):
+    (tmp_path / "alone.bin").touch()
+    test = table(tmp_path / "test.json", [{"tokens": ["a", "film"]}])
+    given = ("--do_test", "--test_model_file", tmp_path / "alone.bin", "--test_file", test, "--task_name", "works")
+    train = lists(tmp_path / "train.json")
+    task, sets = task_and_sets(*given, "--train_file", train, script="run_tok_clas")
+    assert task.labels == ("O", "B-MOOD", "B-WORK")
+    assert [(row.words, row.labels) for row in sets.test["works"]] == [(["a", "film"], None)]
+    train = lists(tmp_path / "train.json", names=("tokens", "mine"))
+    said = message(partial(task_and_sets, script="run_tok_clas"), *given, "--train_file", train)
+    assert said.startswith(f"{train}: which column is the tags is not clear: give --tag_column; the columns are")
 
 
 def test_a_fraction_of_the_sentences_is_held_out(tmp_path):

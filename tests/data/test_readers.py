@@ -338,13 +338,13 @@ def test_an_unknown_tag_keeps_its_name_and_gives_no_loss(tmp_path, tokenizer, sa
     examples = Examples(WNUT, [path], True, evaluated=True)
     assert labels_of(examples) == [[0, "B-film"], ["I-film", group]]
     assert said() == [
-        f"{path}, line 2: the first of 2 rows (of 4) with a label that WNUT-2017 does not have ('B-film', 'I-film');"
-        " such a row counts as wrong and gives no loss"
+        f"{path}, line 2: the first of 2 words (of 4) with a label that WNUT-2017 does not have ('B-film', 'I-film');"
+        " such a word counts as wrong and gives no loss"
     ]
     features = word_features(examples, tokenizer, 16)
     assert features.columns["labels"] == [[-100, 0, -100, -100], [-100, -100, *features.columns["labels"][1][2:]]]
     assert features.columns["labels"][1].count(group) == 1
-    assert features.report["rows_with_unknown_label"] == 2
+    assert features.report["words_with_unknown_label"] == 2
     # IOB1 becomes BIO under the tag's own name.
     write(path, "film\tI-PER", "weak\tI-X", "dull\tI-X")
     per = CONLL.labels.index("B-PER")
@@ -426,14 +426,14 @@ def test_tagging_with_tags_that_training_lacks(cached_from, encoder_folder, tmp_
     flags = ("--do_train", "--do_eval", "--token_cache_dir", str(tmp_path / "cache"), "--num_train_epochs", "2")
     run = run_folder(run_tok_clas.main, tmp_path / "data", encoder_folder, tmp_path / "run", "PTB", *flags)
     record = results_of(run)
-    assert record["unseen"]["eval"]["rows_with_unknown_label"] == 6
-    assert "rows_with_unknown_label" not in record["unseen"]["train"]
+    assert record["unseen"]["eval"]["words_with_unknown_label"] == 6
+    assert "words_with_unknown_label" not in record["unseen"]["train"]
     assert record["best"]["metrics"]["accuracy"] == pytest.approx(100 / 3)  # all of the rest
     assert record["best"]["eval_loss"] > 0
     stored = read_predictions(next((run / "predictions").iterdir()))
     assert stored["label"] == [[1, -100, -100]] * 3
     warned = [line for line in said() if "PTB does not have" in line]
     assert warned == [
-        f"{folder / 'dev.txt'}, line 2: the first of 6 rows (of 9) with a label that PTB does not have ('UH', 'VB');"
-        " such a row counts as wrong and gives no loss"
+        f"{folder / 'dev.txt'}, line 2: the first of 6 words (of 9) with a label that PTB does not have ('UH', 'VB');"
+        " such a word counts as wrong and gives no loss"
     ]
