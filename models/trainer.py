@@ -19,11 +19,18 @@ from transformers import Trainer
 
 from .asa import AsaModel
 from .divergence import IGNORED_LABEL
+from .encoder_types import plain
 
 ADVERSARIES = "adversaries.safetensors"
 LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")
 # What is overridden below and calls nothing up if a version of the library does not have it.
-STEPS_OF_THE_TRAINER = ("get_batch_samples", "_get_num_items_in_batch", "_clip_grad_norm", "_get_grad_norm")
+STEPS_OF_THE_TRAINER = (
+    "get_batch_samples",
+    "_get_num_items_in_batch",
+    "_clip_grad_norm",
+    "_get_grad_norm",
+    "_issue_warnings_after_load",
+)
 
 
 class AsaTrainer(Trainer):
@@ -150,7 +157,7 @@ class AsaTrainer(Trainer):
             super()._set_signature_columns_if_needed()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with self._backbone_alone():
+        with _names_in_memory(plain(self.model.backbone)), self._backbone_alone():
             super()._save(output_dir)
         if self.args.should_save:
             save_file(
@@ -169,6 +176,19 @@ class AsaTrainer(Trainer):
             super()._load_best_model()
         self.model.adversaries.load_state_dict(adversaries)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The Trainer's, which only warns of weights that keep the values they had before: here it is an error."""
+        super()._issue_warnings_after_load(load_result)
+        missing, state = {*load_result.missing_keys}, self.model.state_dict()
+        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # also by a tied name
+        not_saved = self.model._keys_to_ignore_on_save or ()
+        lost = [name for name in missing.difference(not_saved) if state[name].data_ptr() not in loaded]
+        if lost:
+            raise ValueError(
+                f"the checkpoint lacks {len(lost)} of the model's weights, {min(lost)} among them: it is another"
+                " model's, or has other names for them"
+            )
+
     def _saved_adversaries(self, folder: str) -> dict[str, torch.Tensor]:
         path = Path(folder) / ADVERSARIES
         if not path.is_file():
@@ -183,6 +203,21 @@ class AsaTrainer(Trainer):
             yield
         finally:
             self.model = whole
+
+
+@contextlib.contextmanager
+def _names_in_memory(model: Any):
+    """Within this context a model is saved by the names its weights have in memory, whatever its own file calls them.
+
+    By default the library saves by the names of the file, but the Trainer loads a checkpoint by those in memory.
+    """
+    given = {name: value for name, value in vars(model).items() if name == "_weight_conversions"}
+    model._weight_conversions = []  # as of a model whose file has the same names
+    try:
+        yield
+    finally:
+        del model._weight_conversions
+        vars(model).update(given)
 
 
 def _sizes(labels: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,8 @@ import torch
 from asa_models import training_step
 from conftest import HEADS, gradients, relative_error, tiny_backbone, tiny_batch
 from datasets import Dataset
-from safetensors.torch import load_file
+from model_folders import load_stock, name_as_tensorflow
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments, get_scheduler
 
@@ -293,6 +294,39 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
     assert logged(resumed, "loss") == logged(whole, "loss")
     expected = whole.model.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("model_type", "head"), [("tensorflow", "sequence"), ("gte", "token"), ("bert", "masked_lm")])
+def test_every_weight_is_resumed(model_type, head, tmp_path):
+    """Also where the library saves a model by other names than it has in memory, or leaves out tied weights."""
+    if model_type == "tensorflow":
+        tiny_backbone(dtype=torch.float32).save_pretrained(tmp_path / "encoder")
+        name_as_tensorflow(tmp_path / "encoder")
+
+    def fresh() -> AsaTrainer:
+        loaded = load_stock(tmp_path / "encoder") if model_type == "tensorflow" else tiny_backbone(model_type, head)
+        model = AsaModel(loaded, tau=0.2)
+        return trainer_of(model, tmp_path, head=head, save_strategy="epoch", num_train_epochs=1)
+
+    trained, resumed = fresh(), fresh()
+    before = {name: value.clone() for name, value in resumed.model.state_dict().items()}
+    trained.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))  # which was its last step
+    found = resumed.model.state_dict()
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(found[name], value), name
+    moved = [name for name in found if "norm" in name.lower() and not torch.equal(found[name], before[name])]
+    assert len(moved) >= 14
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    trainer_of(AsaModel(tiny_backbone()), tmp_path, save_strategy="epoch", num_train_epochs=1).train()
+    file = tmp_path / "checkpoint-4" / "model.safetensors"
+    weights = load_file(file)
+    del weights["classifier.bias"]
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"^the checkpoint lacks 1 of the model's weights, classifier.bias among them"):
+        trainer_of(AsaModel(tiny_backbone()), tmp_path).train(resume_from_checkpoint=True)
 
 
 def test_the_best_model_is_loaded_with_its_adversaries(tmp_path):
