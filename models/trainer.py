@@ -111,6 +111,8 @@ class AsaTrainer(Trainer):
         """
         if not model.training:
             labelled = None if num_items_in_batch is None else num_items_in_batch[1]
+            if labelled is not None and self.compute_loss_func and self.args.average_tokens_across_devices:
+                labelled = self.accelerator.reduce(labelled)  # the Trainer multiplies the loss by the processes
             return super().compute_loss(model, inputs, return_outputs, labelled)
         outputs = model(**inputs)
         labels, task_loss = inputs["labels"], outputs.task_loss

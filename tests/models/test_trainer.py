@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import json
 import pickle
 import sys
 import weakref
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from asa_models import training_step
+from children import run_both
 from conftest import HEADS, gradients, relative_error, tiny_backbone, tiny_batch
 from datasets import Dataset
 from model_folders import load_stock, name_as_tensorflow
@@ -199,6 +201,27 @@ def test_a_loss_function_of_one_s_own(tmp_path):
     trainer = trainer_of(models[0], tmp_path, compute_loss_func=weighted, **settings)
     trainer.train()
     assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
+
+
+def test_two_processes_are_one(tmp_path):
+    """Also where they have unequal numbers of labels, in training as in evaluation."""
+    import two_trainers
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    two_trainers.main([str(one), "4"])
+    statuses, said = run_both("two_trainers", [str(two), "2"], tmp_path)
+    assert statuses == [0, 0], said
+    expected, found = (json.loads((folder / "logs.json").read_text()) for folder in (one, two))
+    for name in ("loss", "grad_norm", "adversary_grad_norm", "eval_loss"):
+        figures = [[record[name] for record in records if name in record] for records in (found, expected)]
+        assert len(figures[1]) == (1 if name == "eval_loss" else 2)
+        assert figures[0] == pytest.approx(figures[1], rel=1e-6), name
+    expected, found = (torch.load(folder / "weights.pt") for folder in (one, two))
+    for name, value in expected.items():
+        if "self.key.bias" not in name:  # whose gradient is rounding alone
+            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
 
 
 class KeepNorms(TrainerCallback):
