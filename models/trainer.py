@@ -140,7 +140,10 @@ class AsaTrainer(Trainer):
     def _clip(self, most: float) -> torch.Tensor:
         """Clip encoder and adversaries, each by its own norm; returns the encoder's before that."""
         norm = self.accelerator.clip_grad_norm_(self.model.backbone.parameters(), most)  # unscales both
-        self._note(adversary_grad_norm=nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most))
+        of_adversaries = nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most)
+        # Under fp16 it may overflow: the optimizer then skips the step.
+        finite = of_adversaries.isfinite()
+        self._note(adversary_grad_norm=of_adversaries.where(finite, 0.0), finite=finite.to(of_adversaries.dtype))
         return norm
 
     def _note(self, **figures: torch.Tensor) -> None:
@@ -148,9 +151,15 @@ class AsaTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + figure.detach()  # on the device until it is logged
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the means of this process over the optimizer steps since the last time."""
+        """The Trainer's, with the means of this process over the optimizer steps since the last time.
+
+        Of the adversaries' gradient it is the mean over the steps in which its norm is finite.
+        """
         if "loss" in logs:
-            logs |= {name: total.item() / self._steps for name, total in self._sums.items()}
+            sums = {name: total.item() for name, total in self._sums.items()}
+            finite, norms = sums.pop("finite", 0), sums.pop("adversary_grad_norm", 0.0)
+            logs |= {name: total / self._steps for name, total in sums.items()}
+            logs |= {"adversary_grad_norm": norms / finite} if finite else {}
             self._sums, self._steps = {}, 0
         super().log(logs, start_time)
 

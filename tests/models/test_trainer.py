@@ -246,6 +246,20 @@ def test_the_adversaries_are_clipped_apart(max_grad_norm, tmp_path):
         assert torch.stack(norms).tolist() == pytest.approx(after.tolist(), rel=1e-5)
 
 
+def test_a_gradient_that_overflows_is_not_in_the_mean(tmp_path):
+    model, calls = AsaModel(tiny_backbone(), tau=0.2), iter(range(1, 100))
+    short = {"num_train_epochs": 1, "learning_rate": 0.0}
+    each = trainer_of(model, tmp_path, **short)
+    each.train()
+    weight = model.adversaries[0].query.weight
+    weight.register_hook(lambda gradient: gradient * float("inf") if next(calls) == 4 else gradient)
+    together = trainer_of(model, tmp_path, logging_steps=4, **short)
+    together.train()
+    norms = logged(each, "adversary_grad_norm")
+    assert logged(together, "adversary_grad_norm") == pytest.approx([sum(norms[:3]) / 3], rel=1e-6)
+    assert logged(together, "task_loss") == pytest.approx([sum(logged(each, "task_loss")) / 4], rel=1e-6)
+
+
 def test_lower_precision(tmp_path):
     losses = []
     for settings in ({}, {"bf16": True}):
