@@ -30,6 +30,7 @@ STEPS_OF_THE_TRAINER = (
     "_clip_grad_norm",
     "_get_grad_norm",
     "_issue_warnings_after_load",
+    "_inner_training_loop",
 )
 
 
@@ -90,6 +91,10 @@ class AsaTrainer(Trainer):
             group["params"] = [parameter for parameter in group["params"] if parameter not in adversaries]
             optimizer.add_param_group(group | {"params": moved, "lr": self.adversary_learning_rate})
         return optimizer
+
+    def _inner_training_loop(self, *args, **settings):
+        self._sums, self._steps = {}, 0  # what a training before this one has not logged
+        return super()._inner_training_loop(*args, **settings)
 
     def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
         """The parts of the next batch, and (2,): how many examples and labels it has, over all processes."""

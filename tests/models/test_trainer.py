@@ -150,6 +150,14 @@ def test_the_logs_have_the_parts_of_the_loss(tmp_path):
         assert logged(trainer, name) == pytest.approx(means[:, column].tolist(), rel=1e-6), name
 
 
+def test_the_logs_start_afresh_with_each_training(tmp_path):
+    trainer = trainer_of(AsaModel(tiny_backbone(), tau=0.2), tmp_path, learning_rate=0.0, logging_steps=2, max_steps=3)
+    trainer.train()
+    first = {name: logged(trainer, name) for name in ("task_loss", "penalty", "keep_rate", "adversary_grad_norm")}
+    trainer.train()
+    assert {name: logged(trainer, name) for name in first} == first
+
+
 @pytest.mark.parametrize("head", ["sequence", "token", "choice"])
 def test_accumulation_changes_nothing(head, tmp_path):
     """Also where the parts have unequal numbers of labels."""
