@@ -51,7 +51,8 @@ class AsaTrainer(Trainer):
             that is given has its own.
 
     Raises:
-        ValueError: the model is no `AsaModel`, or the training is to be shared out in a way that does not work.
+        ValueError: the model is no `AsaModel`, the training is to be shared out in a way that does not work, or it is to
+            have noise on its embeddings.
         RuntimeError: this version of transformers has another Trainer.
     """
 
@@ -75,6 +76,8 @@ class AsaTrainer(Trainer):
             )
         if self.args.fsdp or self.is_deepspeed_enabled:
             raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
+        if self.args.neftune_noise_alpha is not None:
+            raise ValueError("AsaTrainer does not work with neftune_noise_alpha: leave it out")
         self.adversary_learning_rate = adversary_learning_rate
         self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
         self._steps = 0

@@ -414,6 +414,8 @@ def test_what_the_trainer_refuses(tmp_path, monkeypatch):
         patched.setattr(TrainingArguments, "n_gpu", 2)
         with pytest.raises(ValueError, match="2 GPUs in one process do not work with ASA: start a process for each"):
             trainer_of(AsaModel(tiny_backbone()), tmp_path)
+    with pytest.raises(ValueError, match="does not work with neftune_noise_alpha: leave it out"):
+        trainer_of(AsaModel(tiny_backbone()), tmp_path, neftune_noise_alpha=5.0)
     monkeypatch.delattr("transformers.Trainer._clip_grad_norm")
     with pytest.raises(RuntimeError, match="whose Trainer has no _clip_grad_norm: use"):
         trainer_of(AsaModel(tiny_backbone()), tmp_path)
