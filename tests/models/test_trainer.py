@@ -5,6 +5,7 @@ import gc
 import io
 import json
 import pickle
+import runpy
 import sys
 import weakref
 from pathlib import Path
@@ -23,6 +24,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback, Tr
 from models.asa import AsaModel
 from models.baselines import RandomMask
 from models.encoder_types import encoder_layers
+from models.encoders import resolve
 from models.trainer import ADVERSARIES, AsaTrainer
 
 ROWS = 16
@@ -550,6 +552,18 @@ def test_the_script_of_the_documentation(encoder_folder, tmp_path, monkeypatch, 
     assert [line[1:9] for line in printed[-5:-1]] == [" (label "] * 4
     assert HEADS["sequence"].from_pretrained(tmp_path / "checkpoint-2").config.num_labels == 2
     sys.modules.pop("own_trainer")
+
+
+def test_the_script_of_the_documentation_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ASA_CACHE_DIR", str(tmp_path))
+    resolve.cache_clear()
+    script = Path(__file__).parent.parent.parent / "docs" / "own_trainer.py"
+    monkeypatch.setattr(sys, "argv", [script.name, "--encoder", "all-mpnet-base-v2"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    advice = "fetch it with `python -m models.fetch all-mpnet-base-v2`, or give a folder"
+    assert capsys.readouterr().err == f"own_trainer.py: error: --load_model_path all-mpnet-base-v2: {advice}\n"
 
 
 def test_a_cross_encoder_of_sentence_transformers_is_trained_in_place(encoder_folder, tmp_path):
