@@ -21,6 +21,7 @@ from data.demo import make_rows
 from models.asa import AsaModel
 from models.encoders import resolve
 from models.trainer import ADVERSARIES, AsaTrainer
+from utils import run_script
 
 ROWS = {"train": 1280, "dev": 200, "shifted": 200}  # in the last, a shortcut of the training rows misleads
 
@@ -78,4 +79,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

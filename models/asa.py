@@ -1,4 +1,4 @@
-"""Adversarial Self-Attention (ASA): the method, complete but for its divergence and the table of encoders.
+"""Adversarial Self-Attention (ASA): the method, complete but for its divergence, row budget and encoder table.
 
 Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
 

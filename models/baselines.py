@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .asa import AsaModel, AsaOutput, twice
-from .divergence import divergence, labelled_alone, zero_without_labels
+from .divergence import divergence, is_regression, labelled_alone, zero_without_labels
 from .encoder_types import predicts_masked_words
 
 R3F_NOISES = ("uniform", "normal")
@@ -172,8 +172,9 @@ class EmbeddingNoise(Baseline):
 
     def apart(self, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """KL(p||q) + KL(q||p), the mean over examples; of a regression the mean squared difference."""
-        regression = p.ndim == 2 and p.shape[-1] == 1
-        return divergence(self.backbone.config, p, q, labels, of_words=self.of_words) * (1 if regression else 2)
+        config = self.backbone.config
+        factor = 1 if is_regression(config, p, labels) else 2
+        return factor * divergence(config, p, q, labels, of_words=self.of_words)
 
 
 class FineNoise(EmbeddingNoise):

@@ -26,23 +26,27 @@ def divergence(
     """How far two predictions on a batch are apart, a mean over its examples; neither side is detached (section 3.3).
 
     Half of KL(p||q) + KL(q||p); of token classification, summed over the labelled positions of a sentence; of a
-    regression, the mean squared difference. "release" sums over every position, and takes a regression's predictions
-    for a distribution over the batch. Of masked words, which the release does not have, it is a mean over these words.
+    regression, the mean squared difference, also over its outputs. "release" sums over every position, and takes a
+    regression's predictions for a distribution over the batch; it has none of several outputs. Of masked words, which
+    the release does not have either, it is a mean over these words.
 
     Args:
         config: the backbone's.
-        p, q: logits, (B, classes), (B, 1) of a regression, or (B, L, classes).
+        p, q: logits, (B, classes), (B, outputs) of a regression, or (B, L, classes).
         labels: those of the batch.
         of_words: the predictions are of masked words, which alone have a label.
 
     Raises:
-        ValueError: a multi-label classification, for which no divergence is defined.
+        ValueError: a multi-label classification, for which no divergence is defined; "release" and a regression with
+            several outputs.
     """
     if not of_words and config.problem_type == "multi_label_classification":
         raise ValueError("no divergence is defined for multi-label classification")
-    if not of_words and p.ndim == 2 and p.shape[-1] == 1:  # regression
+    if not of_words and is_regression(config, p, labels):
         if protocol == "corrected":
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
+        if p.shape[-1] > 1:
+            raise ValueError('protocol "release" has no regression with several outputs: take "corrected"')
         p, q = p.T, q.T
         return symmetric_kl(p, q) / p.shape[-1]
     # Made equal where there is no label, and not picked by it: a GPU would have to be waited for.
@@ -54,6 +58,12 @@ def divergence(
     if p.ndim == 3 and protocol == "corrected":  # one prediction per token
         return _kl_but(ignored, p, q) / len(labels)
     return symmetric_kl(p, q) / len(labels)
+
+
+def is_regression(config, p: torch.Tensor, labels: torch.Tensor) -> bool:
+    """Whether predictions are numbers, one or several for each example, and no classes' logits."""
+    several = labels.is_floating_point() and config.problem_type == "regression"
+    return p.ndim == 2 and (p.shape[-1] == 1 or several)
 
 
 def _kl_but(ignored: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The encoder types that ASA is tested with, one row each, and what it refuses, with the reason.
 
-`models/asa.py` imports this module and nothing else of the project: the two are lifted out together.
+`models/asa.py` imports this module, `budget.py` and `divergence.py`, and nothing else of the project: the four are
+lifted out together.
 """
 
 import functools

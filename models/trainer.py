@@ -19,11 +19,19 @@ from transformers import Trainer
 
 from .asa import AsaModel
 from .divergence import IGNORED_LABEL
+from .encoder_types import plain
 
 ADVERSARIES = "adversaries.safetensors"
 LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")
 # What is overridden below and calls nothing up if a version of the library does not have it.
-STEPS_OF_THE_TRAINER = ("get_batch_samples", "_get_num_items_in_batch", "_clip_grad_norm", "_get_grad_norm")
+STEPS_OF_THE_TRAINER = (
+    "get_batch_samples",
+    "_get_num_items_in_batch",
+    "_clip_grad_norm",
+    "_get_grad_norm",
+    "_issue_warnings_after_load",
+    "_inner_training_loop",
+)
 
 
 class AsaTrainer(Trainer):
@@ -43,7 +51,8 @@ class AsaTrainer(Trainer):
             that is given has its own.
 
     Raises:
-        ValueError: the model is no `AsaModel`, or the training is to be shared out in a way that does not work.
+        ValueError: the model is no `AsaModel`, the training is to be shared out in a way that does not work, or it is to
+            have noise on its embeddings.
         RuntimeError: this version of transformers has another Trainer.
     """
 
@@ -67,6 +76,8 @@ class AsaTrainer(Trainer):
             )
         if self.args.fsdp or self.is_deepspeed_enabled:
             raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
+        if self.args.neftune_noise_alpha is not None:
+            raise ValueError("AsaTrainer does not work with neftune_noise_alpha: leave it out")
         self.adversary_learning_rate = adversary_learning_rate
         self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
         self._steps = 0
@@ -83,6 +94,10 @@ class AsaTrainer(Trainer):
             group["params"] = [parameter for parameter in group["params"] if parameter not in adversaries]
             optimizer.add_param_group(group | {"params": moved, "lr": self.adversary_learning_rate})
         return optimizer
+
+    def _inner_training_loop(self, *args, **settings):
+        self._sums, self._steps = {}, 0  # what a training before this one has not logged
+        return super()._inner_training_loop(*args, **settings)
 
     def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
         """The parts of the next batch, and (2,): how many examples and labels it has, over all processes."""
@@ -104,6 +119,8 @@ class AsaTrainer(Trainer):
         """
         if not model.training:
             labelled = None if num_items_in_batch is None else num_items_in_batch[1]
+            if labelled is not None and self.compute_loss_func and self.args.average_tokens_across_devices:
+                labelled = self.accelerator.reduce(labelled)  # the Trainer multiplies the loss by the processes
             return super().compute_loss(model, inputs, return_outputs, labelled)
         outputs = model(**inputs)
         labels, task_loss = inputs["labels"], outputs.task_loss
@@ -131,7 +148,10 @@ class AsaTrainer(Trainer):
     def _clip(self, most: float) -> torch.Tensor:
         """Clip encoder and adversaries, each by its own norm; returns the encoder's before that."""
         norm = self.accelerator.clip_grad_norm_(self.model.backbone.parameters(), most)  # unscales both
-        self._note(adversary_grad_norm=nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most))
+        of_adversaries = nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most)
+        # Under fp16 it may overflow: the optimizer then skips the step.
+        finite = of_adversaries.isfinite()
+        self._note(adversary_grad_norm=of_adversaries.where(finite, 0.0), finite=finite.to(of_adversaries.dtype))
         return norm
 
     def _note(self, **figures: torch.Tensor) -> None:
@@ -139,9 +159,15 @@ class AsaTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + figure.detach()  # on the device until it is logged
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the means of this process over the optimizer steps since the last time."""
+        """The Trainer's, with the means of this process over the optimizer steps since the last time.
+
+        Of the adversaries' gradient it is the mean over the steps in which its norm is finite.
+        """
         if "loss" in logs:
-            logs |= {name: total.item() / self._steps for name, total in self._sums.items()}
+            sums = {name: total.item() for name, total in self._sums.items()}
+            finite, norms = sums.pop("finite", 0), sums.pop("adversary_grad_norm", 0.0)
+            logs |= {name: total / self._steps for name, total in sums.items()}
+            logs |= {"adversary_grad_norm": norms / finite} if finite else {}
             self._sums, self._steps = {}, 0
         super().log(logs, start_time)
 
@@ -150,7 +176,7 @@ class AsaTrainer(Trainer):
             super()._set_signature_columns_if_needed()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        with self._backbone_alone():
+        with _names_in_memory(plain(self.model.backbone)), self._backbone_alone():
             super()._save(output_dir)
         if self.args.should_save:
             save_file(
@@ -169,6 +195,19 @@ class AsaTrainer(Trainer):
             super()._load_best_model()
         self.model.adversaries.load_state_dict(adversaries)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The Trainer's, which only warns of weights that keep the values they had before: here it is an error."""
+        super()._issue_warnings_after_load(load_result)
+        missing, state = {*load_result.missing_keys}, self.model.state_dict()
+        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # also by a tied name
+        not_saved = self.model._keys_to_ignore_on_save or ()
+        lost = [name for name in missing.difference(not_saved) if state[name].data_ptr() not in loaded]
+        if lost:
+            raise ValueError(
+                f"the checkpoint lacks {len(lost)} of the model's weights, {min(lost)} among them: it is another"
+                " model's, or has other names for them"
+            )
+
     def _saved_adversaries(self, folder: str) -> dict[str, torch.Tensor]:
         path = Path(folder) / ADVERSARIES
         if not path.is_file():
@@ -183,6 +222,21 @@ class AsaTrainer(Trainer):
             yield
         finally:
             self.model = whole
+
+
+@contextlib.contextmanager
+def _names_in_memory(model: Any):
+    """Within this context a model is saved by the names its weights have in memory, whatever its own file calls them.
+
+    By default the library saves by the names of the file, but the Trainer loads a checkpoint by those in memory.
+    """
+    given = {name: value for name, value in vars(model).items() if name == "_weight_conversions"}
+    model._weight_conversions = []  # as of a model whose file has the same names
+    try:
+        yield
+    finally:
+        del model._weight_conversions
+        vars(model).update(given)
 
 
 def _sizes(labels: torch.Tensor) -> torch.Tensor:

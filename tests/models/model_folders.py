@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from conftest import tiny_backbone
+from safetensors.torch import load_file, save_file
 from test_data import write
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -44,6 +45,16 @@ def model_folder(path: Path, encoder: str, model_type="bert", head="sequence", n
     model.save_pretrained(path)
     AutoTokenizer.from_pretrained(encoder).save_pretrained(path)
     return path
+
+
+def name_as_tensorflow(folder: Path) -> None:
+    """Give the layer norms of a model's file the names that TensorFlow has for them."""
+    weights = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    assert sum(name.endswith("gamma") for name in weights) == 7
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
 def load_stock(folder):

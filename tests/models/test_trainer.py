@@ -3,7 +3,9 @@
 import copy
 import gc
 import io
+import json
 import pickle
+import runpy
 import sys
 import weakref
 from pathlib import Path
@@ -11,15 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 from asa_models import training_step
+from children import run_both
 from conftest import HEADS, gradients, relative_error, tiny_backbone, tiny_batch
 from datasets import Dataset
-from safetensors.torch import load_file
+from model_folders import load_stock, name_as_tensorflow
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainingArguments, get_scheduler
 
 from models.asa import AsaModel
 from models.baselines import RandomMask
 from models.encoder_types import encoder_layers
+from models.encoders import resolve
 from models.trainer import ADVERSARIES, AsaTrainer
 
 ROWS = 16
@@ -147,6 +152,14 @@ def test_the_logs_have_the_parts_of_the_loss(tmp_path):
         assert logged(trainer, name) == pytest.approx(means[:, column].tolist(), rel=1e-6), name
 
 
+def test_the_logs_start_afresh_with_each_training(tmp_path):
+    trainer = trainer_of(AsaModel(tiny_backbone(), tau=0.2), tmp_path, learning_rate=0.0, logging_steps=2, max_steps=3)
+    trainer.train()
+    first = {name: logged(trainer, name) for name in ("task_loss", "penalty", "keep_rate", "adversary_grad_norm")}
+    trainer.train()
+    assert {name: logged(trainer, name) for name in first} == first
+
+
 @pytest.mark.parametrize("head", ["sequence", "token", "choice"])
 def test_accumulation_changes_nothing(head, tmp_path):
     """Also where the parts have unequal numbers of labels."""
@@ -200,6 +213,27 @@ def test_a_loss_function_of_one_s_own(tmp_path):
     assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
 
 
+def test_two_processes_are_one(tmp_path):
+    """Also where they have unequal numbers of labels, in training as in evaluation."""
+    import two_trainers
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    two_trainers.main([str(one), "4"])
+    statuses, said = run_both("two_trainers", [str(two), "2"], tmp_path)
+    assert statuses == [0, 0], said
+    expected, found = (json.loads((folder / "logs.json").read_text()) for folder in (one, two))
+    for name in ("loss", "grad_norm", "adversary_grad_norm", "eval_loss"):
+        figures = [[record[name] for record in records if name in record] for records in (found, expected)]
+        assert len(figures[1]) == (1 if name == "eval_loss" else 2)
+        assert figures[0] == pytest.approx(figures[1], rel=1e-6), name
+    expected, found = (torch.load(folder / "weights.pt") for folder in (one, two))
+    for name, value in expected.items():
+        if "self.key.bias" not in name:  # whose gradient is rounding alone
+            torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
+
+
 class KeepNorms(TrainerCallback):
     def __init__(self):
         self.norms = []
@@ -220,6 +254,20 @@ def test_the_adversaries_are_clipped_apart(max_grad_norm, tmp_path):
         assert before[1] > 10
         after = before.clamp(max=max_grad_norm) if max_grad_norm else before
         assert torch.stack(norms).tolist() == pytest.approx(after.tolist(), rel=1e-5)
+
+
+def test_a_gradient_that_overflows_is_not_in_the_mean(tmp_path):
+    model, calls = AsaModel(tiny_backbone(), tau=0.2), iter(range(1, 100))
+    short = {"num_train_epochs": 1, "learning_rate": 0.0}
+    each = trainer_of(model, tmp_path, **short)
+    each.train()
+    weight = model.adversaries[0].query.weight
+    weight.register_hook(lambda gradient: gradient * float("inf") if next(calls) == 4 else gradient)
+    together = trainer_of(model, tmp_path, logging_steps=4, **short)
+    together.train()
+    norms = logged(each, "adversary_grad_norm")
+    assert logged(together, "adversary_grad_norm") == pytest.approx([sum(norms[:3]) / 3], rel=1e-6)
+    assert logged(together, "task_loss") == pytest.approx([sum(logged(each, "task_loss")) / 4], rel=1e-6)
 
 
 def test_lower_precision(tmp_path):
@@ -295,6 +343,39 @@ def test_a_resumed_run_is_an_uninterrupted_one(tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in resumed.model.state_dict().items())
 
 
+@pytest.mark.parametrize(("model_type", "head"), [("tensorflow", "sequence"), ("gte", "token"), ("bert", "masked_lm")])
+def test_every_weight_is_resumed(model_type, head, tmp_path):
+    """Also where the library saves a model by other names than it has in memory, or leaves out tied weights."""
+    if model_type == "tensorflow":
+        tiny_backbone(dtype=torch.float32).save_pretrained(tmp_path / "encoder")
+        name_as_tensorflow(tmp_path / "encoder")
+
+    def fresh() -> AsaTrainer:
+        loaded = load_stock(tmp_path / "encoder") if model_type == "tensorflow" else tiny_backbone(model_type, head)
+        model = AsaModel(loaded, tau=0.2)
+        return trainer_of(model, tmp_path, head=head, save_strategy="epoch", num_train_epochs=1)
+
+    trained, resumed = fresh(), fresh()
+    before = {name: value.clone() for name, value in resumed.model.state_dict().items()}
+    trained.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))  # which was its last step
+    found = resumed.model.state_dict()
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(found[name], value), name
+    moved = [name for name in found if "norm" in name.lower() and not torch.equal(found[name], before[name])]
+    assert len(moved) >= 14
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    trainer_of(AsaModel(tiny_backbone()), tmp_path, save_strategy="epoch", num_train_epochs=1).train()
+    file = tmp_path / "checkpoint-4" / "model.safetensors"
+    weights = load_file(file)
+    del weights["classifier.bias"]
+    save_file(weights, file)
+    with pytest.raises(ValueError, match=r"^the checkpoint lacks 1 of the model's weights, classifier.bias among them"):
+        trainer_of(AsaModel(tiny_backbone()), tmp_path).train(resume_from_checkpoint=True)
+
+
 def test_the_best_model_is_loaded_with_its_adversaries(tmp_path):
     """The first epoch's: the second is evaluated with a head that is wrong on purpose."""
 
@@ -335,6 +416,8 @@ def test_what_the_trainer_refuses(tmp_path, monkeypatch):
         patched.setattr(TrainingArguments, "n_gpu", 2)
         with pytest.raises(ValueError, match="2 GPUs in one process do not work with ASA: start a process for each"):
             trainer_of(AsaModel(tiny_backbone()), tmp_path)
+    with pytest.raises(ValueError, match="does not work with neftune_noise_alpha: leave it out"):
+        trainer_of(AsaModel(tiny_backbone()), tmp_path, neftune_noise_alpha=5.0)
     monkeypatch.delattr("transformers.Trainer._clip_grad_norm")
     with pytest.raises(RuntimeError, match="whose Trainer has no _clip_grad_norm: use"):
         trainer_of(AsaModel(tiny_backbone()), tmp_path)
@@ -469,6 +552,18 @@ def test_the_script_of_the_documentation(encoder_folder, tmp_path, monkeypatch, 
     assert [line[1:9] for line in printed[-5:-1]] == [" (label "] * 4
     assert HEADS["sequence"].from_pretrained(tmp_path / "checkpoint-2").config.num_labels == 2
     sys.modules.pop("own_trainer")
+
+
+def test_the_script_of_the_documentation_says_what_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ASA_CACHE_DIR", str(tmp_path))
+    resolve.cache_clear()
+    script = Path(__file__).parent.parent.parent / "docs" / "own_trainer.py"
+    monkeypatch.setattr(sys, "argv", [script.name, "--encoder", "all-mpnet-base-v2"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2
+    advice = "fetch it with `python -m models.fetch all-mpnet-base-v2`, or give a folder"
+    assert capsys.readouterr().err == f"own_trainer.py: error: --load_model_path all-mpnet-base-v2: {advice}\n"
 
 
 def test_a_cross_encoder_of_sentence_transformers_is_trained_in_place(encoder_folder, tmp_path):
