@@ -88,7 +88,7 @@ def read_predictions(path: str | Path) -> dict[str, list]:
 
 
 def _kept(path: Path, best_epoch: int) -> list | None:
-    """The best epoch's logits in the file; None where it has those of another one, or none: a resumed run may find it."""
+    """The best epoch's logits in the file; None where it has none, or those of another, as a resumed run may find."""
     from pyarrow import parquet
 
     if not path.exists():
