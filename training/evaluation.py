@@ -187,5 +187,5 @@ def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels a batch has, on its device."""
-    return (labels != IGNORED_LABEL).sum()
+    """How many labels a batch has, on its device; of a regression every target is one, whatever its value."""
+    return ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()

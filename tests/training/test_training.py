@@ -23,13 +23,15 @@ from models import methods
 from models.asa import AsaModel
 from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
-from training import accumulation, arguments, devices, loop
-from training.evaluation import Head, Run, epoch_line, predict
+from models.divergence import zero_without_labels
+from training import accumulation, arguments, devices, evaluation, loop
+from training.evaluation import Head, Run, epoch_line, labelled, predict
 from training.folder import RunFolder
 from training.loop import train
 from training.optimizer import make_optimizer, parameter_groups
-from training.state import Interruption, Means
+from training.state import Interruption, Means, TrainingState
 from training.trackers import Trackers
+from utils import Interrupted
 
 
 class NoTokenizer:
@@ -143,6 +145,12 @@ def test_parts_add_up_to_the_whole(head, method):
     output = model(**batch)
     printed = output.task_loss + output.divergence if method == "asa" else output.loss
     assert figures.sums["train_loss"].item() == pytest.approx(printed.item(), rel=1e-6)
+
+
+def test_a_target_of_minus_100_is_a_label_of_a_regression():
+    for targets, labels in ((torch.tensor([-100.0, 0.5]), 2), (torch.tensor([-100, 1]), 1)):
+        assert labelled(targets) == labels
+        assert zero_without_labels(torch.tensor(3.0), targets[:1]) == 3.0 * (labels - 1)
 
 
 class HostWaits(TorchDispatchMode):
