@@ -490,6 +490,24 @@ def test_a_gradient_of_the_adversaries_that_is_not_finite_stops_the_run(max_grad
     assert advice in said
 
 
+def test_too_little_memory_is_one_sentence_that_says_what_to_change(tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), save_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_predict", out_of_memory)
+        assert message(train, run, features(8), {"dev": features(5)}, {}) == (
+            "cpu: not enough memory for an evaluation with --eval_batch_size 4: lower it; the last good state is"
+            f" {run.folder.path}/states/00000001: --resume goes on from it"
+        )
+    monkeypatch.setattr(loop, "optimize", out_of_memory)
+    assert message(train, make_run(tmp_path / "other", run.model), features(8), {}, {}) == (
+        "cpu: not enough memory for a step with --train_batch_size 8: in a new run raise --gradient_accumulation_steps"
+        " 1, which computes the same step in smaller parts, or add --gradient_checkpointing; no state is saved yet"
+    )
+
+
 def fp16_run(folder, model) -> Run:
     """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on CPU."""
     run = make_run(folder, model)
