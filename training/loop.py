@@ -52,6 +52,7 @@ from training.state import (
     Means,
     Progress,
     TrainingState,
+    damage,
     data_identity,
     random_states,
     restore_random_states,
@@ -313,7 +314,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     try:
         scores, logits = evaluate(run, eval_sets)
     except Interrupted:
-        save_state(run, state)
+        if damage(run.folder.state(progress.step, evaluated=False)) is not None:  # not saved by the last step
+            save_state(run, state)
         raise
     means = progress.of_epoch.take(accelerator.reduce)
     record: dict[str, Any] = {

@@ -508,6 +508,20 @@ def test_too_little_memory_is_one_sentence_that_says_what_to_change(tmp_path, mo
     )
 
 
+@pytest.mark.parametrize("save_steps", [1, None])
+def test_a_run_interrupted_in_an_evaluation_saves_its_state_once(save_steps, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise Interrupted(15, "stopped")
+
+    saved, save = [], TrainingState.save
+    monkeypatch.setattr(TrainingState, "save", lambda self, path: saved.append(path.name) or save(self, path))
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), save_steps=save_steps)
+    with pytest.raises(Interrupted):
+        train(run, features(8), {"dev": features(5)}, {})
+    assert saved == ["00000001"]
+
+
 def fp16_run(folder, model) -> Run:
     """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on CPU."""
     run = make_run(folder, model)
