@@ -153,6 +153,13 @@ def test_a_target_of_minus_100_is_a_label_of_a_regression():
         assert zero_without_labels(torch.tensor(3.0), targets[:1]) == 3.0 * (labels - 1)
 
 
+def test_an_environment_of_accelerate_does_not_divide_the_loss(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones((), requires_grad=True)
+    make_run(tmp_path / "run", tiny_backbone()).accelerator.backward(2 * weight)
+    assert weight.grad == 2
+
+
 class HostWaits(TorchDispatchMode):
     """Notes the operations whose result, or its shape, the host has to wait for where the device is a GPU."""
 
