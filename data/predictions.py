@@ -62,7 +62,8 @@ def write_predictions(
         best = rows if is_best else _kept(path, best_epoch)
         if best is not None:
             columns[BEST] = best
-    table = pyarrow.table(columns).replace_schema_metadata({EPOCH: json.dumps(best_epoch)})
+    table = pyarrow.table(columns)
+    table = table.replace_schema_metadata({EPOCH: json.dumps(best_epoch if BEST in columns else None)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
         parquet.write_table(table, temporary, compression="zstd")
@@ -87,13 +88,13 @@ def read_predictions(path: str | Path) -> dict[str, list]:
 
 
 def _kept(path: Path, best_epoch: int) -> list | None:
-    """The best epoch's logits in the file; None where it has those of another one, which a resumed run may find."""
+    """The best epoch's logits in the file; None where it has none, or those of another, as a resumed run may find."""
     from pyarrow import parquet
 
     if not path.exists():
         return None
     table = parquet.read_table(path)
-    if table.schema.metadata.get(EPOCH.encode()) != json.dumps(best_epoch).encode():
+    if BEST not in table.column_names or table.schema.metadata.get(EPOCH.encode()) != json.dumps(best_epoch).encode():
         return None
     return table[BEST].to_pylist()
 

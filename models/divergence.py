@@ -12,7 +12,7 @@ IGNORED_LABEL = -100  # of a position without a label, as everywhere in Hugging 
 
 def zero_without_labels(task_loss: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The backbone's mean over labels, or 0 where a batch of sentences has no labelled word: it is no number there."""
-    return torch.where((labels != IGNORED_LABEL).any(), task_loss, 0.0)
+    return torch.where(((labels != IGNORED_LABEL) | labels.is_floating_point()).any(), task_loss, 0.0)
 
 
 def divergence(

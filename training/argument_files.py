@@ -97,7 +97,11 @@ def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origi
         if name not in actions:
             near = difflib.get_close_matches(name, actions, n=1)
             raise InputError(f"{origin}: {name}: no such argument{f'; did you mean {near[0]}?' if near else ''}")
-        if name in given or value is None:
+        if name in given:
+            continue
+        if value is None:  # which is the default, or what a switch says
+            switches = [action for action in actions[name] if isinstance(action, argparse._StoreConstAction)]
+            flags += [action.option_strings[0] for action in switches if action.const is None]
             continue
         if isinstance(value, bool):
             switches = [action for action in actions[name] if action.nargs == 0]

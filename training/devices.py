@@ -29,6 +29,8 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     # Several processes find each other on CPU only if told that it is to be the CPU.
     cpu = args.no_cuda or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    # Not what the environment says, by which it would divide every loss: the parts of a step have their weights.
+    accelerator.gradient_accumulation_steps = 1
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:
         raise InputError(f"{started} processes cannot share this device ({accelerator.device}): add --no_cuda")

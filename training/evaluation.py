@@ -1,10 +1,11 @@
 """Evaluation and prediction with the plain model, and what they share with training: a run and what a script adds."""
 
 import argparse
+import contextlib
 import itertools
 import math
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from training.folder import RunFolder
 from training.sharding import is_sharded, most, no_gradients
 from training.state import Interruption, Means
 from training.trackers import Trackers
-from utils import Interrupted, log
+from utils import InputError, Interrupted, log
 
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -93,6 +94,15 @@ def ignore_signals(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def enough_memory(run: Run, what: str, mend: str) -> Iterator[None]:
+    """Within this block, too little memory on a GPU is an `InputError` that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(f"{run.accelerator.device}: not enough memory for {what}: {mend}") from None
+
+
 def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[np.ndarray]]]:
     """The scores of all sets, and the logits of each set's rows.
 
@@ -133,9 +143,11 @@ def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | Non
         The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
 
     Raises:
+        InputError: the device has not enough memory for it.
         Interrupted: a training run is to stop.
     """
-    with no_gradients(run.model):
+    batch = f"an evaluation with --eval_batch_size {run.args.eval_batch_size}"
+    with enough_memory(run, batch, "lower it"), no_gradients(run.model):
         return _predict(run, features)
 
 
@@ -187,5 +199,5 @@ def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels a batch has, on its device."""
-    return (labels != IGNORED_LABEL).sum()
+    """How many labels a batch has, on its device; of a regression every target is one, whatever its value."""
+    return ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()

@@ -38,7 +38,8 @@ EVENTS = re.compile(rf"events\.out\.tfevents\..+{re.escape(EVENTS_SUFFIX)}")
 # What transformers writes into best/, which is always replaced as a whole.
 EXPORTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
-    r"|model.*\.safetensors(\.index\.json)?|vocab\.\w+|merges\.txt|.+\.model|.+\.jinja"
+    r"|model.*\.safetensors(\.index\.json)?|vocab\.\w+|merges\.txt|bpe\.codes|word_(shape|pronunciation)\.json"
+    r"|.+\.model|.+\.jinja"
 )
 # Beside its place, what is being written (utils.atomic_file), and what it replaces.
 HIDDEN = re.compile(r"^\.(?P<name>.+)\.(tmp|old)$")

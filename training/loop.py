@@ -4,6 +4,7 @@ Several processes share each optimizer step and each evaluation, a row going to 
 files are those of one process.
 """
 
+import argparse
 import contextlib
 import functools
 import itertools
@@ -37,6 +38,7 @@ from training.devices import wait_for_all
 from training.evaluation import (
     INTERRUPTED,
     Run,
+    enough_memory,
     epoch_line,
     evaluate,
     ignore_signals,
@@ -50,6 +52,7 @@ from training.state import (
     Means,
     Progress,
     TrainingState,
+    damage,
     data_identity,
     random_states,
     restore_random_states,
@@ -122,7 +125,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     with bar, folder.last_state_named():
         while progress.step < steps or progress.step_of_epoch:
             features.begin_epoch(progress.epoch)
-            train_epoch(run, state, loader, steps, idle, bar)
+            with enough_memory(run, *_memory_of_a_step(args)):
+                train_epoch(run, state, loader, steps, idle, bar)
             _end_epoch(run, state, eval_sets, results)
             bar.set_postfix(bar_figures(progress), refresh=False)
 
@@ -310,7 +314,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
     try:
         scores, logits = evaluate(run, eval_sets)
     except Interrupted:
-        save_state(run, state)
+        if damage(run.folder.state(progress.step, evaluated=False)) is not None:  # not saved by the last step
+            save_state(run, state)
         raise
     means = progress.of_epoch.take(accelerator.reduce)
     record: dict[str, Any] = {
@@ -400,6 +405,15 @@ def _log(run: Run, state: TrainingState, figures: dict) -> None:
 
 def _counter(run: Run, *shape: int) -> torch.Tensor:
     return torch.zeros(shape, dtype=torch.long, device=run.accelerator.device)
+
+
+def _memory_of_a_step(args: argparse.Namespace) -> tuple[str, str]:
+    """What has not fitted, and what to do; a run that is resumed keeps the arguments that it began with."""
+    return (
+        f"a step with --train_batch_size {args.train_batch_size}",
+        f"in a new run raise --gradient_accumulation_steps {args.gradient_accumulation_steps}, which computes the same"
+        " step in smaller parts, or add --gradient_checkpointing",
+    )
 
 
 def _size(labels: torch.Tensor) -> torch.Tensor:

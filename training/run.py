@@ -155,7 +155,8 @@ def execute(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.process_index:
-        set_seed(args.seed + accelerator.process_index)  # a dropout of its own; the weights are those of the first
+        # A dropout of its own; the weights are those of the first. NumPy takes no seed from 2**32.
+        set_seed((args.seed + accelerator.process_index) % 2**32)
     whole = shard(model, accelerator) if args.fsdp else None
     if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)

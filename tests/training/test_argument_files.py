@@ -17,13 +17,14 @@ def of(*argv, script="run_sent_clas") -> dict:
 
 def test_a_recorded_run_is_repeated_to_the_letter(tmp_path):
     given = [*TRAIN, "--do_eval", "--tau", "0.1", "--asa_layers", "0-2", "--bf16", "--no_group_by_length"]
-    recorded = of(*given, "--seed", "7", "--output_dir", "old", "--overwrite_output_dir")
+    recorded = of(*given, "--no_token_cache", "--seed", "7", "--output_dir", "old", "--overwrite_output_dir")
     write(tmp_path / "results.json", json.dumps({"args": recorded}))
     again = of("--args_from", tmp_path)
     changed = {name for name in recorded if recorded[name] != again[name]}
     assert changed == {"args_from", "output_dir", "overwrite_output_dir"}
     assert again["asa_layers"] == [0, 1, 2]
-    assert (again["group_by_length"], again["output_dir"]) == (False, "model")
+    assert (again["group_by_length"], again["output_dir"], again["token_cache_dir"]) == (False, "model", None)
+    assert of("--args_from", tmp_path, "--token_cache_dir", "x")["token_cache_dir"] == "x"
 
 
 def test_flags_beside_a_file_win(tmp_path):
@@ -39,9 +40,12 @@ def test_flags_beside_a_file_win(tmp_path):
 
 def test_a_configuration_in_yaml(tmp_path):
     write(tmp_path / "a.yaml", "task_name: CoLA", "do_train: true", "tau: 0.25", "asa_layers: [1, 3]", "bf16: false")
+    with open(tmp_path / "a.yaml", "a") as file:
+        file.write("token_cache_dir: null\nmodel_type: null\n")
     args = of("--config", tmp_path / "a.yaml", "--tau", "0.3")
     assert (args["task_name"], args["do_train"], args["tau"]) == ("CoLA", True, 0.3)
     assert (args["asa_layers"], args["bf16"]) == ([1, 3], False)
+    assert (args["token_cache_dir"], args["model_type"]) == (None, None)
 
 
 @pytest.mark.parametrize(

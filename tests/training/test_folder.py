@@ -8,10 +8,12 @@ import pytest
 from conftest import save_tiny_encoder
 from script_runs import exit_status, flags_of, message, results_of, snapshot
 from test_data import write
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES, tokenizer_class_from_name
 
 import run_sent_clas
 from data.tasks import SENTENCE_TASKS
-from training.folder import RunFolder
+from models.encoder_types import ENCODER_TYPES
+from training.folder import EXPORTED, RunFolder
 
 TASK = SENTENCE_TASKS["SST-2"]
 TRAIN = ("--do_train", "--do_eval", "--do_test")
@@ -185,6 +187,15 @@ def test_a_file_of_one_s_own_in_best_is_not_removed(command, given, capsys):
         )
     assert snapshot(given / "out") == before
     assert command("--do_eval", OVERWRITE, test_model_file=given / "out" / "best") == 0  # which leaves best/ as it is
+
+
+def test_the_files_of_every_tokenizer_are_known():
+    """BERTweet and PhoBERT are of the types bert or roberta, whose own tokenizers are others."""
+    names = {TOKENIZER_MAPPING_NAMES[each] for each in ENCODER_TYPES.keys() & TOKENIZER_MAPPING_NAMES.keys()}
+    of_class = [tokenizer_class_from_name(name) for name in names - {None} | {"BertweetTokenizer", "PhobertTokenizer"}]
+    files = {file for each in of_class for file in each.vocab_files_names.values()}
+    assert {"vocab.txt", "bpe.codes", "word_shape.json"} <= files
+    assert [file for file in sorted(files) if not EXPORTED.fullmatch(file)] == []
 
 
 @pytest.mark.parametrize("name", ["states", "predictions", "tensorboard"])

@@ -23,13 +23,15 @@ from models import methods
 from models.asa import AsaModel
 from models.baselines import Smart
 from models.checkpoints import read_state_dict, release_state_dict
-from training import accumulation, arguments, devices, loop
-from training.evaluation import Head, Run, epoch_line, predict
+from models.divergence import zero_without_labels
+from training import accumulation, arguments, devices, evaluation, loop
+from training.evaluation import Head, Run, epoch_line, labelled, predict
 from training.folder import RunFolder
 from training.loop import train
 from training.optimizer import make_optimizer, parameter_groups
-from training.state import Interruption, Means
+from training.state import Interruption, Means, TrainingState
 from training.trackers import Trackers
+from utils import Interrupted
 
 
 class NoTokenizer:
@@ -143,6 +145,19 @@ def test_parts_add_up_to_the_whole(head, method):
     output = model(**batch)
     printed = output.task_loss + output.divergence if method == "asa" else output.loss
     assert figures.sums["train_loss"].item() == pytest.approx(printed.item(), rel=1e-6)
+
+
+def test_a_target_of_minus_100_is_a_label_of_a_regression():
+    for targets, labels in ((torch.tensor([-100.0, 0.5]), 2), (torch.tensor([-100, 1]), 1)):
+        assert labelled(targets) == labels
+        assert zero_without_labels(torch.tensor(3.0), targets[:1]) == 3.0 * (labels - 1)
+
+
+def test_an_environment_of_accelerate_does_not_divide_the_loss(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    weight = torch.ones((), requires_grad=True)
+    make_run(tmp_path / "run", tiny_backbone()).accelerator.backward(2 * weight)
+    assert weight.grad == 2
 
 
 class HostWaits(TorchDispatchMode):
@@ -480,6 +495,38 @@ def test_a_gradient_of_the_adversaries_that_is_not_finite_stops_the_run(max_grad
     said = message(train, run, features(8), {}, {})
     assert said.startswith("step 1, epoch 0: the loss or its gradient is not finite on the training rows 0, 1, 2")
     assert advice in said
+
+
+def test_too_little_memory_is_one_sentence_that_says_what_to_change(tmp_path, monkeypatch):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), save_steps=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_predict", out_of_memory)
+        assert message(train, run, features(8), {"dev": features(5)}, {}) == (
+            "cpu: not enough memory for an evaluation with --eval_batch_size 4: lower it; the last good state is"
+            f" {run.folder.path}/states/00000001: --resume goes on from it"
+        )
+    monkeypatch.setattr(loop, "optimize", out_of_memory)
+    assert message(train, make_run(tmp_path / "other", run.model), features(8), {}, {}) == (
+        "cpu: not enough memory for a step with --train_batch_size 8: in a new run raise --gradient_accumulation_steps"
+        " 1, which computes the same step in smaller parts, or add --gradient_checkpointing; no state is saved yet"
+    )
+
+
+@pytest.mark.parametrize("save_steps", [1, None])
+def test_a_run_interrupted_in_an_evaluation_saves_its_state_once(save_steps, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise Interrupted(15, "stopped")
+
+    saved, save = [], TrainingState.save
+    monkeypatch.setattr(TrainingState, "save", lambda self, path: saved.append(path.name) or save(self, path))
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32), save_steps=save_steps)
+    with pytest.raises(Interrupted):
+        train(run, features(8), {"dev": features(5)}, {})
+    assert saved == ["00000001"]
 
 
 def fp16_run(folder, model) -> Run:
