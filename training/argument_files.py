@@ -100,8 +100,8 @@ def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origi
         if name in given:
             continue
         if value is None:  # which is the default, or what a switch says
-            switches = [action for action in actions[name] if isinstance(action, argparse._StoreConstAction)]
-            flags += [action.option_strings[0] for action in switches if action.const is None]
+            constant = [action for action in actions[name] if isinstance(action, argparse._StoreConstAction)]
+            flags += [action.option_strings[0] for action in constant if action.const is None]
             continue
         if isinstance(value, bool):
             switches = [action for action in actions[name] if action.nargs == 0]
