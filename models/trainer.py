@@ -241,5 +241,5 @@ def _names_in_memory(model: Any):
 
 def _sizes(labels: torch.Tensor) -> torch.Tensor:
     """(2,): how many examples and labels a part of a batch has, on its device."""
-    count = (labels != IGNORED_LABEL).sum()
+    count = ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()  # of a regression, every target
     return torch.stack([torch.full_like(count, len(labels)), count])
