@@ -51,8 +51,8 @@ class AsaTrainer(Trainer):
             that is given has its own.
 
     Raises:
-        ValueError: the model is no `AsaModel`, the training is to be shared out in a way that does not work, or it is to
-            have noise on its embeddings.
+        ValueError: the model is no `AsaModel`, the training is to be shared out in a way that does not work, or the
+            embeddings are to have noise.
         RuntimeError: this version of transformers has another Trainer.
     """
 
