@@ -150,7 +150,7 @@ def markdown(runs: Sequence[dict]) -> str:
         states = [state for run in runs if run["variant"] == name for state in run["states"]]
         alive = sorted(state["liveness"] for state in states)
         learned = statistics.median(state["learned"] for state in states)
-        lines.append(f"| {name} | {statistics.median(alive):.2f} | {alive[len(alive) // 10]:.2f} | {learned:.3f} |")
+        lines.append(f"| {name} | {statistics.median(alive):.2f} | {alive[len(alive) // 10]:.2f} | {learned:.2g} |")
     return "\n".join(lines)
 
 
