@@ -241,7 +241,8 @@ def test_several_processes_write_nothing_where_it_does_not_fit(tmp_path):
     kept.write_text("{}")
     argv = command("run_sent_clas", tmp_path, tmp_path / "out", "--overwrite_output_dir")[2:]
     statuses, said = run_both("run_sent_clas", argv, tmp_path)
-    assert statuses == [2, 2]
+    assert statuses[0] == 2
+    assert statuses[1] != 0  # it finds the same, or that the first has gone
     errors = {line for line in said.splitlines() if line.startswith("run_sent_clas.py: error: ")}
     assert len(errors) == 1
     assert ": its tokenizer has no pad token, " in errors.pop()
