@@ -14,6 +14,7 @@ from test_trainer import trainer_of
 from torch import nn
 
 from models.asa import AsaModel
+from utils import never_destroy
 
 
 def summed(output, labels: torch.Tensor, num_items_in_batch: torch.Tensor) -> torch.Tensor:
@@ -33,4 +34,5 @@ def main(argv: Sequence[str]) -> None:
     if trainer.is_world_process_zero():
         (Path(folder) / "logs.json").write_text(json.dumps(trainer.state.log_history))
         torch.save(model.state_dict(), Path(folder) / "weights.pt")
+    never_destroy(trainer.model_wrapped)  # as the scripts do: its destructor may wait for ever for a thread of gloo
     trainer.accelerator.end_training()

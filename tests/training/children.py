@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from one_node import free_ports
 from utils import run_script
 
 SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm")
+PATIENCE = 120  # seconds for two processes that share the work; on a busy machine they take 15
 # A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
 # at the processes of the data loader, too.
 Blow = tuple[str, str, int, int]
@@ -49,6 +51,8 @@ def run_both(
 ) -> tuple[list[int], str]:
     """Run a script in two processes that share the work, as under torchrun: their exit statuses, and what they say.
 
+    Processes that wait for each other for ever are killed.
+
     Args:
         folder: of their logs.
         blows: signals that the second one sends itself.
@@ -62,8 +66,12 @@ def run_both(
         _start(_one_of_two, rank, port, double, script, list(argv), str(logs[rank]), blows if rank else ())
         for rank in range(2)
     ]
+    end = time.monotonic() + PATIENCE
     for process in processes:
-        process.join()
+        process.join(max(0.0, end - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
     return [process.exitcode for process in processes], "".join(log.read_text() for log in logs)
 
 
