@@ -222,7 +222,8 @@ def command_of(run: Planned) -> list[str]:
     """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
     if run.needs is None:
         return run.command + ["--resume"] * (state(run) == "cut off")
-    return [*run.command, "--test_model_file", str(last_checkpoint(run.needs))]
+    cut_off = any((run.folder / "predictions").glob("*"))  # what an evaluation leaves before its scores
+    return [*run.command, "--test_model_file", str(last_checkpoint(run.needs))] + ["--overwrite_output_dir"] * cut_off
 
 
 def last_checkpoint(run: Planned) -> Path:

@@ -162,6 +162,20 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     assert scores.exists()
 
 
+def test_an_evaluation_that_was_cut_off_is_made_again(stand_in, tmp_path, capsys):
+    sentences = write(tmp_path / "hard.tsv", "a\tb")
+    plain = ("--methods", "naive", "--seeds", "1")
+    assert stand_in(*plain) == 0
+    folder = tmp_path / "runs" / "CoLA" / "naive" / "seed42" / "on-hard"
+    for again in (False, True):
+        capsys.readouterr()
+        assert stand_in(*plain, "--eval_file", f"CoLA={sentences}", "--dry_run", table="robustness") == 0
+        command = capsys.readouterr().out.splitlines()[-2]
+        assert shlex.quote(str(folder)) in command
+        assert command.endswith(" --overwrite_output_dir") == again
+        write(folder / "predictions" / "hard.tsv.parquet")  # what is written before the scores
+
+
 def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
