@@ -167,8 +167,10 @@ def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) 
         text += f" [{low:+.2f}, {high:+.2f}]"
     if abs(mean) <= points:
         axis.plot(mean, place, mark, color=colour, markersize=6)
-    else:
-        axis.plot((1 if mean > 0 else -1) * points, place, ">" if mean > 0 else "<", color=colour, clip_on=False)
+    drawn = [mean, *seeds, *(() if low is None else (low, high))]
+    for side, arrow in ((-points, "<"), (points, ">")):
+        if any(value / side > 1 for value in drawn):
+            axis.plot(side, place, arrow, color=colour, markersize=6, clip_on=False)
     axis.text(BESIDE, place, f"{text}, n {found['pairs']}", transform=axis.get_yaxis_transform(), va="center_baseline")
 
 

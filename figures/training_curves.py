@@ -120,6 +120,8 @@ def read_run(folder: Path) -> Run:
 def read_windows(path: Path) -> list[dict]:
     """The records of metrics.jsonl by step; of a step that was logged again after a stop, the last one.
 
+    A last record of less than half as many steps as the one before is left out: it is noisier than the others.
+
     Raises:
         InputError: a line other than the last is not a record.
     """
@@ -133,7 +135,10 @@ def read_windows(path: Path) -> list[dict]:
             if number < len(lines):
                 raise InputError(f"{path}, line {number}: not a record of a training step") from None
             log.warning(f"{path}, line {number}: cut short, left out")
-    return [windows[step] for step in sorted(windows)]
+    steps = sorted(windows)
+    if len(steps) > 2 and 2 * (steps[-1] - steps[-2]) < steps[-2] - steps[-3]:
+        steps.pop()
+    return [windows[step] for step in steps]
 
 
 def draw(path: str | Path, runs: list[Run]) -> None:

@@ -302,6 +302,13 @@ def test_a_torn_last_line_and_a_step_logged_twice(tmp_path, caplog):
     assert run.curve("keep_rate", run.windows) == ([], [])
 
 
+@pytest.mark.parametrize(("last", "drawn"), [(24, [10, 20]), (25, [10, 20, 25])])
+def test_a_last_record_of_few_steps_is_left_out(last, drawn, tmp_path):
+    lines = [f'{{"step": {step}, "train_loss": 1.0}}' for step in (10, 20, last)]
+    run = training_curves.read_run(write_run(tmp_path / "run", metrics="\n".join(lines)))
+    assert run.curve("train_loss", run.windows)[0] == drawn
+
+
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
     folders = [write_run(tmp_path / name) for name in ("a", "b")]
     assert [run.label for run in training_curves.read_runs(folders)] == [
@@ -361,7 +368,7 @@ def test_differences_to_plain_fine_tuning(tmp_path, figures):
             write_finished_run(tmp_path / "other", method, seed, [of_cola], task_name="CoLA", load_model_path="other")
     write_finished_run(tmp_path / "grid", "r3f", 1, [95.0])  # one seed is no row
     folders = [str(tmp_path / name) for name in ("grid", "other")]
-    differences.main([*folders, "--points", "8", "--output", str(tmp_path / "new" / "all.png")])
+    differences.main([*folders, "--points", "7", "--output", str(tmp_path / "new" / "all.png")])
     assert (tmp_path / "new" / "all.png").read_bytes().startswith(PNG)
     axis = figures[0].axes[0]
     labels = ["", "asa", "rdrop, alpha 2", "", "smart"]
@@ -377,8 +384,8 @@ def test_differences_to_plain_fine_tuning(tmp_path, figures):
     for line in axis.lines:
         if line.get_ydata()[0] in drawn:
             drawn[line.get_ydata()[0]].append((line.get_marker(), sorted(map(float, line.get_xdata()))))
-    assert drawn[1] == [("|", [1, 2]), ("None", pytest.approx([-4.853, 7.853], abs=1e-3)), ("o", [1.5])]
-    assert drawn[2][-1] == ("<", [-8.0])  # which is where the axis ends
+    assert drawn[1] == [("|", [1, 2]), ("None", pytest.approx([-4.853, 7.853], abs=1e-3)), ("o", [1.5]), (">", [7.0])]
+    assert drawn[2][-1] == ("<", [-7.0])  # which is where the axis ends
     assert drawn[4] == [("|", [2, 2]), ("v", [2])]
 
 
