@@ -219,7 +219,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     if table == "pretraining":
         group.add_argument("--train_file", nargs="+", required=True, metavar="TEXT", help="as run_mlm.py has it")
         group.add_argument("--dev_file", nargs="+", required=True, metavar="TEXT", help="held out, for the perplexity")
-        group.add_argument("--steps", type=_count, required=True, help="of pre-training, with each method")
+        group.add_argument("--steps", type=_count, required=True, help="of pre-training, the same for each method")
     group.add_argument(
         "--seeds", type=_seeds, help="how many, from 42 on, or a list as 1,2 (default: per task, 3 or 5)"
     )

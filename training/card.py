@@ -73,7 +73,7 @@ def model_card(results: Mapping, model_class: str) -> str:
         " The adversaries, which only training needs, are not in this folder.",
         "## Scores",
         "\n".join([f"| on the {evaluated} set | |", "|---|---|", *metrics]) if metrics else "It was not evaluated.",
-        "Of one seed: how much seeds differ is to be known before two such models are compared." if metrics else "",
+        "Of one seed: other seeds give other scores, often by more than methods differ." if metrics else "",
         "## Use",
         f"```python\nfrom transformers import AutoTokenizer, {model_class}\n\n"
         f'model = {model_class}.from_pretrained("best")\ntokenizer = AutoTokenizer.from_pretrained("best")\n```',
@@ -81,7 +81,7 @@ def model_card(results: Mapping, model_class: str) -> str:
         "\n".join(["| setting | |", "|---|---|", *rows, f"| precision | {results['precision']} |"]),
         "With " + ", ".join(f"{package} {number}" for package, number in versions.items()) + ".",
         "## Licence and limits",
-        "Those of the encoder and of the training data; this card knows neither.",
+        "The licences and limits of the encoder and of the training data apply; they are not recorded here.",
     ]
     return "\n\n".join(filter(None, lines)) + "\n"
 

@@ -131,7 +131,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--adversary_learning_rate",
         type=non_negative,
-        help="of asa and asa_budget, under the same schedule (default: --learning_rate)",
+        help="learning rate of the adversaries of asa and asa_budget; warm-up and decay are the model's (default:"
+        " --learning_rate)",
     )
     _add_baselines(parser)
 

@@ -19,11 +19,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--train_file", nargs="+", metavar="TEXT", help=f"{forms}; several are one set")
     group.add_argument("--dev_file", nargs="+", metavar="TEXT", help="likewise: held out, for loss and perplexity")
     group.add_argument(
-        "--dataset_name", metavar="NAME", help="on the Hub, or a folder: with train.*, dev.*, or as datasets has it"
+        "--dataset_name",
+        metavar="NAME",
+        help="name on the Hub, or a folder: with files train.* and dev.*, or as datasets.save_to_disk writes it",
     )
     group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
     group.add_argument(
-        "--text_columns", help="of tables: the text, or a,b, which are put together (default: guessed from the names)"
+        "--text_columns",
+        help="column of the text in tables, or two as a,b, which are put together (default: guessed from the names)",
     )
     group.add_argument("--no_packing", action="store_true", help="no row holds text of two documents")
     group = parser.add_argument_group("masked words")
