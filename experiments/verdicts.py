@@ -7,8 +7,8 @@ python -m experiments.verdicts runs/budget --output results/budget/verdicts.json
 2. The best of several budgets. A seed's budget is the one with the best mean score of the *other* seeds on a first half
    of the evaluation set, a fixed draw of its rows; the seed's own run, and its control of the same budget, are compared
    on the second half. Neither its models nor the rows that are reported take part in the choice, so that it favours
-   neither side; as a seed takes part in the choice of the others, the intervals are a little too narrow. Other sets than
-   the training's own are scored whole.
+   neither side; as a seed takes part in the choice of the others, the intervals are a little too narrow. Sets other
+   than the training's own are scored whole.
 3. How much of its score each loses under masks.
 4. The adversaries' liveness, beside that of adversaries that stay as they were drawn.
 
@@ -184,7 +184,7 @@ def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Ma
     return (
         _about(family, rows)
         | {"budget_of_seed": {str(seed): beta for seed, beta in of_seed.items()}, "first_half": choosing}
-        | _compared(family, read, ours, control, "of the same budget", rows)
+        | _compared(family, read, ours, control, "as chosen", rows)
     )
 
 

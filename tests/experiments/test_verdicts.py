@@ -115,7 +115,7 @@ def test_a_seed_s_budget_is_chosen_by_the_others_on_the_first_half(tmp_path):
     assert found["rows"] == 20
     # 4, 3 and 17 right of 20, against 2, 2 and 10 of the control of the same budget.
     assert found["score"]["mean"] == pytest.approx(40)
-    assert differences(found) == {("random_mask", "random_mask_budget of the same budget"): 16.67, ("naive", ""): 15}
+    assert differences(found) == {("random_mask", "random_mask_budget as chosen"): 16.67, ("naive", ""): 15}
 
 
 def test_of_a_chosen_budget_other_sets_are_scored_whole_and_the_own_rows_by_half(tmp_path):
@@ -128,7 +128,7 @@ def test_of_a_chosen_budget_other_sets_are_scored_whole_and_the_own_rows_by_half
     under = "SST-2 dev under other adversaries"
     assert {name: each["rows"] for name, each in found.items()} == {"dev": 20, "SST-2 hard.tsv": 40, under: 20}
     assert found["SST-2 hard.tsv"]["score"]["mean"] == 75
-    assert differences(found["SST-2 hard.tsv"]) == {("random_mask", "random_mask_budget of the same budget"): 25}
+    assert differences(found["SST-2 hard.tsv"]) == {("random_mask", "random_mask_budget as chosen"): 25}
     assert (found[under]["score"]["mean"], found[under]["against"]) == (25, [])
 
 
