@@ -205,7 +205,7 @@ def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tup
 
 
 def other_batches(args: argparse.Namespace, recipe: Recipe, seed: int, features: Features, collate, device) -> list:
-    """Batches of the training set to measure on, which training does not come to."""
+    """Batches to measure on: of the training set, in another order than training has it."""
     from data.batches import StepSampler
 
     sampler = StepSampler(features.lengths, recipe.train_batch_size, seed, group_by_length=True)

@@ -129,6 +129,8 @@ class Result:
     training, own: what decides the result but the seed, as in `settings`.
     examples: split -> how many it has.
     scored_on: "dev" or "test", or the name of another set.
+    masks: what it was scored under, in words; empty for nothing.
+    same_rows: whether it was scored on the rows of the training's own evaluation.
     last: the score after the last epoch, in per cent.
     best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
     metrics: all scores after the last epoch.
@@ -152,6 +154,8 @@ class Result:
     minutes: float
     code: tuple[str, ...]
     predictions: Path
+    masks: str = ""
+    same_rows: bool = True
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -264,8 +268,9 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     args = evaluation["args"]
     file = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
     given = Path(file).name if file else args["eval_on"]
-    if masks := args.get("eval_masks"):
-        given += f" under {_masks(args, masks)}"
+    masks = _masks(args, args["eval_masks"]) if args.get("eval_masks") else ""
+    if masks:
+        given += f" under {masks}"
     trained = vars(_of_run(folder, name, run))
     return Result(
         **trained
@@ -277,8 +282,16 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
             "predictions": _predictions(folder / name, args),
             "best": None,
             "metrics": evaluation["metrics"],
+            "masks": masks,
+            "same_rows": _rows_of(args) == _rows_of(run["args"]),
         }
     )
+
+
+def _rows_of(args: dict) -> tuple:
+    """Which rows are scored; of files the names alone."""
+    files = [args.get("eval_file"), *(args.get("dev_file") or ())]
+    return args["task_name"], args.get("eval_on"), [Path(file).name for file in files if file]
 
 
 def _masks(args: dict, masks: str) -> str:

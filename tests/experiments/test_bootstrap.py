@@ -7,7 +7,7 @@ from sklearn import metrics
 
 from data.metrics import NO_CLASS, compute_words
 from experiments import bootstrap
-from experiments.bootstrap import compare, drawn_scores, predicted
+from experiments.bootstrap import compare, contrast, drawn_scores, predicted
 
 RANDOM = np.random.default_rng(3)
 
@@ -78,6 +78,16 @@ def test_the_interval_has_both_sources_of_chance():
     assert found["high"] + found["low"] == pytest.approx(2 * np.mean(differences))
     assert compare("accuracy", labels, worse, runs) == found
     assert compare("accuracy", labels, {0: runs[0]}, runs) is None
+
+
+def test_a_sum_with_weights():
+    """Of accuracies, what is added and taken away again does not count, also of the same drawn rows."""
+    labels = [1] * 60
+    ours, theirs, both = ({seed: RANDOM.integers(2, size=60).tolist() for seed in range(3)} for _ in range(3))
+    found = contrast("accuracy", labels, [(1, ours), (-1, both), (1, both), (-1, theirs)], draws=50)
+    expected = compare("accuracy", labels, ours, theirs, draws=50)
+    assert found == pytest.approx(expected)
+    assert contrast("accuracy", labels, [(1, ours), (-1, {0: both[0]}), (-1, theirs)]) is None
 
 
 def test_draws_in_parts_are_the_same_draws(monkeypatch):

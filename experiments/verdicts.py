@@ -1,0 +1,394 @@
+"""Everything that results/budget/PLAN.md asks for: the row budget against its control, and whether it was an adversary.
+
+python -m experiments.verdicts runs/budget --output results/budget/verdicts.json
+
+1. The default budget, fixed beforehand, against random masks that hide as many keys of each row, and against every
+   other method that was run beside them, on all rows. Nothing is chosen.
+2. The best of several budgets. A seed's budget is the one with the best mean score of the *other* seeds on a first half
+   of the evaluation set, a fixed draw of its rows; the seed's own run, and its control of the same budget, are compared
+   on the second half. Neither its models nor the rows that are reported take part in the choice, so that it favours
+   neither side; as a seed takes part in the choice of the others, the intervals are a little too narrow. Sets other
+   than the training's own are scored whole.
+3. How much of its score each loses under masks.
+4. The adversaries' liveness, beside that of adversaries that stay as they were drawn.
+
+Differences are paired by seed. The scores come from the runs' predictions, after the last epoch.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from experiments import paired
+from experiments.paired import Predicted
+from experiments.records import Result, read_results
+from experiments.tables import Group, grouped, listed, over_seeds
+from training.folder import versions
+from utils import InputError, Parser, log, run_script, write_json
+
+METHOD, CONTROL = "asa_budget", "random_mask"
+SHARE = {METHOD: "asa_budget", CONTROL: "random_mask_budget"}
+FIXED = 0.1  # the default of --asa_budget
+RATE = "adversary_learning_rate"
+LEARNED_AFTER = 100  # steps; before, an adversary's liveness says little
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Compare the runs below the folders that the arguments name, print Markdown tables, and write JSON.
+
+    Raises:
+        InputError: there is nothing to compare; nothing has been written then.
+    """
+    parser = Parser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
+    parser.add_argument("--output", help="a JSON file to write")
+    args = parser.parse_args(argv)
+    groups = grouped(result for folder in args.folders for result in read_results(Path(folder)))
+    found = sections(groups)
+    if not any(found.values()):
+        raise InputError(f"{', '.join(args.folders)}: no runs of {METHOD} that can be compared")
+    print(markdown(found))
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.output, {"args": {"folders": args.folders}, "versions": versions(), **found})
+        log.info(f"written: {args.output}")
+
+
+def sections(groups: Sequence[Group]) -> dict[str, list[dict]]:
+    """Section -> its records, of all that were run with the row budget and beside it."""
+    by_base: dict[str, list[Group]] = {}
+    for group in groups:
+        by_base.setdefault(group.base, []).append(group)
+    families = []
+    for family in by_base.values():
+        if any(group.method == METHOD and budget_of(group) is not None for group in family):
+            twice = family[0].base_of_twice_the_epochs
+            families.append([*family, *(group for group in by_base.get(twice, ()) if group.method == "naive")])
+    wanted = dict.fromkeys(group for family in families for group in family if _is_compared(group))
+    read = {group: predicted for group in wanted if (predicted := paired.read(group))}
+    families = [family for family in families if any(group in read for group in family if group.method == METHOD)]
+    for family in families:
+        paired.check_rows(family, read)
+    picks = {
+        _training(family[0]): chosen
+        for family in families
+        if family[0].first.best is not None and (chosen := choices(family, read))
+    }
+    unmasked = {_trained(group): group for group in read if group.first.best is not None}
+    return {
+        "fixed": [record for family in families if (record := fixed(family, read))],
+        "chosen": [record for family in families if (record := chosen_by_others(family, read, picks))],
+        "losses": [record for family in families if (record := losses(family, read, unmasked))],
+        "liveness": liveness(groups),
+    }
+
+
+def budget_of(group: Group) -> float | None:
+    """The share of a row budget, or of random masks that are its control; None with any other setting of its own."""
+    share = SHARE.get(group.method)
+    return group.first.own.get(share) if share and group.own.keys() <= {share} else None
+
+
+def _is_compared(group: Group) -> bool:
+    return group.method != METHOD or budget_of(group) is not None
+
+
+def _training(group: Group) -> str:
+    """What two groups share whose runs were trained alike but for the method."""
+    return json.dumps([group.first.training, group.first.precision, group.first.examples["train"]])
+
+
+def _trained(group: Group) -> str:
+    """As `_training`, with the method."""
+    return json.dumps([_training(group), group.method, group.first.own])
+
+
+def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows on which a budget is chosen, and those that are reported; always the same ones."""
+    order = np.random.default_rng(0).permutation(count)
+    return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
+
+
+Read = Mapping[Group, Predicted]
+
+
+def _arms(family: Sequence[Group], read: Read, method: str) -> dict[float, Predicted]:
+    """Budget -> predictions, of the row budget or of its control."""
+    found = {budget_of(group): read[group] for group in family if group.method == method and group in read}
+    return {budget: predicted for budget, predicted in sorted(found.items(), key=str) if budget is not None}
+
+
+def _others(family: Sequence[Group], read: Read) -> list[Group]:
+    """All that is neither the row budget nor its control."""
+    return [group for group in family if group in read and budget_of(group) is None]
+
+
+def fixed(family: Sequence[Group], read: Read) -> dict | None:
+    """The budget that was fixed beforehand against all others, on all rows; None where it was not run."""
+    ours = _arms(family, read, METHOD).get(FIXED)
+    if ours is None:
+        log.warning(f"{paired.where(family[0])}: no run of {METHOD} with the budget {FIXED:g}")
+        return None
+    control = _arms(family, read, CONTROL).get(FIXED)
+    rows = np.arange(len(ours[1]))
+    return _about(family, rows) | {"budget": FIXED} | _compared(family, read, ours, control, f"{FIXED:g}", rows)
+
+
+def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
+    """Seed -> the budget with the best mean score of the other seeds on the first half; of equals the smallest.
+
+    A seed counts that has a run of each budget. Empty without two budgets and two such seeds.
+    """
+    arms = _arms(family, read, METHOD)
+    seeds = sorted(set.intersection(*(set(runs) for runs, _ in arms.values()))) if len(arms) > 1 else []
+    if len(seeds) < 2:
+        return {}
+    if lacking := set.union(*(set(runs) for runs, _ in arms.values())) - set(seeds):
+        said = ", ".join(map(str, sorted(lacking)))
+        log.warning(f"{paired.where(family[0])}: seeds without a run of each budget, left out of the choice: {said}")
+    scored = {beta: _first_half(family[0], found) for beta, found in arms.items()}
+    return {
+        seed: max(arms, key=lambda beta: statistics.fmean(scored[beta][other] for other in seeds if other != seed))
+        for seed in seeds
+    }
+
+
+def _first_half(group: Group, found: Predicted) -> dict[int, float]:
+    return paired.scores(group.first.metric, found, halves(len(found[1]))[0])
+
+
+def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Mapping[int, float]]) -> dict | None:
+    """Each seed's budget as the other seeds' models chose it, against all others; None where nothing was chosen.
+
+    Args:
+        picks: what a training is -> seed -> budget.
+    """
+    of_seed = picks.get(_training(family[0]), {})
+    arms = _arms(family, read, METHOD)
+    ours = paired.of_seeds(arms, of_seed)
+    if ours is None:
+        return None
+    first, count = family[0].first, len(ours[1])
+    rows = halves(count)[1] if first.same_rows else np.arange(count)
+    control = paired.of_seeds(_arms(family, read, CONTROL), of_seed)
+    choosing = []
+    if first.best is not None:
+        scored = {beta: _first_half(family[0], found) for beta, found in arms.items()}
+        choosing = [
+            {"budget": beta, **over_seeds({seed: of_beta[seed] for seed in of_seed})}
+            for beta, of_beta in scored.items()
+        ]
+    return (
+        _about(family, rows)
+        | {"budget_of_seed": {str(seed): beta for seed, beta in of_seed.items()}, "first_half": choosing}
+        | _compared(family, read, ours, control, "as chosen", rows)
+    )
+
+
+def _about(family: Sequence[Group], rows: np.ndarray) -> dict:
+    first = family[0].first
+    return {
+        "encoder": first.args["load_model_path"],
+        "task": family[0].task,
+        "settings": ", ".join(filter(None, (first.precision, listed(family[0].training)))),
+        "scored_on": first.scored_on,
+        "metric": first.metric,
+        "rows": len(rows),
+    }
+
+
+def _compared(
+    family: Sequence[Group], read: Read, ours: Predicted, control: Predicted | None, budget: str, rows: np.ndarray
+) -> dict:
+    """A score, and its differences from the control and from all others."""
+    metric = family[0].first.metric
+    if lacking := set(ours[0]) - set(control[0] if control else ()):
+        said = ", ".join(map(str, sorted(lacking)))
+        log.warning(
+            f"{paired.where(family[0])}: the control of seed {said} is missing:"
+            f" {CONTROL} with {SHARE[CONTROL]} {budget} and no other setting of its own"
+        )
+    sides = [(CONTROL, f"{SHARE[CONTROL]} {budget}", control)] if control else []
+    sides += [(group.method, listed(group.own | group.training), read[group]) for group in _others(family, read)]
+    return {
+        "seeds": sorted(ours[0]),
+        "score": over_seeds(paired.scores(metric, ours, rows)),
+        "against": [
+            {"method": method, "method_settings": settings, "control": theirs is control}
+            | {"score": over_seeds(paired.scores(metric, theirs, rows))}
+            | paired.against(metric, [ours], [theirs], rows)
+            for method, settings, theirs in sides
+        ],
+    }
+
+
+def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -> dict | None:
+    """Of models scored under masks, how much they lose of their score without, and how that differs between methods.
+
+    The budget is the one that was fixed beforehand, and the rows are all of the training's own evaluation set. None for
+    anything else.
+
+    Args:
+        unmasked: what a group of trained models is -> their own evaluation.
+    """
+    first = family[0].first
+    if not first.masks or not first.same_rows:
+        return None
+    sides: dict[Group, list[Predicted]] = {}
+    for group in family:
+        if group in read and budget_of(group) in (None, FIXED) and (whole := unmasked.get(_trained(group))):
+            paired.check_rows([whole, group], read)
+            sides[group] = [read[whole], read[group]]
+    ours = next((sides[group] for group in sides if group.method == METHOD), None)
+    if ours is None:
+        return None
+    rows = np.arange(len(ours[0][1]))
+    return (
+        _about(family, rows)
+        | {"budget": FIXED, "loss": over_seeds(paired.values(first.metric, ours, rows))}
+        | {
+            "against": [
+                {"method": group.method, "method_settings": listed(group.own | group.training)}
+                | {"control": budget_of(group) == FIXED, "loss": over_seeds(paired.values(first.metric, theirs, rows))}
+                | paired.against(first.metric, ours, theirs, rows)
+                for group, theirs in sides.items()
+                if group.method != METHOD
+            ]
+        }
+    )
+
+
+def liveness(groups: Sequence[Group]) -> list[dict]:
+    """The liveness of each setting of the row budget, beside that of adversaries that stayed as they were drawn."""
+    trained, drawn = {}, {}
+    for group in groups:
+        if group.method != METHOD or group.first.best is None:
+            continue
+        key = group.base, group.first.own[SHARE[METHOD]]
+        if budget_of(group) is not None:
+            trained[key] = group
+        elif group.own.keys() <= {SHARE[METHOD], RATE} and group.first.own[RATE] == 0:
+            drawn[key] = group
+    records = []
+    for key, group in sorted(trained.items()):
+        found = _liveness(group)
+        if not found["measured"]:
+            continue
+        reference = _liveness(drawn[key]) if key in drawn else None
+        if reference is None:
+            log.warning(
+                f"{paired.where(group)}: {METHOD} {key[1]:g} has no run with --{RATE} 0 to compare its liveness with"
+            )
+        alive = reference and reference["measured"] and found["median"] > reference["median"] and found["tenth"] >= 1
+        about = {name: value for name, value in _about([group], np.arange(0)).items() if name in ("encoder", "task")}
+        records.append(
+            {**about, "settings": listed(group.training), "budget": key[1], "seeds": sorted(group.results), **found}
+            | {"untrained": reference, "adversary": None if reference is None else bool(alive)}
+        )
+    return records
+
+
+def _liveness(group: Group) -> dict:
+    """Median and tenth percentile over all measurements of all seeds; `without` is how many had no value."""
+    found = [value for result in group.results.values() for value in _measured(result)]
+    known = [value for value in found if value is not None]
+    return {
+        "measured": len(known),
+        "without": len(found) - len(known),
+        "median": float(np.median(known)) if known else None,
+        "tenth": float(np.quantile(known, 0.1)) if known else None,
+    }
+
+
+def _measured(result: Result) -> list[float | None]:
+    """What a run has measured after the first steps; of a step that was logged again after a stop, the last figure.
+
+    Raises:
+        InputError: its metrics.jsonl is not readable.
+    """
+    path = result.predictions.parents[1] / "metrics.jsonl"
+    if not path.exists():
+        return []
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        of_step = {record["step"]: record["liveness"] for record in records if "liveness" in record}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: not the metrics of a run") from None
+    return [value for step, value in of_step.items() if step > LEARNED_AFTER]
+
+
+def markdown(found: Mapping[str, Sequence[dict]]) -> str:
+    """A table for each section; of the differences, a line for each method that the row budget is compared with."""
+    scored = ["encoder", "trained on", "scored on", "metric", "budget"]
+    difference = ["against", "theirs", "difference", "over seeds", "rows too"]
+    tables = {
+        f"Budget {FIXED:g}, fixed beforehand": ([*scored, "score", *difference], found["fixed"], "score"),
+        "Budget chosen by the other seeds on half of the rows": (
+            [*scored, "score", *difference],
+            found["chosen"],
+            "score",
+        ),
+        f"Loss under masks, budget {FIXED:g}": ([*scored, "loses", *difference], found["losses"], "loss"),
+    }
+    parts = []
+    for title, (columns, records, what) in tables.items():
+        lines = [_line(record, row, what) for record in records for row in record["against"]]
+        if lines:
+            parts += [f"## {title}", _table(columns, lines)]
+    columns = ["encoder", "trained on", "budget", "seeds", "measured", "median", "lowest tenth"]
+    columns += ["untrained: median", "lowest tenth", "an adversary"]
+    if found["liveness"]:
+        parts += [f"## Liveness after step {LEARNED_AFTER}", _table(columns, map(_live, found["liveness"]))]
+    return "\n\n".join(parts)
+
+
+def _table(columns: Sequence[str], lines) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *lines])
+
+
+def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
+    other = ", ".join(filter(None, (row["method"], row["method_settings"])))
+    budgets = list(record["budget_of_seed"].values()) if "budget_of_seed" in record else []
+    times = [f"{budget:g} ({budgets.count(budget)} of {len(budgets)})" for budget in sorted(set(budgets))]
+    return [
+        record["encoder"],
+        record["task"],
+        f"{record['scored_on']}, {record['rows']:,}",
+        record["metric"].replace("_", " "),
+        ", ".join(times) or f"{record['budget']:g}",
+        _figure(record[what]["mean"]),
+        f"**{other}**" if row["control"] else other,
+        _figure(row[what]["mean"]),
+        "" if row["difference"] is None else f"{row['difference']:+.2f}, {row['pairs']} pairs",
+        _interval(row["low"], row["high"]),
+        _interval(row["rows_low"], row["rows_high"]),
+    ]
+
+
+def _live(record: Mapping) -> list[str]:
+    drawn = record["untrained"] or {"median": None, "tenth": None}
+    figures = (record["median"], record["tenth"], drawn["median"], drawn["tenth"])
+    return [
+        record["encoder"],
+        ", ".join(filter(None, (record["task"], record["settings"]))),
+        f"{record['budget']:g}",
+        ", ".join(map(str, record["seeds"])),
+        f"{record['measured']}",
+        *map(_figure, figures),
+        {None: "", True: "yes", False: "no"}[record["adversary"]],
+    ]
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"[{low:+.2f}, {high:+.2f}]"
+
+
+if __name__ == "__main__":
+    run_script(main)
