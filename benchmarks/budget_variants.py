@@ -145,12 +145,14 @@ def layer_rules(variant: Variant, budget: float, layers: int) -> list:
 
 def markdown(runs: Sequence[dict]) -> str:
     """A table: a line for each variant, over seeds and steps."""
-    lines = ["| variant | liveness: median | lowest tenth | divergence: median |", "|---|---|---|---|"]
+    lines = ["| variant | liveness: median | first | last | divergence: median |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(run["variant"] for run in runs):
-        states = [state for run in runs if run["variant"] == name for state in run["states"]]
-        alive = sorted(state["liveness"] for state in states)
-        learned = statistics.median(state["learned"] for state in states)
-        lines.append(f"| {name} | {statistics.median(alive):.2f} | {alive[len(alive) // 10]:.2f} | {learned:.2g} |")
+        found = [run["states"] for run in runs if run["variant"] == name]
+        alive = [[state["liveness"] for state in states] for states in found]
+        learned = statistics.median(state["learned"] for states in found for state in states)
+        first, last = (statistics.median(values[place] for values in alive) for place in (0, -1))
+        figures = (statistics.median(value for values in alive for value in values), first, last)
+        lines.append(f"| {name} | {' | '.join(f'{figure:.2f}' for figure in figures)} | {learned:.2g} |")
     return "\n".join(lines)
 
 
