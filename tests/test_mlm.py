@@ -22,8 +22,9 @@ from data.own_text import text_task
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
 from training import arguments, loop
+from training.folder import encoder_weights
 from training.state import Progress
-from utils import InputError
+from utils import InputError, file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,11 @@ def trained(text, encoder_folder, tmp_path_factory) -> Path:
     return run(text, encoder_folder, folder, "--num_train_epochs", "2", "--gradient_accumulation_steps", "2")
 
 
-def test_what_a_run_leaves(trained, text):
+def test_what_a_run_leaves(trained, text, encoder_folder):
     record = results_of(trained)
+    assert record["encoder_sha256"] == file_sha256(Path(encoder_folder) / "model.safetensors")
+    resumed = encoder_weights(str(trained / "best"), record)  # though the encoder be another by now
+    assert resumed == {"encoder_sha256": record["encoder_sha256"]}
     assert record["finished"]
     assert record["args"]["task_name"] == "stories"
     assert record["unseen"]["train"] == {"documents": 40, "tokens": sum(map(tokens, text["train"].open()))}

@@ -1,6 +1,9 @@
 """The grid of continued pre-training, with a stand-in for the scripts, and its table."""
 
+import hashlib
 import json
+import os
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -26,7 +29,7 @@ def grid(tmp_path, monkeypatch):
     script = tmp_path / "stand_in.py"
     script.write_text(
         textwrap.dedent(f"""
-            import json, pathlib, sys
+            import hashlib, json, pathlib, sys
             sys.path.insert(0, {str(Path(reproduce.__file__).parent)!r})
             from training import arguments
             name, argv = sys.argv[1], sys.argv[2:]
@@ -43,6 +46,9 @@ def grid(tmp_path, monkeypatch):
             epoch["metrics"] = metrics
             run = {{"args": args, "examples": {{"train": 8551, "eval": 9}}, "epochs": [epoch], "best": epoch}}
             (folder / "best").mkdir(exist_ok=True)
+            weights = pathlib.Path(args["load_model_path"]) / "model.safetensors"
+            run |= {{"encoder_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}} if weights.exists() else {{}}
+            (folder / "best" / "model.safetensors").write_text(str([args["method"], args["max_train_steps"]]))
             (folder / "results.json").write_text(json.dumps(run | {{"finished": True}}))
         """)
     )
@@ -94,6 +100,31 @@ def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
         f"{folder / 'pretraining' / 'naive'}: it has a run of another setting (learning_rate 0.0003, not 0.0001)"
         in (capsys.readouterr().err)
     )
+
+
+def test_what_was_fine_tuned_from_an_encoder_that_is_gone_is_refused(grid, tmp_path, capsys):
+    """One trained again, by the grid or by hand, is not beside the scores of the one before."""
+    assert grid() == 0
+    folder = tmp_path / "runs"
+    tuned = folder / "CoLA" / "after-naive" / "seed42"
+    weights = folder / "pretraining" / "naive" / "best" / "model.safetensors"
+    gone = f"{tuned}: it was fine-tuned from a {weights.parent} that is gone: move all folders after-naive away"
+    before = weights.read_text()
+    weights.write_text("others")
+    os.utime(weights, ns=(1, 1))
+    assert grid() == 2
+    assert gone in capsys.readouterr().err
+    weights.write_text(before)
+    shutil.move(folder / "pretraining", tmp_path / "moved")
+    grid.runs()
+    assert grid("--steps", "5") == 2
+    assert gone in capsys.readouterr().err
+    assert grid.runs() == []
+    for method in ("naive", "asa"):
+        shutil.move(folder / "CoLA" / f"after-{method}", tmp_path / "moved" / method)
+    assert grid("--steps", "5") == 0
+    assert len(grid.runs()) == 4
+    assert results_of(tuned)["encoder_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_what_cannot_be_planned(grid, tmp_path, capsys):
