@@ -4,14 +4,17 @@ python -m data.corpus --tasks SST-2 CoLA DREAM --data_dir data/sets --output cor
 
 A document is a sentence, a pair of sentences, a sentence of words, or a dialogue with its question and choices; labels
 are not in it. It stands there once, however many tasks have it, and not at all if a dev or test set of one of the tasks
-has it too. The documents are shuffled, and a share of them is held out in a file of its own.
+has one of its texts: the sentence, either one of a pair, or the dialogue. The documents are shuffled, and a share of
+them is held out in a file of its own; documents that share a text stay together.
 """
 
 import argparse
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from data.examples import ChoiceExample, WordsExample
 from data.readers import read_set, task_folder, with_labels
@@ -24,20 +27,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the two files.
 
     Raises:
-        InputError: a task has no training set, or its files cannot be read.
+        InputError: a task has no training set, its files cannot be read.
     """
     args = parse_arguments(argv)
     tasks = [TASKS[find_name(name, TASKS, f"--tasks {name}")] for name in args.tasks]
-    evaluated = {text for task in tasks for text in evaluation_texts(task, args.data_dir)}
-    texts: dict[str, None] = {}
+    evaluated = set().union(*(texts for task in tasks for _, texts in evaluated_documents(task, args.data_dir)))
+    found: dict[str, frozenset[str]] = {}  # document -> its texts
     for task in tasks:
-        own = dict.fromkeys(training_texts(task, args.data_dir))
-        left = [text for text in own if text and text not in evaluated and text not in texts]
+        own = dict(training_documents(task, args.data_dir))
+        left = {
+            document: texts
+            for document, texts in own.items()
+            if document and document not in found and texts.isdisjoint(evaluated)
+        }
         log.info(
-            f"{task.name}: {len(left)} documents, without {len(own) - len(left)} that are evaluated or there already"
+            f"{task.name}: {len(left)} documents, without {len(own) - len(left)} that are there already, or have a text"
+            " that is evaluated"
         )
-        texts |= dict.fromkeys(left)
-    held_out, train = divide(list(texts), args.held_out, args.seed)
+        found |= left
+    held_out, train = divide(found, args.held_out, args.seed)
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     for path, documents in ((output, train), (held_out_file(output), held_out)):
@@ -65,8 +73,8 @@ def held_out_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}.held_out{output.suffix}")
 
 
-def training_texts(task: Task, data_dir: str) -> Iterator[str]:
-    """The documents of a task's training set.
+def training_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """The documents of a task's training set, and the texts of each.
 
     Raises:
         InputError: it has none, or it cannot be read.
@@ -78,8 +86,8 @@ def training_texts(task: Task, data_dir: str) -> Iterator[str]:
     yield from documents_of(_rows(task, task.train, data_dir, labelled=True))
 
 
-def evaluation_texts(task: Task, data_dir: str) -> Iterator[str]:
-    """The documents of a task's dev and test sets, as far as they are there."""
+def evaluated_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """As `training_documents`, of the dev and test sets as far as they are there."""
     if isinstance(task, TokenTask):
         task = with_labels(task, data_dir)
     for name, data_set in itertools.chain(task.dev.items(), task.test.items()):
@@ -98,23 +106,59 @@ def _rows(task: Task, data_set: DataSet | None, data_dir: str, labelled: bool, e
     return read_set(task, data_set, task_folder(data_dir, task.name), labelled, evaluated) or ()
 
 
-def documents_of(examples: Iterable) -> Iterator[str]:
-    """What each example says, on one line."""
+def documents_of(examples: Iterable) -> Iterator[tuple[str, frozenset[str]]]:
+    """What each example says, on one line; and its texts, by which it is known elsewhere.
+
+    These are the sentences, or the context of a question, and the whole. Questions and choices are often a word or two,
+    and alike where nothing else is.
+    """
     for example in examples:
         if isinstance(example, WordsExample):
-            parts = example.words
+            texts, more = (" ".join(example.words),), ()
         elif isinstance(example, ChoiceExample):
-            parts = [example.context, example.question, *example.choices]
+            texts, more = (example.context,), (example.question, *example.choices)
         else:
-            parts = example.texts
-        yield " ".join(" ".join(parts).split())
+            texts, more = example.texts, ()
+        whole = _on_one_line(" ".join((*texts, *more)))
+        yield whole, frozenset(filter(None, (*map(_on_one_line, texts), whole)))
 
 
-def divide(texts: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """The documents in an order that follows from the seed: what is held out, and the rest."""
-    random.Random(seed).shuffle(texts)
-    count = round(share * len(texts))
-    return texts[:count], texts[count:]
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """The documents in an order that follows from the seed: what is held out, and the rest.
+
+    What shares a text stays together, also by way of others. Of documents that hang together, more than are still to be
+    held out are trained on, so that it may be a few less than the share.
+
+    Args:
+        documents: each with its texts.
+    """
+    shuffled = list(documents)
+    random.Random(seed).shuffle(shuffled)
+    together: dict[int, list[str]] = {}
+    for document, group in zip(shuffled, _groups([documents[document] for document in shuffled]), strict=True):
+        together.setdefault(group, []).append(document)
+    held_out: list[str] = []
+    for group in together.values():
+        if len(held_out) + len(group) <= round(share * len(shuffled)):
+            held_out += group
+    chosen = set(held_out)
+    return held_out, [document for document in shuffled if document not in chosen]
+
+
+def _groups(texts: Sequence[frozenset[str]]) -> list[int]:
+    """The number of each document's group: two are in one if they share a text, or are both in one with a third."""
+    from scipy.sparse import coo_array, csgraph
+
+    places = {text: len(texts) + place for place, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}
+    pairs = np.array([(number, places[text]) for number, each in enumerate(texts) for text in each]).reshape(-1, 2)
+    shape = (len(texts) + len(places),) * 2
+    graph = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape)
+    _, groups = csgraph.connected_components(graph, directed=False)
+    return groups[: len(texts)].tolist()
 
 
 if __name__ == "__main__":
