@@ -20,14 +20,15 @@ from data.examples import ChoiceExample, WordsExample
 from data.readers import read_set, task_folder, with_labels
 from data.task_kinds import DataSet, Task, TokenTask
 from data.tasks import TASKS, find_name
+from data.text import TEXT
 from utils import InputError, Parser, log, run_script, write_text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the two files.
+    """Write the two files; where nothing is held out, there is no second one.
 
     Raises:
-        InputError: a task has no training set, its files cannot be read.
+        InputError: a task has no training set, its files cannot be read, or nothing of them is left.
     """
     args = parse_arguments(argv)
     tasks = [TASKS[find_name(name, TASKS, f"--tasks {name}")] for name in args.tasks]
@@ -46,8 +47,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         found |= left
     held_out, train = divide(found, args.held_out, args.seed)
+    if not train:
+        raise InputError(f"--tasks {' '.join(args.tasks)}: no document is left to train on")
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    held_out_file(output).unlink(missing_ok=True)  # of an earlier corpus; its text may be trained on in this one
     for path, documents in ((output, train), (held_out_file(output), held_out)):
         if documents:
             write_text(path, "".join(f"{text}\n" for text in documents))
@@ -60,12 +64,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
     parser.add_argument("--output", required=True, metavar="FILE.txt", help="gets the documents to train on")
     parser.add_argument(
-        "--held_out", type=float, default=0.02, help="share that goes to FILE.held_out.txt (default: %(default)s)"
+        "--held_out",
+        type=float,
+        default=0.02,
+        help="share that goes to FILE.held_out.txt; with 0 there is no such file (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=42, help="of the order and of what is held out")
     args = parser.parse_args(argv)
     if not 0 <= args.held_out < 1:
         raise InputError(f"--held_out {args.held_out:g}: give a share from 0, below 1")
+    if Path(args.output).suffix.lower() != TEXT:
+        raise InputError(f"--output {args.output}: its name must end in {TEXT}, by which run_mlm.py knows plain text")
     return args
 
 

@@ -80,3 +80,18 @@ def test_a_share_is_held_out_and_the_order_follows_from_the_seed(tmp_path):
     assert written("2") != (train, held_out)
     said = message(corpus.main, ["--tasks", "SST-2", "--output", "x.txt", "--held_out", "1"])
     assert said == "--held_out 1: give a share from 0, below 1"
+
+
+def test_nothing_of_an_earlier_corpus_is_left_beside_another(tmp_path):
+    write(tmp_path / "SST-2" / "train.tsv", "sentence\tlabel", "a film\t1", "a plot\t1")
+    write(tmp_path / "SST-2" / "dev.tsv", "sentence\tlabel", "a film\t1")
+    output = tmp_path / "all.txt"
+    write(corpus.held_out_file(output), "a plot")
+    given = ["--tasks", "SST-2", "--data_dir", str(tmp_path), "--held_out", "0", "--output"]
+    corpus.main([*given, str(output)])
+    assert output.read_text() == "a plot\n"
+    assert not corpus.held_out_file(output).exists()
+    said = message(corpus.main, [*given, str(tmp_path / "all.csv")])
+    assert said.endswith("all.csv: its name must end in .txt, by which run_mlm.py knows plain text")
+    write(tmp_path / "SST-2" / "dev.tsv", "sentence\tlabel", "a film\t1", "a plot\t1")
+    assert message(corpus.main, [*given, str(output)]) == "--tasks SST-2: no document is left to train on"
