@@ -77,9 +77,18 @@ def check_text(run: Planned) -> None:
 
 
 def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
-    """The results of pre-training and of the fine-tuning after it, and all others."""
-    further = [result for result in results if "mlm_probability" in result.args or trained_by(result)]
-    return further, [result for result in results if result not in further]
+    """The results of pre-training and of the fine-tuning after it, and all others.
+
+    What a fine-tuned model scored on another set is among the others; on another text, there is no table for it.
+    """
+    further: list[Result] = []
+    others: list[Result] = []
+    for result in results:
+        of_text, evaluation = "mlm_probability" in result.args, result.best is None
+        if of_text and evaluation:
+            continue
+        (further if not evaluation and (of_text or trained_by(result)) else others).append(result)
+    return further, others
 
 
 def trained_by(result: Result) -> str | None:
@@ -97,7 +106,7 @@ def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -
     tuned = []
     for grid in sorted({_grid(result) for result in further}):
         encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
-        plain = [result for result in others if result.args["method"] == "naive"]
+        plain = [result for result in others if result.args["method"] == "naive" and result.best is not None]
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
         compared += [result for result in further if result not in trained and _grid(result) == grid]
         tuned += _task_rows(grouped(compared))

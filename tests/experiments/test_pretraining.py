@@ -151,6 +151,14 @@ def write_text_run(folder: Path, method: str, loss: float, perplexity: float) ->
     (folder / name / "results.json").write_text(json.dumps(run | {"finished": True}))
 
 
+def write_evaluation(run: Path, name: str, task: str) -> None:
+    args = {"task_name": task, "eval_on": "dev", "dev_file": ["more.txt"], "test_model_file": "0_pytorch_model.bin"}
+    args |= {"test_model_file": "1_pytorch_model.bin"} if task == "SST-2" else {}
+    scored = {"args": args, "examples": {"eval": 5}, "eval_score": 40.0, "metrics": {"accuracy": 40.0}}
+    (run / name).mkdir()
+    (run / name / "evaluation.json").write_text(json.dumps(scored))
+
+
 def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
     write_text_run(tmp_path, "asa", 2.5, 12.182)
     write_text_run(tmp_path, "naive", 2.0, 7.389)
@@ -184,4 +192,13 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
         "asa",
     ]
     assert pretraining.section(tmp_path, [], others) == ("", [])
+    write_evaluation(tmp_path / "pretraining" / "asa", "on-more", "text")
+    write_evaluation(tmp_path / "SST-2" / "after-asa" / "1", "on-more", "SST-2")
+    write_evaluation(tmp_path / "SST-2" / "naive" / "1", "on-more", "SST-2")
+    further, others = pretraining.apart(read_results(tmp_path))
+    assert pretraining.section(tmp_path, further, others) == (text, rows)
+    assert [result.name for result in others if result.best is None] == [
+        "SST-2/after-asa/1/on-more",
+        "SST-2/naive/1/on-more",
+    ]
     assert message(report, tmp_path, [], {}).endswith("no results.json of an evaluated run in it or below")
