@@ -5,7 +5,7 @@ Beside it stands the encoder as it was, fine-tuned in the same way.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data import own
@@ -15,8 +15,8 @@ from data.tasks import TASKS
 from data.text import TextTask
 from experiments import plan
 from experiments.plan import OwnRecipe, Planned, Variant
-from experiments.records import Result, parsed, read_run
-from experiments.tables import Group, compare, difference_text, grouped, over_seeds, score_text
+from experiments.records import Result, changes, parsed, read_run
+from experiments.tables import Group, compare, difference_text, grouped, listed, over_seeds, score_text, table_text
 from models.methods import METHODS
 
 FOLDER = "pretraining"  # below the grid's: a run of each method
@@ -102,16 +102,19 @@ def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -
     if not further:
         return "", []
     trained = [result for result in further if "mlm_probability" in result.args]
-    rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(_label(result)))]
+    trained.sort(key=lambda result: (_grid(result), *_place(_label(result))))
+    rows = [_text_row(folder, result) for result in trained]
     tuned = []
     for grid in sorted({_grid(result) for result in further}):
         encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
         plain = [result for result in others if result.args["method"] == "naive" and result.best is not None]
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
         compared += [result for result in further if result not in trained and _grid(result) == grid]
-        tuned += _task_rows(grouped(compared))
-    text = "\n\n".join(filter(None, (f"## {TITLE}", ABOUT, _table(rows, TEXT_COLUMNS), _table(tuned, TASK_COLUMNS))))
-    return text, rows + tuned
+        of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
+        tuned += [row | of_grid for row in _task_rows(grouped(compared))]
+    several = len({row["grid"] for row in rows + tuned}) > 1
+    tables = [_table(members, columns, several) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
+    return "\n\n".join((f"## {TITLE}", ABOUT, *filter(None, tables))), rows + tuned
 
 
 def _grid(result: Result) -> str:
@@ -158,11 +161,15 @@ def _shared(group: Group) -> str:
 
 def _text_row(folder: Path, result: Result) -> dict:
     best = read_run(folder / result.name / "results.json")["best"]
+    training, own = changes(result.args)
     return {
         "table": FOLDER,
+        "grid": _grid(result) or ".",
         "encoder": result.args["load_model_path"],
         "task": result.args["task_name"],
         "method": _label(result),
+        "method_settings": listed(own),
+        "settings": ", ".join(filter(None, (result.precision, listed(training)))),
         "steps": best["global_step"],
         "loss": best["eval_loss"],
         **best["metrics"],
@@ -181,6 +188,7 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
         "examples": group.first.examples["eval"],
         "metric": group.first.metric,
         "method": arm,
+        "settings": ", ".join(filter(None, (group.first.precision, listed(group.training)))),
         "n": len(group.results),
         "seeds": list(group.results),
         **{f"last_{name}": value for name, value in over_seeds(scores).items()},
@@ -193,21 +201,26 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
     return row
 
 
-TEXT_COLUMNS = {
+TEXT_COLUMNS: dict[str, Callable[[dict], object]] = {
+    "grid": lambda row: row["grid"],
     "encoder": lambda row: row["encoder"],
     "text": lambda row: row["task"],
-    "trained further by": lambda row: row["method"],
+    "trained further by": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
+    "settings": lambda row: row["settings"],
     "steps": lambda row: row["steps"],
     "held-out loss": lambda row: f"{row['loss']:.4f}",
     "perplexity": lambda row: f"{row['perplexity']:.3f}",
     "accuracy": lambda row: f"{row['accuracy']:.2f}",
     "minutes": lambda row: f"{row['minutes']:.1f}",
 }
-TASK_COLUMNS = {
+TASK_COLUMNS: dict[str, Callable[[dict], object]] = {
+    "grid": lambda row: row["grid"],
+    "encoder": lambda row: row["encoder"],
     "task": lambda row: row["task"],
     "scored on": lambda row: f"{row['scored_on']}, {row['examples']:,}",
     "metric": lambda row: row["metric"].replace("_", " "),
     "trained further by": lambda row: row["method"],
+    "settings": lambda row: row["settings"],
     "n": lambda row: row["n"],
     "last epoch": lambda row: score_text(row, "last"),
     "difference from the encoder as it was": lambda row: _difference(row, "untrained"),
@@ -219,8 +232,6 @@ def _difference(row: dict, name: str) -> str:
     return difference_text(row, name) if f"{name}_pairs" in row else ""
 
 
-def _table(rows: Sequence[dict], columns: dict) -> str:
-    if not rows:
-        return ""
-    lines = [list(columns), ["---"] * len(columns), *([str(cell(row)) for cell in columns.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(rows: Sequence[dict], columns: dict[str, Callable[[dict], object]], several: bool) -> str:
+    """The table, of one grid or of several; empty without rows."""
+    return table_text({name: cell for name, cell in columns.items() if name != "grid" or several}, rows) if rows else ""

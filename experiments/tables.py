@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -311,7 +311,7 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "metric": lambda row: row["metric"].replace("_", " "),
         "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
         "settings": lambda row: row["settings"],
-        "n": lambda row: f"{row['n']}{MIXED * (len(row['code']) > 1)}",
+        "n": lambda row: marked(row, row["n"]),
         "last epoch": lambda row: score_text(row, "last"),
         "difference from fine-tuning, last epoch": lambda row: difference_text(row, "last"),
     }
@@ -326,6 +326,20 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         columns["cost"] = lambda row: "" if row["step_cost"] is None else f"{row['step_cost']:.2f}"
     if any(row["published"] for row in members):
         columns["published"] = lambda row: row["published"]
+    return table_text(columns, members)
+
+
+def marked(row: Mapping, cell) -> str:
+    """A cell, marked where the runs of its row are of different versions of the code."""
+    return f"{cell}{MIXED * (len(row['code']) > 1)}"
+
+
+def table_text(columns: Mapping[str, Callable[[dict], object]], members: Sequence[dict]) -> str:
+    """Rows as Markdown, with what they have in common said before them.
+
+    Args:
+        columns: title -> what a row has there; one of them is `marked`.
+    """
     cells = {name: [str(cell(row)) for row in members] for name, cell in columns.items()}
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
     lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]

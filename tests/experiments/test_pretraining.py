@@ -139,16 +139,37 @@ def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert not (tmp_path / "runs").exists()
 
 
-def write_text_run(folder: Path, method: str, loss: float, perplexity: float) -> None:
+def write_text_run(folder: Path, method: str, loss: float, perplexity: float, **changes) -> None:
     task = pretraining.TextTask(name="text", train=None, dev={}, test={})
     name = f"pretraining/{method}"
     args = parsed(task, ["--do_train", "--do_eval", "--train_file", "text.txt", "--dev_file", "held.txt"])
-    args |= {"method": method, "task_name": "text", "load_model_path": "tiny", "max_train_steps": 40}
+    args |= {"method": method, "task_name": "text", "load_model_path": "tiny", "max_train_steps": 40, **changes}
     metrics = {"accuracy": 41.0, "perplexity": perplexity}
     best = {"epoch": 0, "global_step": 40, "seconds": 120, "eval_score": 41.0, "eval_loss": loss, "metrics": metrics}
     run = {"args": args, "precision": "fp32", "examples": {"train": 99, "eval": 9}, "epochs": [best], "best": best}
     (folder / name).mkdir(parents=True)
     (folder / name / "results.json").write_text(json.dumps(run | {"finished": True}))
+
+
+def test_rows_of_several_grids_can_be_told_apart(tmp_path):
+    for grid, encoder, seeds in (("one", "tiny", (1, 2)), ("other", "small", (1,))):
+        write_text_run(tmp_path / grid, "asa", 2.5, 12.182, load_model_path=encoder, mlm_probability=0.3)
+        for seed in seeds:
+            write_run(tmp_path / grid, "naive", seed, [60.0], name=f"SST-2/naive/{seed}", load_model_path=encoder)
+            flags = {"load_model_path": f"{grid}/pretraining/asa/best", "warmup_proportion": 0.5 / seed}
+            write_run(tmp_path / grid, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
+    text, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
+    cells = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert [row[:4] for row in cells[2:4]] == [["one", "tiny", "text", "asa"], ["other", "small", "text", "asa"]]
+    [said] = [line for line in text.splitlines() if line.startswith("All rows: ")]
+    assert said.startswith("All rows: settings fp32, ")
+    assert "mlm_probability 0.3" in said
+    assert [(row[0], row[1], row[5], row[6]) for row in cells[6:]] == [
+        ("one", "tiny", "asa", "bf16, warmup_proportion 0.5"),
+        ("one", "tiny", "asa", "bf16, warmup_proportion 0.25"),
+        ("other", "small", "asa", "bf16, warmup_proportion 0.5"),
+    ]
+    assert [(row["grid"], row["encoder"]) for row in rows[:2]] == [("one", "tiny"), ("other", "small")]
 
 
 def write_evaluation(run: Path, name: str, task: str) -> None:
@@ -171,8 +192,11 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
     assert (len(further), len(others)) == (6, 2)
     text, rows = pretraining.section(tmp_path, further, others)
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert tables[2] == "| tiny | text | naive | 40 | 2.0000 | 7.389 | 41.00 | 2.0 |"
-    assert tables[3] == "| tiny | text | asa | 40 | 2.5000 | 12.182 | 41.00 | 2.0 |"
+    settings = "fp32, max_train_steps 40, train_file text.txt, dev_file held.txt"
+    said = [line for line in text.splitlines() if line.startswith("All rows: ")]
+    assert said == [f"All rows: encoder tiny; settings {settings}.", "All rows: encoder tiny; settings bf16."]
+    assert tables[2] == "| text | naive | 40 | 2.0000 | 7.389 | 41.00 | 2.0 |"
+    assert tables[3] == "| text | asa | 40 | 2.5000 | 12.182 | 41.00 | 2.0 |"
     cells = [line[2:-2].split(" | ") for line in tables[6:]]
     assert [row[3:6] for row in cells] == [
         ["not at all", "2", "61.00 ± 1.41"],
