@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(args.folder)
         output = args.output and Path(args.output)
         further, results = pretraining.apart(read_results(folder))
-        more = pretraining.section(folder, further, results)
+        more = pretraining.section(folder, further, results, times=not args.no_times)
         print(report(folder, results, missing(folder), output, times=not args.no_times, more=more))
         return
     folder = Path(args.output_dir)

@@ -16,7 +16,18 @@ from data.text import TextTask
 from experiments import plan
 from experiments.plan import OwnRecipe, Planned, Variant
 from experiments.records import Result, changes, parsed, read_run
-from experiments.tables import Group, compare, difference_text, grouped, listed, over_seeds, score_text, table_text
+from experiments.tables import (
+    Group,
+    compare,
+    difference_text,
+    grouped,
+    listed,
+    marked,
+    over_rows,
+    over_seeds,
+    score_text,
+    table_text,
+)
 from models.methods import METHODS
 
 FOLDER = "pretraining"  # below the grid's: a run of each method
@@ -97,8 +108,14 @@ def trained_by(result: Result) -> str | None:
     return label if (folder, best) == (FOLDER, "best") else None
 
 
-def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -> tuple[str, list[dict]]:
-    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none."""
+def section(
+    folder: Path, further: Sequence[Result], others: Sequence[Result], times: bool = True
+) -> tuple[str, list[dict]]:
+    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none.
+
+    Args:
+        times: tell how long the pre-training took.
+    """
     if not further:
         return "", []
     trained = [result for result in further if "mlm_probability" in result.args]
@@ -112,8 +129,9 @@ def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -
         compared += [result for result in further if result not in trained and _grid(result) == grid]
         of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
         tuned += [row | of_grid for row in _task_rows(grouped(compared))]
-    several = len({row["grid"] for row in rows + tuned}) > 1
-    tables = [_table(members, columns, several) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
+    left_out = {"grid"} if len({row["grid"] for row in rows + tuned}) == 1 else set()
+    left_out |= set() if times else {"minutes"}
+    tables = [_table(members, columns, left_out) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
     return "\n\n".join((f"## {TITLE}", ABOUT, *filter(None, tables))), rows + tuned
 
 
@@ -198,6 +216,8 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
     for name, other in (("untrained", AS_IT_WAS), ("plain", "naive")):
         if other in arms and arm not in (AS_IT_WAS, other):
             row |= {f"{name}_{key}": value for key, value in compare(scores, arms[other].scores("last")).items()}
+            found = over_rows(group, arms[other]) or {}
+            row |= {f"{name}_rows_{key}": value for key, value in found.items()}
     return row
 
 
@@ -207,7 +227,7 @@ TEXT_COLUMNS: dict[str, Callable[[dict], object]] = {
     "text": lambda row: row["task"],
     "trained further by": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
     "settings": lambda row: row["settings"],
-    "steps": lambda row: row["steps"],
+    "steps": lambda row: marked(row, row["steps"]),
     "held-out loss": lambda row: f"{row['loss']:.4f}",
     "perplexity": lambda row: f"{row['perplexity']:.3f}",
     "accuracy": lambda row: f"{row['accuracy']:.2f}",
@@ -221,7 +241,7 @@ TASK_COLUMNS: dict[str, Callable[[dict], object]] = {
     "metric": lambda row: row["metric"].replace("_", " "),
     "trained further by": lambda row: row["method"],
     "settings": lambda row: row["settings"],
-    "n": lambda row: row["n"],
+    "n": lambda row: marked(row, row["n"]),
     "last epoch": lambda row: score_text(row, "last"),
     "difference from the encoder as it was": lambda row: _difference(row, "untrained"),
     "difference from plain pre-training": lambda row: _difference(row, "plain"),
@@ -232,6 +252,6 @@ def _difference(row: dict, name: str) -> str:
     return difference_text(row, name) if f"{name}_pairs" in row else ""
 
 
-def _table(rows: Sequence[dict], columns: dict[str, Callable[[dict], object]], several: bool) -> str:
-    """The table, of one grid or of several; empty without rows."""
-    return table_text({name: cell for name, cell in columns.items() if name != "grid" or several}, rows) if rows else ""
+def _table(rows: Sequence[dict], columns: dict[str, Callable[[dict], object]], left_out: set[str]) -> str:
+    shown = {name: cell for name, cell in columns.items() if name not in left_out}
+    return table_text(shown, rows) if rows else ""

@@ -217,8 +217,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
         found = compare(group.scores("last"), longer.scores("last"))
         row |= {f"cost_{name}": value for name, value in found.items()}
     if naive and naive is not group:
-        over_rows = _over_rows(group, naive) or {}
-        row |= {f"rows_{name}": value for name, value in over_rows.items()}
+        row |= {f"rows_{name}": value for name, value in (over_rows(group, naive) or {}).items()}
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
@@ -229,7 +228,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     return row
 
 
-def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
+def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
     """The interval over seeds and rows of the last epoch; None without two seeds, or where predictions are not kept."""
     if group.first.args.get("dev_fraction"):  # each seed holds out other rows
         return None
@@ -367,8 +366,9 @@ def difference_text(row: Mapping, epoch: str) -> str:
         said += f", detectable {row[f'{epoch}_detectable']:.2f}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
-    if epoch == "last" and row.get("rows_low") is not None:
-        said += f", rows too [{row['rows_low']:+.2f}, {row['rows_high']:+.2f}]"
+    rows = "rows" if epoch == "last" else f"{epoch}_rows"
+    if row.get(f"{rows}_low") is not None:
+        said += f", rows too [{row[f'{rows}_low']:+.2f}, {row[f'{rows}_high']:+.2f}]"
     return f"{said}, {pairs} pair{'s' * (pairs > 1)}"
 
 

@@ -8,15 +8,18 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recorded_runs import write_run
 from script_runs import message, results_of
 from test_data import write
 
 import reproduce
+from data.features import Features
+from data.predictions import write_predictions
 from experiments import launch, plan, pretraining
 from experiments.records import missing, parsed, read_results
-from experiments.tables import report
+from experiments.tables import MIXED, MIXED_NOTE, report
 from utils import run_script
 
 
@@ -170,6 +173,30 @@ def test_rows_of_several_grids_can_be_told_apart(tmp_path):
         ("other", "small", "asa", "bf16, warmup_proportion 0.5"),
     ]
     assert [(row["grid"], row["encoder"]) for row in rows[:2]] == [("one", "tiny"), ("other", "small")]
+
+
+def test_the_rules_of_the_other_tables_hold(tmp_path, capsys):
+    """Times can be left out, versions of the code are marked, and intervals have the evaluated rows too."""
+    write_text_run(tmp_path, "asa", 2.5, 12.182)
+    rows = Features({"input_ids": [[1]] * 50}, labels=[number % 2 for number in range(50)])
+    for seed in (42, 43, 44):
+        for arm, path, wrong in (("naive", "tiny", 5 + seed % 2), ("after-asa", "a/pretraining/asa/best", 8)):
+            name = f"SST-2/{arm}/seed{seed}"
+            folder = write_run(tmp_path, "naive", seed, [100 - 2.0 * wrong], name=name, load_model_path=path)
+            found = [1 - number % 2 if number < wrong else number % 2 for number in range(50)]
+            write_predictions(folder / "predictions" / "SST-2.parquet", rows, [np.eye(2)[label] for label in found])
+            record = results_of(folder) | {"versions": {"code": f"of {seed}"}}
+            (folder / "results.json").write_text(json.dumps(record))
+    reproduce.main(["report", str(tmp_path), "--output", str(tmp_path / "report"), "--no_times"])
+    text = capsys.readouterr().out.partition(f"## {pretraining.TITLE}")[2]
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert (lines[0][-1], lines[2][-1]) == ("accuracy", "41.00")
+    assert lines[6][4] == f"3{MIXED}"
+    assert MIXED_NOTE in text
+    [row] = [row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"] if "n" in row][-1:]
+    low, high = row["untrained_rows_low"], row["untrained_rows_high"]
+    assert low < row["untrained_low"] < row["untrained_high"] < high
+    assert f", rows too [{low:+.2f}, {high:+.2f}], 3 pairs" in lines[6][6]
 
 
 def write_evaluation(run: Path, name: str, task: str) -> None:
