@@ -88,6 +88,9 @@ def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
     assert failed[0].startswith("pretraining/asa: failed with exit status 1 (script: error: no luck")
     assert failed[1:] == ["CoLA/after-asa/seed42: not possible, as the training failed"]
     (tmp_path / "fails").unlink()
+    assert grid("--dry_run", "--", "--learning_rate", "3e-4") == 0
+    [asa] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# pretraining/asa: ")]
+    assert "(roughly, " in asa  # the time of the plain one says little
     assert grid("--", "--learning_rate", "3e-4") == 0
     assert grid.runs() == ["pretraining/asa", "CoLA/after-asa/seed42"]
     assert grid("--", "--learning_rate", "3e-4") == 0
