@@ -142,6 +142,11 @@ def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert "--method smart is not for masked language modelling" in capsys.readouterr().err
     assert grid("--dev_file", "nowhere.txt") == 2
     assert "--dev_file nowhere.txt: no such file" in capsys.readouterr().err
+    for flag in ("--max_train_steps=3", "--load_model_path", "--train_file", "--dev_file"):
+        assert grid("--", flag, "3") == 2
+        assert f"{flag} after --: the grid sets it itself" in capsys.readouterr().err
+    assert grid("--help") == 0
+    assert "steps of each fine-tuning run in place of its epochs" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "runs").exists()
 
 
