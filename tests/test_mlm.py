@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ import run_mlm
 import run_sent_clas
 from data.masking import MaskedRows, Masking, packed_features
 from data.own_text import text_task
+from data.text import read_documents
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
 from training import arguments, loop
@@ -224,6 +226,25 @@ def test_data_of_the_library_datasets(text, tmp_path):
     assert task("--text_columns", "title,text").text == ("title", "text")
     assert task().train.files == ((str(tmp_path / "train.parquet"),),)
     assert message(task, "--text_columns", "body").startswith("--text_columns body: ")
+
+
+def test_a_data_set_that_was_saved_to_disk(tmp_path):
+    """Its splits are the Arrow files that it keeps; without one to evaluate on, the flag that is left out is named."""
+    sets = {split: datasets.Dataset.from_dict({"text": [f"a {split} film"]}) for split in ("train", "validation")}
+    for name, splits in (("both", ("train", "validation")), ("train", ("train",))):
+        datasets.DatasetDict({split: sets[split] for split in splits}).save_to_disk(tmp_path / name)
+
+    def task(name: str):
+        return text_task(arguments.of_script("run_mlm", ["--dataset_name", str(tmp_path / name)]))
+
+    found = task("both")
+    assert found.text == ("text",)
+    for split, data_set in (("train", found.train), ("validation", found.dev[found.name])):
+        [[path]] = data_set.files
+        assert read_documents(found, Path(path)) == [f"a {split} film"]
+    assert message(task, "train") == (
+        f"--dataset_name {tmp_path / 'train'}: it has no validation set: give --do_train alone, or files"
+    )
 
 
 TEXT = ["--train_file", "a.txt"]
