@@ -122,12 +122,13 @@ def documents_of(examples: Iterable) -> Iterator[tuple[str, frozenset[str]]]:
     and alike where nothing else is.
     """
     for example in examples:
+        more: tuple[str, ...] = ()
         if isinstance(example, WordsExample):
-            texts, more = (" ".join(example.words),), ()
+            texts = (" ".join(example.words),)
         elif isinstance(example, ChoiceExample):
             texts, more = (example.context,), (example.question, *example.choices)
         else:
-            texts, more = example.texts, ()
+            texts = example.texts
         whole = _on_one_line(" ".join((*texts, *more)))
         yield whole, frozenset(filter(None, (*map(_on_one_line, texts), whole)))
 
@@ -148,8 +149,8 @@ def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> 
     shuffled = list(documents)
     random.Random(seed).shuffle(shuffled)
     together: dict[int, list[str]] = {}
-    for document, group in zip(shuffled, _groups([documents[document] for document in shuffled]), strict=True):
-        together.setdefault(group, []).append(document)
+    for document, number in zip(shuffled, _groups([documents[document] for document in shuffled]), strict=True):
+        together.setdefault(number, []).append(document)
     held_out: list[str] = []
     for group in together.values():
         if len(held_out) + len(group) <= round(share * len(shuffled)):
