@@ -49,7 +49,12 @@ MOST_SEEDS = 20  # a greater number is more likely meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
 # The grid gives these to every run; they are not for the user to give after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
-VARIED = {"ablation-tau": "--tau", "ablation-layers": "--asa_layers"}  # by a table itself
+# And these, of one table: it varies them, or has a flag of its own for what all its runs are to share.
+OF_THE_TABLE = {
+    "ablation-tau": ("--tau",),
+    "ablation-layers": ("--asa_layers",),
+    "pretraining": ("--max_train_steps", "--load_model_path", "--train_file", "--dev_file"),
+}
 SHARED, FINE_TUNING = ("cache_dir", "bf16", "fp16", "no_cuda"), ("data_dir", "max_train_steps")
 PASSED = (*FINE_TUNING, *SHARED)
 
@@ -65,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(args.folder)
         output = args.output and Path(args.output)
         further, results = pretraining.apart(read_results(folder))
-        more = pretraining.section(folder, further, results)
+        more = pretraining.section(folder, further, results, times=not args.no_times)
         print(report(folder, results, missing(folder), output, times=not args.no_times, more=more))
         return
     folder = Path(args.output_dir)
@@ -143,7 +148,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
             raise InputError(f"{extra[0]}: report takes nothing after --")
         return args, extra
     for part in extra:
-        if part.partition("=")[0] in (*OF_THE_GRID, VARIED.get(args.command)):
+        if part.partition("=")[0] in (*OF_THE_GRID, *OF_THE_TABLE.get(args.command, ())):
             raise InputError(f"{part} after --: the grid sets it itself")
     if args.cluster_args and args.cluster == "local":
         raise InputError(f"--cluster_args {args.cluster_args[0]}: they are for --cluster slurm")
@@ -246,8 +251,9 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
     group = command.add_argument_group("every run")
     group.add_argument("--data_dir", help="folder with a folder per task (default: data/sets)")
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
+    runs = "fine-tuning run" if table == "pretraining" else "run"
     group.add_argument(
-        "--max_train_steps", type=_count, help="steps of each run in place of its epochs, to try things out"
+        "--max_train_steps", type=_count, help=f"steps of each {runs} in place of its epochs, to try things out"
     )
     group.add_argument("--bf16", action="store_true", help="bfloat16")
     group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")

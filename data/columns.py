@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.conll import read_tagged
 from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, tagged_rows, whole
-from data.formats import arrow_dataset, class_names, place_of, quoted, rows_of
+from data.formats import arrow_features, class_names, place_of, quoted, rows_of
 from data.task_kinds import Names
 from utils import InputError, log
 
@@ -52,7 +52,7 @@ def columns_of(path: Path) -> list[str]:
         InputError: it cannot be read, or has no rows.
     """
     if path.suffix.lower() in ARROW:
-        return list(arrow_dataset(path).column_names)
+        return list(arrow_features(path))
     _, row = next(rows_of(path), (0, None))
     if row is None:
         raise InputError(f"{path}: the file has no rows")
@@ -254,7 +254,7 @@ def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
     declared = False
     for path in paths:
         if columns and path.suffix.lower() in SENTENCE_TABLES:
-            if path.suffix.lower() in ARROW and (names := class_names(arrow_dataset(path).features.get(columns[1]))):
+            if path.suffix.lower() in ARROW and (names := class_names(arrow_features(path).get(columns[1]))):
                 found |= dict.fromkeys(names)
                 declared = True
             sentences = (tags for _, tags, _, _ in tagged_rows(path, *columns, labelled=True))

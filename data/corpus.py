@@ -4,42 +4,54 @@ python -m data.corpus --tasks SST-2 CoLA DREAM --data_dir data/sets --output cor
 
 A document is a sentence, a pair of sentences, a sentence of words, or a dialogue with its question and choices; labels
 are not in it. It stands there once, however many tasks have it, and not at all if a dev or test set of one of the tasks
-has it too. The documents are shuffled, and a share of them is held out in a file of its own.
+has one of its texts: the sentence, either one of a pair, or the dialogue. The documents are shuffled, and a share of
+them is held out in a file of its own; documents that share a text stay together.
 """
 
 import argparse
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from data.examples import ChoiceExample, WordsExample
 from data.readers import read_set, task_folder, with_labels
 from data.task_kinds import DataSet, Task, TokenTask
 from data.tasks import TASKS, find_name
+from data.text import TEXT
 from utils import InputError, Parser, log, run_script, write_text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the two files.
+    """Write the two files; where nothing is held out, there is no second one.
 
     Raises:
-        InputError: a task has no training set, or its files cannot be read.
+        InputError: a task has no training set, its files cannot be read, or nothing of them is left.
     """
     args = parse_arguments(argv)
     tasks = [TASKS[find_name(name, TASKS, f"--tasks {name}")] for name in args.tasks]
-    evaluated = {text for task in tasks for text in evaluation_texts(task, args.data_dir)}
-    texts: dict[str, None] = {}
+    evaluated = set().union(*(texts for task in tasks for _, texts in evaluated_documents(task, args.data_dir)))
+    found: dict[str, frozenset[str]] = {}  # document -> its texts
     for task in tasks:
-        own = dict.fromkeys(training_texts(task, args.data_dir))
-        left = [text for text in own if text and text not in evaluated and text not in texts]
+        own = dict(training_documents(task, args.data_dir))
+        left = {
+            document: texts
+            for document, texts in own.items()
+            if document and document not in found and texts.isdisjoint(evaluated)
+        }
         log.info(
-            f"{task.name}: {len(left)} documents, without {len(own) - len(left)} that are evaluated or there already"
+            f"{task.name}: {len(left)} documents, without {len(own) - len(left)} that are there already, or have a text"
+            " that is evaluated"
         )
-        texts |= dict.fromkeys(left)
-    held_out, train = divide(list(texts), args.held_out, args.seed)
+        found |= left
+    held_out, train = divide(found, args.held_out, args.seed)
+    if not train:
+        raise InputError(f"--tasks {' '.join(args.tasks)}: no document is left to train on")
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
+    held_out_file(output).unlink(missing_ok=True)  # of an earlier corpus; its text may be trained on in this one
     for path, documents in ((output, train), (held_out_file(output), held_out)):
         if documents:
             write_text(path, "".join(f"{text}\n" for text in documents))
@@ -52,12 +64,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
     parser.add_argument("--output", required=True, metavar="FILE.txt", help="gets the documents to train on")
     parser.add_argument(
-        "--held_out", type=float, default=0.02, help="share that goes to FILE.held_out.txt (default: %(default)s)"
+        "--held_out",
+        type=float,
+        default=0.02,
+        help="share that goes to FILE.held_out.txt; with 0 there is no such file (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=42, help="of the order and of what is held out")
     args = parser.parse_args(argv)
     if not 0 <= args.held_out < 1:
         raise InputError(f"--held_out {args.held_out:g}: give a share from 0, below 1")
+    if Path(args.output).suffix.lower() != TEXT:
+        raise InputError(f"--output {args.output}: its name must end in {TEXT}, by which run_mlm.py knows plain text")
     return args
 
 
@@ -65,8 +82,8 @@ def held_out_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}.held_out{output.suffix}")
 
 
-def training_texts(task: Task, data_dir: str) -> Iterator[str]:
-    """The documents of a task's training set.
+def training_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """The documents of a task's training set, and the texts of each.
 
     Raises:
         InputError: it has none, or it cannot be read.
@@ -78,8 +95,8 @@ def training_texts(task: Task, data_dir: str) -> Iterator[str]:
     yield from documents_of(_rows(task, task.train, data_dir, labelled=True))
 
 
-def evaluation_texts(task: Task, data_dir: str) -> Iterator[str]:
-    """The documents of a task's dev and test sets, as far as they are there."""
+def evaluated_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
+    """As `training_documents`, of the dev and test sets as far as they are there."""
     if isinstance(task, TokenTask):
         task = with_labels(task, data_dir)
     for name, data_set in itertools.chain(task.dev.items(), task.test.items()):
@@ -98,23 +115,60 @@ def _rows(task: Task, data_set: DataSet | None, data_dir: str, labelled: bool, e
     return read_set(task, data_set, task_folder(data_dir, task.name), labelled, evaluated) or ()
 
 
-def documents_of(examples: Iterable) -> Iterator[str]:
-    """What each example says, on one line."""
+def documents_of(examples: Iterable) -> Iterator[tuple[str, frozenset[str]]]:
+    """What each example says, on one line; and its texts, by which it is known elsewhere.
+
+    These are the sentences, or the context of a question, and the whole. Questions and choices are often a word or two,
+    and alike where nothing else is.
+    """
     for example in examples:
+        more: tuple[str, ...] = ()
         if isinstance(example, WordsExample):
-            parts = example.words
+            texts = (" ".join(example.words),)
         elif isinstance(example, ChoiceExample):
-            parts = [example.context, example.question, *example.choices]
+            texts, more = (example.context,), (example.question, *example.choices)
         else:
-            parts = example.texts
-        yield " ".join(" ".join(parts).split())
+            texts = example.texts
+        whole = _on_one_line(" ".join((*texts, *more)))
+        yield whole, frozenset(filter(None, (*map(_on_one_line, texts), whole)))
 
 
-def divide(texts: list[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """The documents in an order that follows from the seed: what is held out, and the rest."""
-    random.Random(seed).shuffle(texts)
-    count = round(share * len(texts))
-    return texts[:count], texts[count:]
+def _on_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """The documents in an order that follows from the seed: what is held out, and the rest.
+
+    What shares a text stays together, also by way of others. Of documents that hang together, more than are still to be
+    held out are trained on, so that it may be a few less than the share.
+
+    Args:
+        documents: each with its texts.
+    """
+    shuffled = list(documents)
+    random.Random(seed).shuffle(shuffled)
+    together: dict[int, list[str]] = {}
+    for document, number in zip(shuffled, _groups([documents[document] for document in shuffled]), strict=True):
+        together.setdefault(number, []).append(document)
+    held_out: list[str] = []
+    for group in together.values():
+        if len(held_out) + len(group) <= round(share * len(shuffled)):
+            held_out += group
+    chosen = set(held_out)
+    return held_out, [document for document in shuffled if document not in chosen]
+
+
+def _groups(texts: Sequence[frozenset[str]]) -> list[int]:
+    """The number of each document's group: two are in one if they share a text, or are both in one with a third."""
+    from scipy.sparse import coo_array, csgraph
+
+    places = {text: len(texts) + place for place, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}
+    pairs = np.array([(number, places[text]) for number, each in enumerate(texts) for text in each]).reshape(-1, 2)
+    shape = (len(texts) + len(places),) * 2
+    graph = coo_array((np.ones(len(pairs), dtype=bool), (pairs[:, 0], pairs[:, 1])), shape)
+    _, groups = csgraph.connected_components(graph, directed=False)
+    return groups[: len(texts)].tolist()
 
 
 if __name__ == "__main__":

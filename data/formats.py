@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from utils import InputError, counted, log
 
 SHOWN = 60  # characters of a file's text in a message
 LISTED = 10  # lines in a message
+ROWS_AT_ONCE = 1000  # of a Parquet or Arrow file
 # Characters in a cell of a .csv file. Python's own limit, 131,072, is less than a long document has. There has to be a
 # limit, as all that follows a quote that is never closed is one cell.
 LONGEST_CELL = 5_000_000
@@ -173,26 +175,47 @@ def json_table_rows(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def arrow_dataset(path: Path):
-    """A Parquet file, or an Arrow file as the library `datasets` keeps them, as a `datasets.Dataset`.
+def arrow_parts(path: Path) -> Iterator:
+    """The rows of a Parquet file in parts, of which only one is in memory, as `datasets.Dataset`s; at least one.
+
+    An Arrow file, as the library `datasets` keeps them, is one part, which is mapped into memory.
 
     Raises:
         InputError: it is neither, or damaged.
     """
     import datasets  # takes seconds
     import pyarrow
-    from pyarrow import parquet
 
+    whole = path.suffix.lower() == ".arrow"
     try:
-        if path.suffix.lower() == ".arrow":
-            found = datasets.Dataset.from_file(str(path))
-        else:
-            found = datasets.Dataset(datasets.table.InMemoryTable(parquet.read_table(path)))
+        for part in (datasets.Dataset.from_file(str(path)),) if whole else _parquet_parts(path):
+            # Pictures and sounds, which would be decoded.
+            unread = [name for name, kind in part.features.items() if hasattr(kind, "decode_example")]
+            yield part.remove_columns(unread) if unread else part
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         said = next(iter(str(error).splitlines()), "")
         raise InputError(f"{path}: not a readable {path.suffix.lower().removeprefix('.')} file ({said})") from None
-    # Pictures and sounds, which would be decoded.
-    return found.remove_columns([name for name, kind in found.features.items() if hasattr(kind, "decode_example")])
+
+
+def _parquet_parts(path: Path) -> Iterator:
+    import datasets
+    import pyarrow
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        for batch in itertools.chain(file.iter_batches(ROWS_AT_ONCE), [None] * (file.metadata.num_rows == 0)):
+            table = pyarrow.Table.from_batches([batch], schema) if batch is not None else schema.empty_table()
+            yield datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="")  # which takes time to find
+
+
+def arrow_features(path: Path):
+    """The columns of a Parquet or Arrow file, as `datasets.Features`.
+
+    Raises:
+        InputError: it is not readable.
+    """
+    return next(arrow_parts(path)).features
 
 
 def class_names(feature) -> list[str] | None:
@@ -206,8 +229,7 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
     Raises:
         InputError: it is not readable.
     """
-    table = arrow_dataset(path)
-    names = {name: known for name, feature in table.features.items() if (known := class_names(feature))}
+    names = {name: known for name, feature in arrow_features(path).items() if (known := class_names(feature))}
 
     def named(column: str, value):
         if isinstance(value, list):
@@ -217,7 +239,8 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
         return None if str(value) in names[column] else value  # -1 is no class, also where one is called so
 
     number = 0
-    for batch in table.iter(batch_size=1000):
+    batches = (batch for part in arrow_parts(path) for batch in part.iter(ROWS_AT_ONCE))
+    for batch in batches:
         for values in zip(*batch.values(), strict=True):
             number += 1
             row = dict(zip(batch, values, strict=True))

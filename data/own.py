@@ -38,7 +38,7 @@ from data.columns import (
     unclear,
 )
 from data.examples import SENTENCE_TABLES
-from data.formats import arrow_dataset, class_names
+from data.formats import arrow_features, class_names
 from data.own_flags import FILES, is_own, set_names
 from data.own_sets import SPLITS, files_of, sets_of
 from data.task_kinds import ChoiceColumns, ChoiceTask, DataSet, Names, SentenceTask, Task, TaskKind, TokenTask
@@ -307,7 +307,7 @@ def _declared(files: Mapping[str, list[list[Path]]], column: str | None) -> Name
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
     if column is None or path.suffix.lower() not in ARROW:
         return ()
-    return tuple(class_names(arrow_dataset(path).features[column]) or ())
+    return tuple(class_names(arrow_features(path)[column]) or ())
 
 
 def _metrics(args: argparse.Namespace, usual: Names, labels: Names) -> Names:

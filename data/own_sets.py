@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.formats import arrow_dataset
+from data.formats import arrow_parts
 from data.own_flags import check_evaluation, set_names
 from data.task_kinds import DataSet, Share
 from utils import InputError, counted, log
@@ -99,7 +99,7 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
         known.sort(key=lambda each: str(each) not in words)  # `train` before `train_small`
         chosen = found[known[0]]
         paths = [Path(file["filename"]) for file in chosen.cache_files]
-        if sum(len(arrow_dataset(path)) for path in paths) != len(chosen):
+        if sum(len(part) for path in paths for part in arrow_parts(path)) != len(chosen):
             raise InputError(f"--dataset_name {name}: its {known[0]} set is not kept as files: give files of its rows")
         log.info(f"{name}: the {split} set is {known[0]}, with {counted(len(chosen), 'row')}")
         splits[split] = [paths]

@@ -53,14 +53,13 @@ class Estimate:
         self.seconds = {}
         for result in results:
             if result.best is not None:  # a training
-                kind = result.name.rpartition("/")[0]
-                self.seconds.setdefault(kind, []).append(60 * result.minutes)
+                self.seconds.setdefault(_kind(result.name), []).append(60 * result.minutes)
 
     def of(self, run: Planned) -> tuple[float, str]:
         """Seconds, and where they come from."""
         if run.needs:
             return 0.0, "an evaluation, not counted"
-        known = self.seconds.get(run.name.rpartition("/")[0])
+        known = self.seconds.get(_kind(run.name))
         if known:
             basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
             return statistics.median(known), basis
@@ -70,6 +69,11 @@ class Estimate:
         passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
         return seconds, f"roughly, at {ROUGH_RATES[device]} examples/s per pass on {device}"
+
+
+def _kind(name: str) -> str:
+    """What the runs of a task and a method have in common, whatever their seed; pre-training has but one of each."""
+    return name.rpartition("/seed")[0] or name
 
 
 def duration(seconds: float) -> str:

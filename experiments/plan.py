@@ -4,6 +4,7 @@ A run is a command of one of the scripts in a folder of its own, which tells whe
 """
 
 import argparse
+import functools
 import math
 import os
 import sys
@@ -15,7 +16,7 @@ from data import columns, own, own_flags, own_sets
 from data.task_kinds import Recipe, SentenceTask, Task
 from data.tasks import TASKS
 from experiments.records import different_settings, is_finished, parsed, read_run
-from utils import InputError
+from utils import InputError, file_sha256
 
 KEPT = ("all", "last", "none")  # the weights of a finished run that a grid leaves
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,11 @@ def results_of(run: Planned) -> dict | None:
 
 
 def state(run: Planned) -> str:
-    """`finished`, `cut off` or `new`."""
+    """`finished`, `cut off` or `new`.
+
+    Raises:
+        InputError: its folder has the results of another setting, file or encoder.
+    """
     if run.needs:
         path = run.folder / "evaluation.json"
         if not path.exists() or state(run.needs) == "new":  # the scores are of other weights
@@ -215,7 +220,26 @@ def state(run: Planned) -> str:
             raise InputError(f"{run.folder}: it has the scores of another file ({scored}): move it away")
         return "finished"
     results = results_of(run)
+    if results and run.after and not _is_of(results, run.after):
+        raise InputError(
+            f"{run.folder}: it was fine-tuned from a {run.after.folder / 'best'} that is gone: move all folders"
+            f" {run.variant.label} away"
+        )
     return "new" if results is None else "finished" if is_finished(results) else "cut off"
+
+
+def _is_of(results: dict, before: Planned) -> bool:
+    """Whether a fine-tuning began with the encoder that there is now; older results do not say which they had."""
+    if state(before) != "finished":
+        return False
+    weights, recorded = before.folder / "best" / "model.safetensors", results.get("encoder_sha256")
+    return recorded is None or not weights.is_file() or recorded == _sha256(weights, weights.stat().st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, changed: int) -> str:
+    """The sha256 of a file as it was when it was last changed: a grid asks for the same one many times."""
+    return file_sha256(path)
 
 
 def command_of(run: Planned) -> list[str]:

@@ -5,7 +5,7 @@ Beside it stands the encoder as it was, fine-tuned in the same way.
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data import own
@@ -15,8 +15,19 @@ from data.tasks import TASKS
 from data.text import TextTask
 from experiments import plan
 from experiments.plan import OwnRecipe, Planned, Variant
-from experiments.records import Result, parsed, read_run
-from experiments.tables import Group, compare, difference_text, grouped, over_seeds, score_text
+from experiments.records import Result, changes, parsed, read_run
+from experiments.tables import (
+    Group,
+    compare,
+    difference_text,
+    grouped,
+    listed,
+    marked,
+    over_rows,
+    over_seeds,
+    score_text,
+    table_text,
+)
 from models.methods import METHODS
 
 FOLDER = "pretraining"  # below the grid's: a run of each method
@@ -77,9 +88,18 @@ def check_text(run: Planned) -> None:
 
 
 def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
-    """The results of pre-training and of the fine-tuning after it, and all others."""
-    further = [result for result in results if "mlm_probability" in result.args or trained_by(result)]
-    return further, [result for result in results if result not in further]
+    """The results of pre-training and of the fine-tuning after it, and all others.
+
+    What a fine-tuned model scored on another set is among the others; on another text, there is no table for it.
+    """
+    further: list[Result] = []
+    others: list[Result] = []
+    for result in results:
+        of_text, evaluation = "mlm_probability" in result.args, result.best is None
+        if of_text and evaluation:
+            continue
+        (further if not evaluation and (of_text or trained_by(result)) else others).append(result)
+    return further, others
 
 
 def trained_by(result: Result) -> str | None:
@@ -88,21 +108,31 @@ def trained_by(result: Result) -> str | None:
     return label if (folder, best) == (FOLDER, "best") else None
 
 
-def section(folder: Path, further: Sequence[Result], others: Sequence[Result]) -> tuple[str, list[dict]]:
-    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none."""
+def section(
+    folder: Path, further: Sequence[Result], others: Sequence[Result], times: bool = True
+) -> tuple[str, list[dict]]:
+    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none.
+
+    Args:
+        times: tell how long the pre-training took.
+    """
     if not further:
         return "", []
     trained = [result for result in further if "mlm_probability" in result.args]
-    rows = [_text_row(folder, result) for result in sorted(trained, key=lambda result: _place(_label(result)))]
+    trained.sort(key=lambda result: (_grid(result), *_place(_label(result))))
+    rows = [_text_row(folder, result) for result in trained]
     tuned = []
     for grid in sorted({_grid(result) for result in further}):
         encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
-        plain = [result for result in others if result.args["method"] == "naive"]
+        plain = [result for result in others if result.args["method"] == "naive" and result.best is not None]
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
         compared += [result for result in further if result not in trained and _grid(result) == grid]
-        tuned += _task_rows(grouped(compared))
-    text = "\n\n".join(filter(None, (f"## {TITLE}", ABOUT, _table(rows, TEXT_COLUMNS), _table(tuned, TASK_COLUMNS))))
-    return text, rows + tuned
+        of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
+        tuned += [row | of_grid for row in _task_rows(grouped(compared))]
+    left_out = {"grid"} if len({row["grid"] for row in rows + tuned}) == 1 else set()
+    left_out |= set() if times else {"minutes"}
+    tables = [_table(members, columns, left_out) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
+    return "\n\n".join((f"## {TITLE}", ABOUT, *filter(None, tables))), rows + tuned
 
 
 def _grid(result: Result) -> str:
@@ -149,11 +179,15 @@ def _shared(group: Group) -> str:
 
 def _text_row(folder: Path, result: Result) -> dict:
     best = read_run(folder / result.name / "results.json")["best"]
+    training, own = changes(result.args)
     return {
         "table": FOLDER,
+        "grid": _grid(result) or ".",
         "encoder": result.args["load_model_path"],
         "task": result.args["task_name"],
         "method": _label(result),
+        "method_settings": listed(own),
+        "settings": ", ".join(filter(None, (result.precision, listed(training)))),
         "steps": best["global_step"],
         "loss": best["eval_loss"],
         **best["metrics"],
@@ -172,6 +206,7 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
         "examples": group.first.examples["eval"],
         "metric": group.first.metric,
         "method": arm,
+        "settings": ", ".join(filter(None, (group.first.precision, listed(group.training)))),
         "n": len(group.results),
         "seeds": list(group.results),
         **{f"last_{name}": value for name, value in over_seeds(scores).items()},
@@ -181,25 +216,32 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
     for name, other in (("untrained", AS_IT_WAS), ("plain", "naive")):
         if other in arms and arm not in (AS_IT_WAS, other):
             row |= {f"{name}_{key}": value for key, value in compare(scores, arms[other].scores("last")).items()}
+            found = over_rows(group, arms[other]) or {}
+            row |= {f"{name}_rows_{key}": value for key, value in found.items()}
     return row
 
 
-TEXT_COLUMNS = {
+TEXT_COLUMNS: dict[str, Callable[[dict], object]] = {
+    "grid": lambda row: row["grid"],
     "encoder": lambda row: row["encoder"],
     "text": lambda row: row["task"],
-    "trained further by": lambda row: row["method"],
-    "steps": lambda row: row["steps"],
+    "trained further by": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
+    "settings": lambda row: row["settings"],
+    "steps": lambda row: marked(row, row["steps"]),
     "held-out loss": lambda row: f"{row['loss']:.4f}",
     "perplexity": lambda row: f"{row['perplexity']:.3f}",
     "accuracy": lambda row: f"{row['accuracy']:.2f}",
     "minutes": lambda row: f"{row['minutes']:.1f}",
 }
-TASK_COLUMNS = {
+TASK_COLUMNS: dict[str, Callable[[dict], object]] = {
+    "grid": lambda row: row["grid"],
+    "encoder": lambda row: row["encoder"],
     "task": lambda row: row["task"],
     "scored on": lambda row: f"{row['scored_on']}, {row['examples']:,}",
     "metric": lambda row: row["metric"].replace("_", " "),
     "trained further by": lambda row: row["method"],
-    "n": lambda row: row["n"],
+    "settings": lambda row: row["settings"],
+    "n": lambda row: marked(row, row["n"]),
     "last epoch": lambda row: score_text(row, "last"),
     "difference from the encoder as it was": lambda row: _difference(row, "untrained"),
     "difference from plain pre-training": lambda row: _difference(row, "plain"),
@@ -210,8 +252,6 @@ def _difference(row: dict, name: str) -> str:
     return difference_text(row, name) if f"{name}_pairs" in row else ""
 
 
-def _table(rows: Sequence[dict], columns: dict) -> str:
-    if not rows:
-        return ""
-    lines = [list(columns), ["---"] * len(columns), *([str(cell(row)) for cell in columns.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(rows: Sequence[dict], columns: dict[str, Callable[[dict], object]], left_out: set[str]) -> str:
+    shown = {name: cell for name, cell in columns.items() if name not in left_out}
+    return table_text(shown, rows) if rows else ""

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +217,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
         found = compare(group.scores("last"), longer.scores("last"))
         row |= {f"cost_{name}": value for name, value in found.items()}
     if naive and naive is not group:
-        over_rows = _over_rows(group, naive) or {}
-        row |= {f"rows_{name}": value for name, value in over_rows.items()}
+        row |= {f"rows_{name}": value for name, value in (over_rows(group, naive) or {}).items()}
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
@@ -229,7 +228,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     return row
 
 
-def _over_rows(group: Group, naive: Group) -> dict[str, float] | None:
+def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
     """The interval over seeds and rows of the last epoch; None without two seeds, or where predictions are not kept."""
     if group.first.args.get("dev_fraction"):  # each seed holds out other rows
         return None
@@ -311,7 +310,7 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "metric": lambda row: row["metric"].replace("_", " "),
         "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
         "settings": lambda row: row["settings"],
-        "n": lambda row: f"{row['n']}{MIXED * (len(row['code']) > 1)}",
+        "n": lambda row: marked(row, row["n"]),
         "last epoch": lambda row: score_text(row, "last"),
         "difference from fine-tuning, last epoch": lambda row: difference_text(row, "last"),
     }
@@ -326,6 +325,20 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         columns["cost"] = lambda row: "" if row["step_cost"] is None else f"{row['step_cost']:.2f}"
     if any(row["published"] for row in members):
         columns["published"] = lambda row: row["published"]
+    return table_text(columns, members)
+
+
+def marked(row: Mapping, cell) -> str:
+    """A cell, marked where the runs of its row are of different versions of the code."""
+    return f"{cell}{MIXED * (len(row['code']) > 1)}"
+
+
+def table_text(columns: Mapping[str, Callable[[dict], object]], members: Sequence[dict]) -> str:
+    """Rows as Markdown, with what they have in common said before them.
+
+    Args:
+        columns: title -> what a row has there; one of them is `marked`.
+    """
     cells = {name: [str(cell(row)) for row in members] for name, cell in columns.items()}
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
     lines = [cells, ["---"] * len(cells), *zip(*cells.values(), strict=True)]
@@ -353,8 +366,9 @@ def difference_text(row: Mapping, epoch: str) -> str:
         said += f", detectable {row[f'{epoch}_detectable']:.2f}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
-    if epoch == "last" and row.get("rows_low") is not None:
-        said += f", rows too [{row['rows_low']:+.2f}, {row['rows_high']:+.2f}]"
+    rows = "rows" if epoch == "last" else f"{epoch}_rows"
+    if row.get(f"{rows}_low") is not None:
+        said += f", rows too [{row[f'{rows}_low']:+.2f}, {row[f'{rows}_high']:+.2f}]"
     return f"{said}, {pairs} pair{'s' * (pairs > 1)}"
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -19,11 +20,13 @@ import run_mlm
 import run_sent_clas
 from data.masking import MaskedRows, Masking, packed_features
 from data.own_text import text_task
+from data.text import read_documents
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
 from training import arguments, loop
+from training.folder import encoder_weights
 from training.state import Progress
-from utils import InputError
+from utils import InputError, file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +58,11 @@ def trained(text, encoder_folder, tmp_path_factory) -> Path:
     return run(text, encoder_folder, folder, "--num_train_epochs", "2", "--gradient_accumulation_steps", "2")
 
 
-def test_what_a_run_leaves(trained, text):
+def test_what_a_run_leaves(trained, text, encoder_folder):
     record = results_of(trained)
+    assert record["encoder_sha256"] == file_sha256(Path(encoder_folder) / "model.safetensors")
+    resumed = encoder_weights(str(trained / "best"), record)  # though the encoder be another by now
+    assert resumed == {"encoder_sha256": record["encoder_sha256"]}
     assert record["finished"]
     assert record["args"]["task_name"] == "stories"
     assert record["unseen"]["train"] == {"documents": 40, "tokens": sum(map(tokens, text["train"].open()))}
@@ -220,6 +226,25 @@ def test_data_of_the_library_datasets(text, tmp_path):
     assert task("--text_columns", "title,text").text == ("title", "text")
     assert task().train.files == ((str(tmp_path / "train.parquet"),),)
     assert message(task, "--text_columns", "body").startswith("--text_columns body: ")
+
+
+def test_a_data_set_that_was_saved_to_disk(tmp_path):
+    """Its splits are the Arrow files that it keeps; without one to evaluate on, the flag that is left out is named."""
+    sets = {split: datasets.Dataset.from_dict({"text": [f"a {split} film"]}) for split in ("train", "validation")}
+    for name, splits in (("both", ("train", "validation")), ("train", ("train",))):
+        datasets.DatasetDict({split: sets[split] for split in splits}).save_to_disk(tmp_path / name)
+
+    def task(name: str):
+        return text_task(arguments.of_script("run_mlm", ["--dataset_name", str(tmp_path / name)]))
+
+    found = task("both")
+    assert found.text == ("text",)
+    for split, data_set in (("train", found.train), ("validation", found.dev[found.name])):
+        [[path]] = data_set.files
+        assert read_documents(found, Path(path)) == [f"a {split} film"]
+    assert message(task, "train") == (
+        f"--dataset_name {tmp_path / 'train'}: it has no validation set: give --do_train alone, or files"
+    )
 
 
 TEXT = ["--train_file", "a.txt"]

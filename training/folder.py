@@ -24,7 +24,7 @@ from training.arguments import EXECUTION, SETTLED
 from training.card import is_card
 from training.state import damage, latest_good
 from training.trackers import EVENTS_SUFFIX
-from utils import InputError, finite, remove_folder, write_json, write_text, writing
+from utils import InputError, file_sha256, finite, remove_folder, write_json, write_text, writing
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
@@ -395,6 +395,18 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "examples": examples,
     }
+
+
+def encoder_weights(source: str, begun: dict | None) -> dict[str, str]:
+    """What the results file says of the weights that a training begins with: nothing, if they are not in a folder.
+
+    Args:
+        begun: what the results file of the run that is resumed says: its encoder may be another by now.
+    """
+    if begun is not None:
+        return {name: begun[name] for name in ("encoder_sha256",) if name in begun}
+    path = Path(source, "model.safetensors")
+    return {"encoder_sha256": file_sha256(path)} if path.is_file() else {}
 
 
 @functools.cache

@@ -43,7 +43,7 @@ from training.evaluation import (
     scores_line,
 )
 from training.flags import Default
-from training.folder import RunFolder, describe
+from training.folder import RunFolder, describe, encoder_weights
 from training.loop import start_trackers, train
 from training.masked import under_masks
 from training.probe import leaves_out, probe
@@ -167,6 +167,7 @@ def execute(
         # gloo, which may be waiting for that lock.
         never_destroy(model)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
+    record |= encoder_weights(args.load_model_path, begun) if args.do_train else {}
     if args.resume:
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None

@@ -30,8 +30,37 @@ def test_training_texts_alone_each_once(tmp_path, caplog):
     assert found.split() == "M: is it good? W: it is. how? so or so not".split()
     assert set(output.read_text().splitlines()) == expected | {found}
     assert len(output.read_text().splitlines()) == 6
-    assert "SST-2: 4 documents, without 2 that are evaluated or there already" in caplog.messages
+    said = "SST-2: 4 documents, without 2 that are there already, or have a text that is evaluated"
+    assert said in caplog.messages
     assert [line for line in caplog.messages if "WNUT-2017: what it shares" in line]
+
+
+def test_a_pair_with_an_evaluated_sentence_and_a_question_about_an_evaluated_dialogue_are_left_out(tmp_path):
+    """Though no pair and no question is evaluated itself; a question that is asked elsewhere too is kept."""
+    sets = tmp_path / "sets"
+    pairs = ["1\ta new film\ta plot\tentailment", "2\tone\tseen  in dev\tentailment", "3\tunseen\tone\tentailment"]
+    write(sets / "RTE" / "train.tsv", "index\tsentence1\tsentence2\tlabel", *pairs)
+    write(sets / "RTE" / "dev.tsv", "index\tsentence1\tsentence2\tlabel", "0\tseen in dev\tanother\tentailment")
+    write(sets / "RTE" / "test.tsv", "index\tsentence1\tsentence2", "0\tother\tunseen")
+    how, why = ({"question": word, "choice": ["so", "or so", "not"], "answer": "so"} for word in ("how?", "why?"))
+    dialogues = {"train": [[["M: no."], [why], "1"], [["W: yes."], [how], "2"]], "dev": [[["M: no."], [how], "3"]]}
+    for split in ("train", "dev", "test"):
+        write(sets / "DREAM" / f"{split}.json", json.dumps(dialogues.get(split, dialogues["dev"])))
+    output = tmp_path / "all.txt"
+    corpus.main(["--tasks", "RTE", "DREAM", "--data_dir", str(sets), "--output", str(output), "--held_out", "0"])
+    assert set(output.read_text().splitlines()) == {"a new film a plot", "W: yes. how? so or so not"}
+
+
+def test_what_shares_a_text_is_on_one_side():
+    """A premise with three hypotheses, and a chain of pairs; more than are to be held out are trained on."""
+    groups = {f"{text} {more}": frozenset((text, f"{text}{more}")) for text in "abcdefgh" for more in "123"}
+    held_out, train = corpus.divide(groups, 0.4, seed=0)
+    assert len(held_out) == 9  # of 10
+    assert {document[0] for document in held_out}.isdisjoint(document[0] for document in train)
+    assert sorted(held_out + train) == sorted(groups)
+    chain = {f"pair {number}": frozenset((str(number), str(number + 1))) for number in range(8)}
+    held_out, train = corpus.divide({**chain, "alone": frozenset(("other",))}, 0.5, seed=0)
+    assert (held_out, len(train)) == (["alone"], 8)
 
 
 def test_a_share_is_held_out_and_the_order_follows_from_the_seed(tmp_path):
@@ -51,3 +80,18 @@ def test_a_share_is_held_out_and_the_order_follows_from_the_seed(tmp_path):
     assert written("2") != (train, held_out)
     said = message(corpus.main, ["--tasks", "SST-2", "--output", "x.txt", "--held_out", "1"])
     assert said == "--held_out 1: give a share from 0, below 1"
+
+
+def test_nothing_of_an_earlier_corpus_is_left_beside_another(tmp_path):
+    write(tmp_path / "SST-2" / "train.tsv", "sentence\tlabel", "a film\t1", "a plot\t1")
+    write(tmp_path / "SST-2" / "dev.tsv", "sentence\tlabel", "a film\t1")
+    output = tmp_path / "all.txt"
+    write(corpus.held_out_file(output), "a plot")
+    given = ["--tasks", "SST-2", "--data_dir", str(tmp_path), "--held_out", "0", "--output"]
+    corpus.main([*given, str(output)])
+    assert output.read_text() == "a plot\n"
+    assert not corpus.held_out_file(output).exists()
+    said = message(corpus.main, [*given, str(tmp_path / "all.csv")])
+    assert said.endswith("all.csv: its name must end in .txt, by which run_mlm.py knows plain text")
+    write(tmp_path / "SST-2" / "dev.tsv", "sentence\tlabel", "a film\t1", "a plot\t1")
+    assert message(corpus.main, [*given, str(output)]) == "--tasks SST-2: no document is left to train on"

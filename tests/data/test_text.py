@@ -3,6 +3,7 @@
 import json
 import logging
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from conftest import WORDS
 from script_runs import message
 from test_data import write
 
-from data import cache, masking
+from data import cache, formats, masking
 from data.cache import cached
 from data.masking import MaskedCollator, MaskedRows, Masking, packed_features
 from data.readers import Examples
@@ -42,7 +43,7 @@ def test_blank_lines_set_documents_apart_and_without_them_lines_do(tmp_path):
     assert read_documents(TASK, lines) == ["one film", "another"]
 
 
-def test_documents_of_tables(tmp_path):
+def test_documents_of_tables(tmp_path, monkeypatch):
     rows = [{"id": 1, "text": "a film"}, {"id": 2, "text": " "}, {"id": 3, "text": "a plot"}]
     path = write(tmp_path / "a.jsonl", *map(json.dumps, rows))
     assert read_documents(TASK, path) == ["a film", "a plot"]
@@ -51,6 +52,16 @@ def test_documents_of_tables(tmp_path):
     assert read_documents(pair, path) == ["a, b\nc", "d\ne"]
     path = write(tmp_path / "c.jsonl", json.dumps({"text": ["a", "list"]}))
     assert message(read_documents, TASK, path) == f"{path}, line 1: column 'text' must be text, not list"
+    path = tmp_path / "e.parquet"
+    features = datasets.Features({"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])})
+    monkeypatch.setattr(formats, "ROWS_AT_ONCE", 2)
+    for rows, parts in ((0, [0]), (5, [2, 2, 1])):  # of which only one is in memory
+        columns = {"text": [f"film {row}" for row in range(rows)], "kind": [row % 2 for row in range(rows)]}
+        datasets.Dataset.from_dict(columns, features).to_parquet(str(path))
+        assert [len(part) for part in formats.arrow_parts(path)] == parts
+        assert formats.arrow_features(path) == features
+        named = [(row + 1, {"text": f"film {row}", "kind": "ab"[row % 2]}) for row in range(rows)]
+        assert list(formats.arrow_rows(path)) == named
     path = write(tmp_path / "d.txt", "", " ")
     assert message(read_documents, TASK, path) == f"{path}: there is no text in it"
 

@@ -1,19 +1,25 @@
 """The grid of continued pre-training, with a stand-in for the scripts, and its table."""
 
+import hashlib
 import json
+import os
+import shutil
 import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recorded_runs import write_run
 from script_runs import message, results_of
 from test_data import write
 
 import reproduce
+from data.features import Features
+from data.predictions import write_predictions
 from experiments import launch, plan, pretraining
 from experiments.records import missing, parsed, read_results
-from experiments.tables import report
+from experiments.tables import MIXED, MIXED_NOTE, report
 from utils import run_script
 
 
@@ -26,7 +32,7 @@ def grid(tmp_path, monkeypatch):
     script = tmp_path / "stand_in.py"
     script.write_text(
         textwrap.dedent(f"""
-            import json, pathlib, sys
+            import hashlib, json, pathlib, sys
             sys.path.insert(0, {str(Path(reproduce.__file__).parent)!r})
             from training import arguments
             name, argv = sys.argv[1], sys.argv[2:]
@@ -43,6 +49,9 @@ def grid(tmp_path, monkeypatch):
             epoch["metrics"] = metrics
             run = {{"args": args, "examples": {{"train": 8551, "eval": 9}}, "epochs": [epoch], "best": epoch}}
             (folder / "best").mkdir(exist_ok=True)
+            weights = pathlib.Path(args["load_model_path"]) / "model.safetensors"
+            run |= {{"encoder_sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}} if weights.exists() else {{}}
+            (folder / "best" / "model.safetensors").write_text(str([args["method"], args["max_train_steps"]]))
             (folder / "results.json").write_text(json.dumps(run | {{"finished": True}}))
         """)
     )
@@ -79,6 +88,9 @@ def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
     assert failed[0].startswith("pretraining/asa: failed with exit status 1 (script: error: no luck")
     assert failed[1:] == ["CoLA/after-asa/seed42: not possible, as the training failed"]
     (tmp_path / "fails").unlink()
+    assert grid("--dry_run", "--", "--learning_rate", "3e-4") == 0
+    [asa] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# pretraining/asa: ")]
+    assert "(roughly, " in asa  # the time of the plain one says little
     assert grid("--", "--learning_rate", "3e-4") == 0
     assert grid.runs() == ["pretraining/asa", "CoLA/after-asa/seed42"]
     assert grid("--", "--learning_rate", "3e-4") == 0
@@ -96,6 +108,31 @@ def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
     )
 
 
+def test_what_was_fine_tuned_from_an_encoder_that_is_gone_is_refused(grid, tmp_path, capsys):
+    """One trained again, by the grid or by hand, is not beside the scores of the one before."""
+    assert grid() == 0
+    folder = tmp_path / "runs"
+    tuned = folder / "CoLA" / "after-naive" / "seed42"
+    weights = folder / "pretraining" / "naive" / "best" / "model.safetensors"
+    gone = f"{tuned}: it was fine-tuned from a {weights.parent} that is gone: move all folders after-naive away"
+    before = weights.read_text()
+    weights.write_text("others")
+    os.utime(weights, ns=(1, 1))
+    assert grid() == 2
+    assert gone in capsys.readouterr().err
+    weights.write_text(before)
+    shutil.move(folder / "pretraining", tmp_path / "moved")
+    grid.runs()
+    assert grid("--steps", "5") == 2
+    assert gone in capsys.readouterr().err
+    assert grid.runs() == []
+    for method in ("naive", "asa"):
+        shutil.move(folder / "CoLA" / f"after-{method}", tmp_path / "moved" / method)
+    assert grid("--steps", "5") == 0
+    assert len(grid.runs()) == 4
+    assert results_of(tuned)["encoder_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
 def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert grid("--keep_checkpoints", "none") == 2
     assert (
@@ -105,19 +142,77 @@ def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert "--method smart is not for masked language modelling" in capsys.readouterr().err
     assert grid("--dev_file", "nowhere.txt") == 2
     assert "--dev_file nowhere.txt: no such file" in capsys.readouterr().err
+    for flag in ("--max_train_steps=3", "--load_model_path", "--train_file", "--dev_file"):
+        assert grid("--", flag, "3") == 2
+        assert f"{flag} after --: the grid sets it itself" in capsys.readouterr().err
+    assert grid("--help") == 0
+    assert "steps of each fine-tuning run in place of its epochs" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "runs").exists()
 
 
-def write_text_run(folder: Path, method: str, loss: float, perplexity: float) -> None:
+def write_text_run(folder: Path, method: str, loss: float, perplexity: float, **changes) -> None:
     task = pretraining.TextTask(name="text", train=None, dev={}, test={})
     name = f"pretraining/{method}"
     args = parsed(task, ["--do_train", "--do_eval", "--train_file", "text.txt", "--dev_file", "held.txt"])
-    args |= {"method": method, "task_name": "text", "load_model_path": "tiny", "max_train_steps": 40}
+    args |= {"method": method, "task_name": "text", "load_model_path": "tiny", "max_train_steps": 40, **changes}
     metrics = {"accuracy": 41.0, "perplexity": perplexity}
     best = {"epoch": 0, "global_step": 40, "seconds": 120, "eval_score": 41.0, "eval_loss": loss, "metrics": metrics}
     run = {"args": args, "precision": "fp32", "examples": {"train": 99, "eval": 9}, "epochs": [best], "best": best}
     (folder / name).mkdir(parents=True)
     (folder / name / "results.json").write_text(json.dumps(run | {"finished": True}))
+
+
+def test_rows_of_several_grids_can_be_told_apart(tmp_path):
+    for grid, encoder, seeds in (("one", "tiny", (1, 2)), ("other", "small", (1,))):
+        write_text_run(tmp_path / grid, "asa", 2.5, 12.182, load_model_path=encoder, mlm_probability=0.3)
+        for seed in seeds:
+            write_run(tmp_path / grid, "naive", seed, [60.0], name=f"SST-2/naive/{seed}", load_model_path=encoder)
+            flags = {"load_model_path": f"{grid}/pretraining/asa/best", "warmup_proportion": 0.5 / seed}
+            write_run(tmp_path / grid, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
+    text, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
+    cells = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert [row[:4] for row in cells[2:4]] == [["one", "tiny", "text", "asa"], ["other", "small", "text", "asa"]]
+    [said] = [line for line in text.splitlines() if line.startswith("All rows: ")]
+    assert said.startswith("All rows: settings fp32, ")
+    assert "mlm_probability 0.3" in said
+    assert [(row[0], row[1], row[5], row[6]) for row in cells[6:]] == [
+        ("one", "tiny", "asa", "bf16, warmup_proportion 0.5"),
+        ("one", "tiny", "asa", "bf16, warmup_proportion 0.25"),
+        ("other", "small", "asa", "bf16, warmup_proportion 0.5"),
+    ]
+    assert [(row["grid"], row["encoder"]) for row in rows[:2]] == [("one", "tiny"), ("other", "small")]
+
+
+def test_the_rules_of_the_other_tables_hold(tmp_path, capsys):
+    """Times can be left out, versions of the code are marked, and intervals have the evaluated rows too."""
+    write_text_run(tmp_path, "asa", 2.5, 12.182)
+    rows = Features({"input_ids": [[1]] * 50}, labels=[number % 2 for number in range(50)])
+    for seed in (42, 43, 44):
+        for arm, path, wrong in (("naive", "tiny", 5 + seed % 2), ("after-asa", "a/pretraining/asa/best", 8)):
+            name = f"SST-2/{arm}/seed{seed}"
+            folder = write_run(tmp_path, "naive", seed, [100 - 2.0 * wrong], name=name, load_model_path=path)
+            found = [1 - number % 2 if number < wrong else number % 2 for number in range(50)]
+            write_predictions(folder / "predictions" / "SST-2.parquet", rows, [np.eye(2)[label] for label in found])
+            record = results_of(folder) | {"versions": {"code": f"of {seed}"}}
+            (folder / "results.json").write_text(json.dumps(record))
+    reproduce.main(["report", str(tmp_path), "--output", str(tmp_path / "report"), "--no_times"])
+    text = capsys.readouterr().out.partition(f"## {pretraining.TITLE}")[2]
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
+    assert (lines[0][-1], lines[2][-1]) == ("accuracy", "41.00")
+    assert lines[6][4] == f"3{MIXED}"
+    assert MIXED_NOTE in text
+    [row] = [row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"] if "n" in row][-1:]
+    low, high = row["untrained_rows_low"], row["untrained_rows_high"]
+    assert low < row["untrained_low"] < row["untrained_high"] < high
+    assert f", rows too [{low:+.2f}, {high:+.2f}], 3 pairs" in lines[6][6]
+
+
+def write_evaluation(run: Path, name: str, task: str) -> None:
+    args = {"task_name": task, "eval_on": "dev", "dev_file": ["more.txt"], "test_model_file": "0_pytorch_model.bin"}
+    args |= {"test_model_file": "1_pytorch_model.bin"} if task == "SST-2" else {}
+    scored = {"args": args, "examples": {"eval": 5}, "eval_score": 40.0, "metrics": {"accuracy": 40.0}}
+    (run / name).mkdir()
+    (run / name / "evaluation.json").write_text(json.dumps(scored))
 
 
 def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
@@ -132,8 +227,11 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
     assert (len(further), len(others)) == (6, 2)
     text, rows = pretraining.section(tmp_path, further, others)
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert tables[2] == "| tiny | text | naive | 40 | 2.0000 | 7.389 | 41.00 | 2.0 |"
-    assert tables[3] == "| tiny | text | asa | 40 | 2.5000 | 12.182 | 41.00 | 2.0 |"
+    settings = "fp32, max_train_steps 40, train_file text.txt, dev_file held.txt"
+    said = [line for line in text.splitlines() if line.startswith("All rows: ")]
+    assert said == [f"All rows: encoder tiny; settings {settings}.", "All rows: encoder tiny; settings bf16."]
+    assert tables[2] == "| text | naive | 40 | 2.0000 | 7.389 | 41.00 | 2.0 |"
+    assert tables[3] == "| text | asa | 40 | 2.5000 | 12.182 | 41.00 | 2.0 |"
     cells = [line[2:-2].split(" | ") for line in tables[6:]]
     assert [row[3:6] for row in cells] == [
         ["not at all", "2", "61.00 ± 1.41"],
@@ -153,4 +251,13 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
         "asa",
     ]
     assert pretraining.section(tmp_path, [], others) == ("", [])
+    write_evaluation(tmp_path / "pretraining" / "asa", "on-more", "text")
+    write_evaluation(tmp_path / "SST-2" / "after-asa" / "1", "on-more", "SST-2")
+    write_evaluation(tmp_path / "SST-2" / "naive" / "1", "on-more", "SST-2")
+    further, others = pretraining.apart(read_results(tmp_path))
+    assert pretraining.section(tmp_path, further, others) == (text, rows)
+    assert [result.name for result in others if result.best is None] == [
+        "SST-2/after-asa/1/on-more",
+        "SST-2/naive/1/on-more",
+    ]
     assert message(report, tmp_path, [], {}).endswith("no results.json of an evaluated run in it or below")
