@@ -10,8 +10,10 @@ PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 demo: $(READY)
 	$(VENV)/bin/python demo.py
 
+# Another worker would run the file of a crashed test again, and crash in the same test.
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
