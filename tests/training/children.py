@@ -20,8 +20,8 @@ from utils import run_script
 
 SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm")
 ROOT = Path(__file__).parent.parent.parent
-# Seconds for a process, or two that share the work; on a busy machine they take 15. Then it writes in its log where each
-# of its threads stands, and ends; one that cannot do so is killed a little later.
+# Seconds for a process, or two that share the work; on a busy machine they take 15. Then it writes in its log where its
+# threads stand, and ends; one that cannot do so is killed a little later.
 PATIENCE, MORE = 120, 20
 # A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
 # at the processes of the data loader, too.
