@@ -38,7 +38,6 @@ def test_a_sharded_model_trains_as_a_whole_one(flags, data_dir, encoder_folder, 
     compared = {"train_loss", "divergence", "penalty", "grad_norm"}
     if "asa_budget" not in flags:
         compared.add("adversary_grad_norm")
-    assert [row.keys() for row in ours] == [row.keys() for row in theirs]
     for name in compared & theirs[0].keys():
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-10), name
 
