@@ -1,8 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 READY := $(VENV)/.ready
-# One more than there are cores: some tests wait, for processes or for Slurm.
-WORKERS := $(shell $(PYTHON) -c 'import os; print(1 + (os.cpu_count() or 1))')
+# One more than the cores that may be used: some tests wait, for processes or for Slurm. At most nine, for their memory.
+WORKERS := $(shell $(PYTHON) -c 'import os; usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1)); \
+	print(min(9, 1 + len(usable(0))))')
 PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 
 .PHONY: demo test lint package encoder-base clean
@@ -10,8 +11,9 @@ PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 demo: $(READY)
 	$(VENV)/bin/python demo.py
 
+# Another worker would run the file of a crashed test again, and crash in the same test.
 test: $(READY)
-	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -5,6 +5,9 @@ python docs/own_trainer.py
 A CrossEncoder of sentence-transformers is trained in the same way, in place: give an AsaTrainer
 `AsaModel(cross_encoder.transformers_model)`, then call `detach()`. There is no loss module for that library's own
 trainer, which would neither clip the adversaries' gradient, nor share it between processes, nor save the adversaries.
+
+Under torchrun on CPU, call `utils.never_destroy(trainer.model_wrapped)` after training. Otherwise a process may hang
+as it ends: PyTorch's wrapper holds Python's lock while it waits for a thread of gloo that may need that lock.
 """
 
 import argparse

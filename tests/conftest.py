@@ -10,6 +10,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: threads would only wait for each other
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+if sys.platform == "linux":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else it takes the address of the machine's name, if it has one
+
 import pytest
 import torch
 import transformers

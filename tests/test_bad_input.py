@@ -446,6 +446,7 @@ PROGRAMS = (
     *("models.fetch", "figures.adversary", "figures.attention_maps", "figures.differences"),
     *("figures.training_curves", "benchmarks.adversary", "benchmarks.kill_resume", "benchmarks.noise"),
     *("benchmarks.protocols", "benchmarks.throughput", "benchmarks.pretraining", "benchmarks.scale"),
+    *("benchmarks.budget_variants", "data.corpus"),
 )
 # Each program in turn with --help; the first one that imports what takes seconds ends it.
 HELP = """

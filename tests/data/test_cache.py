@@ -179,7 +179,7 @@ def test_a_damaged_cache_is_made_again(damage, sentences, tokenizer, tmp_path):
 
 def test_of_two_at_once_one_works(sentences, tokenizer, encoder_folder, tmp_path):
     seen, found = [], []
-    both = threading.Barrier(2)
+    both = threading.Barrier(2, timeout=60)
 
     def start():
         own = AutoTokenizer.from_pretrained(encoder_folder)

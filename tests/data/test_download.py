@@ -255,11 +255,12 @@ def test_missing_file_leaves_nothing(server, tmp_path):
 
 def test_unreachable_server_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/long.bin"
-    source = Source("Long", "our own", remotes=(Remote(address, "", {"long.bin": ""}),))
-    with pytest.raises(InputError, match=r"long\.bin: cannot be fetched \(.*refused"):
-        download(source, tmp_path)
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # nobody else's while this lasts
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}/long.bin"
+        source = Source("Long", "our own", remotes=(Remote(address, "", {"long.bin": ""}),))
+        with pytest.raises(InputError, match=r"long\.bin: cannot be fetched \(.*refused"):
+            download(source, tmp_path)
     assert everything_under(tmp_path) == []
 
 

@@ -448,6 +448,7 @@ def test_adapters_of_peft(model_type, tmp_path):
     assert torch.equal(again(**tiny_batch()).logits, model.eval()(**tiny_batch()).logits)
     resumed = AsaModel(peft.get_peft_model(tiny_backbone(model_type), settings), tau=0.2)
     trainer_of(resumed, tmp_path, **each_epoch).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert_same_weights(resumed, model)
     assert model.detach() is adapted
 
 

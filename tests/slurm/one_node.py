@@ -129,12 +129,15 @@ class Slurm:
 
 
 def free_ports(count: int) -> list[int]:
-    """Of this machine."""
+    """Of this machine; none that a connection may be given before it is used, or that docs/several_nodes.sh takes."""
+    ports = []
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        while len(ports) < count:
+            port = 10_000 + secrets.randbelow(10_000)
+            with contextlib.suppress(OSError):  # another is there
+                stack.enter_context(socket.socket()).bind(("", port))
+                ports.append(port)
+    return ports
 
 
 def run(*command: str) -> None:

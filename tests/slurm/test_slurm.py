@@ -1,5 +1,6 @@
 """A real Slurm of this machine: grids as jobs, cut off in each way that Slurm has, and a run over two nodes."""
 
+import contextlib
 import json
 import os
 import re
@@ -60,29 +61,33 @@ def test_a_grid_is_cut_off_in_each_way_and_ends_with_the_same_bits(slurm, grid, 
     paused(slurm, tmp_path, 0)
     leave(grid, monkeypatch)  # somebody else types it
     assert json.loads((folder / "job.json").read_text())["job"] == job
-    slurm.ask("scancel", "--signal=TERM", job)
-    requeued(slurm, job)
-    assert states(folder) == ["00000001", "00000002"]
+    with held(slurm):
+        slurm.ask("scancel", "--signal=TERM", job)
+        requeued(slurm, job)
+        assert states(folder) == ["00000001", "00000002"]
 
     paused(slurm, tmp_path, 1)
     # The signal is due now, as Slurm sees within 30 seconds, and the end in one or two minutes.
     minutes = int(slurm.ask("squeue", "--noheader", "--jobs", job, "--format=%M").split(":")[-2])
-    slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
-    requeued(slurm, job, "TimeLimit=10")
-    assert states(folder) == ["00000003-evaluated", "00000004"]
+    with held(slurm):
+        slurm.ask("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+        requeued(slurm, job)
+        slurm.ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+        assert states(folder) == ["00000003-evaluated", "00000004"]
 
     paused(slurm, tmp_path, 2)
     flags = ["--parsable", "--partition=urgent", "--nodelist=there", "--exclusive", "--output=/dev/null"]
     urgent = slurm.ask("sbatch", *flags, "--wrap=sleep 300").strip()
-    requeued(slurm, job)
+    requeued(slurm, job)  # until the urgent one ends
     assert states(folder) == ["00000005", "00000006"]
     slurm.wait_for("squeue", "--noheader", "--jobs", urgent, "--format=%T", said="RUNNING")
     slurm.ask("scancel", urgent)
 
     paused(slurm, tmp_path, 3)
-    slurm.restart_node("there")
-    requeued(slurm, job)
-    assert states(folder) == ["00000006-evaluated", "00000007"]
+    with held(slurm):
+        slurm.restart_node("there")
+        requeued(slurm, job)
+        assert states(folder) == ["00000006-evaluated", "00000007"]
 
     with pytest.raises(SystemExit) as end:
         grid()
@@ -126,10 +131,19 @@ def paused(slurm, folder: Path, number: int) -> None:
     slurm.wait_for("ls", str(folder / "marks"), said=str(number))
 
 
-def requeued(slurm, job: str, *changes: str) -> None:
-    """Wait until a job is queued again, as it is for six seconds, and change it."""
+def requeued(slurm, job: str) -> None:
+    """Wait until a job is queued again; it is so for six seconds, or for as long as there is no room for it."""
     slurm.wait_for("squeue", "--noheader", "--array", "--jobs", job, "--format=%T", said="PENDING")
-    slurm.ask("scontrol", "update", f"JobId={job}", *changes)
+
+
+@contextlib.contextmanager
+def held(slurm):
+    """Within this context, no job starts on `there`: one that is queued again does not go on before it is seen."""
+    slurm.ask("scontrol", "update", "NodeName=there", "State=DRAIN", "Reason=held")
+    try:
+        yield
+    finally:
+        slurm.ask("scontrol", "update", "NodeName=there", "State=RESUME")
 
 
 def test_a_cancelled_job_is_not_queued_again(slurm, tmp_path, monkeypatch):
@@ -182,7 +196,7 @@ def test_that_job_queues_itself_again_and_resumes(slurm, tmp_path, monkeypatch):
     job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()
     slurm.wait_for("ls", str(tmp_path), said="results.json")
     slurm.ask("scancel", "--signal=TERM", "--batch", job)
-    requeued(slurm, job, "TimeLimit=5")
+    slurm.wait_for("scontrol", "show", "job", job, said="Restarts=1")
     slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="COMPLETED")
     first, second = (line.partition("run_sent_clas.py ")[2] for line in (tmp_path / "ran").read_text().splitlines())
     assert (first, second) == (f"--do_train --output_dir {tmp_path}", f"--do_train --resume --output_dir {tmp_path}")

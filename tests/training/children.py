@@ -1,12 +1,16 @@
 """Scripts in processes of their own, which may be killed; forked from one that has imported everything."""
 
+import contextlib
+import faulthandler
 import importlib
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from pathlib import Path
 
 from double import in_double
@@ -15,7 +19,10 @@ from one_node import free_ports
 from utils import run_script
 
 SCRIPTS = ("run_sent_clas", "run_multi_cho", "run_tok_clas", "run_mlm")
-PATIENCE = 120  # seconds for two processes that share the work; on a busy machine they take 15
+ROOT = Path(__file__).parent.parent.parent
+# Seconds for a process, or two that share the work; on a busy machine they take 15. Then it writes in its log where its
+# threads stand, and ends; one that cannot do so is killed a little later.
+PATIENCE, MORE = 120, 20
 # A place of the program: module, function, which call of it, and the signal that arrives there; if negative, it arrives
 # at the processes of the data loader, too.
 Blow = tuple[str, str, int, int]
@@ -34,16 +41,26 @@ def start(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: i
 def _start(target, *given) -> multiprocessing.Process:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*SCRIPTS, "training.run"])
+    with contextlib.chdir(ROOT):  # where the server looks for these modules; it passes over what it does not find
+        forkserver.ensure_running()
     process = context.Process(target=target, args=given)
     process.start()
     return process
 
 
+def _wait(process: multiprocessing.Process, end: float) -> int:
+    """Its exit status; killed if it has not ended by then."""
+    process.join(max(0.0, end - time.monotonic()))
+    if process.is_alive():
+        process.kill()
+        process.join()
+    return process.exitcode
+
+
 def run(script: str, argv: Sequence[str], log: Path, *blows: Blow, **limits: int) -> int:
     """Run a script to its end: its exit status, or minus the number of the signal that killed it."""
     process = start(script, argv, log, *blows, **limits)
-    process.join()
-    return process.exitcode
+    return _wait(process, time.monotonic() + PATIENCE + MORE)
 
 
 def run_both(
@@ -51,7 +68,7 @@ def run_both(
 ) -> tuple[list[int], str]:
     """Run a script in two processes that share the work, as under torchrun: their exit statuses, and what they say.
 
-    Processes that wait for each other for ever are killed.
+    Processes that wait for each other for ever are ended.
 
     Args:
         folder: of their logs.
@@ -66,13 +83,18 @@ def run_both(
         _start(_one_of_two, rank, port, double, script, list(argv), str(logs[rank]), blows if rank else ())
         for rank in range(2)
     ]
-    end = time.monotonic() + PATIENCE
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
-    return [process.exitcode for process in processes], "".join(log.read_text() for log in logs)
+    end = time.monotonic() + PATIENCE + MORE
+    return [_wait(process, end) for process in processes], "".join(log.read_text() for log in logs)
+
+
+def end_launcher(launcher: subprocess.Popen) -> None:
+    """End a torchrun that may still be at work; it then ends its processes, which are in sessions of their own."""
+    launcher.terminate()
+    try:
+        launcher.wait(60)  # it kills them after 30 seconds
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
 
 
 def _one_of_two(rank: int, port: int, double: bool, script: str, argv: list[str], log: str, blows: tuple) -> None:
@@ -91,6 +113,8 @@ def _child(script: str, argv: list[str], log: str, blows: Sequence[Blow], limits
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for name, limit in limits.items():
         resource.setrlimit(getattr(resource, name), (limit, limit))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from asa_models import ENCODERS
-from children import TERMINATE, run_both
+from children import TERMINATE, end_launcher, run_both
 from conftest import gradients, relative_error, tiny_backbone, tiny_batch
 from one_node import free_ports
 from test_data import write
@@ -24,7 +24,7 @@ from models.checkpoints import read_state_dict
 from training import devices
 from training.evaluation import Head
 from training.probe import leaves_out
-from utils import InputError
+from utils import InputError, never_destroy
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = [
@@ -62,7 +62,12 @@ def under_torchrun(given: list[str]) -> subprocess.CompletedProcess:
     [port] = free_ports(1)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     command = [*launcher, str(ROOT / "run_sent_clas.py"), *given]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        out, err = process.communicate(timeout=180)
+    finally:
+        end_launcher(process)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 @pytest.mark.parametrize("flags", [(), ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")], ids=len)
@@ -90,8 +95,9 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
     for name in ("train_loss", "divergence", "penalty"):
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-5, abs=1e-7), name
 
-    expected = read_state_dict(one / "1_pytorch_model.bin")
-    for name, tensor in read_state_dict(two / "1_pytorch_model.bin").items():
+    expected, found = (read_state_dict(folder / "1_pytorch_model.bin") for folder in (one, two))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
         # Adam divides by the root of a squared gradient, which for the key biases is rounding alone.
         if "key.bias" not in name:
             assert relative_error(tensor, expected[name]) < 1e-4, name
@@ -237,6 +243,7 @@ def test_parameters_that_nothing_uses_are_not_waited_for(model_type, head, idle,
     assert gradients(model) == {}
     for found in (idle, False):
         shared = torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=found)
+        never_destroy(shared)  # as the scripts do: its destructor may wait for ever for a thread of gloo
         shared(**batch).loss.backward()
         if idle and not found:
             with pytest.raises(RuntimeError, match="Expected to have finished reduction"):

@@ -41,14 +41,13 @@ def test_a_sharded_model_trains_as_a_whole_one(flags, data_dir, encoder_folder, 
     for name in compared & theirs[0].keys():
         assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-10), name
 
-    weights = read_state_dict(one / "1_pytorch_model.bin")
-    for name, tensor in read_state_dict(two / "1_pytorch_model.bin").items():
-        if "key.bias" not in name:  # whose gradient is rounding alone
-            torch.testing.assert_close(tensor, weights[name], rtol=1e-8, atol=1e-10)
-    best = AutoModelForSequenceClassification.from_pretrained(two / "best").state_dict()
-    for name, tensor in AutoModelForSequenceClassification.from_pretrained(one / "best").state_dict().items():
-        if "key.bias" not in name:
-            torch.testing.assert_close(best[name], tensor, rtol=1e-8, atol=1e-10)
+    weights = [read_state_dict(folder / "1_pytorch_model.bin") for folder in (two, one)]
+    best = [AutoModelForSequenceClassification.from_pretrained(folder / "best").state_dict() for folder in (two, one)]
+    for ours, theirs in (weights, best):
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            if "key.bias" not in name:  # whose gradient is rounding alone
+                torch.testing.assert_close(tensor, theirs[name], rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.parametrize(
