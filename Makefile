@@ -6,6 +6,9 @@ WORKERS := $(shell $(PYTHON) -c 'import os; usable = getattr(os, "sched_getaffin
 	print(min(9, 1 + len(usable(0))))')
 PINNED = $(shell grep -E '^(torch|transformers)==' requirements.txt)
 
+# Most modules that are installed are never imported: pip compiles none, and Python each at its first import.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test lint package encoder-base clean
 
 demo: $(READY)
@@ -23,7 +26,7 @@ lint: $(READY)
 # The installed package in an environment of its own, with PyTorch and transformers alone.
 package:
 	$(PYTHON) -m venv --clear $(VENV)-package
-	$(VENV)-package/bin/pip install --disable-pip-version-check -q $(PINNED) .
+	$(VENV)-package/bin/pip install --disable-pip-version-check --no-compile -q $(PINNED) .
 	cd / && "$(CURDIR)/$(VENV)-package/bin/python" -I "$(CURDIR)/tests/installed_package.py"
 
 encoder-base: $(READY)
@@ -35,7 +38,7 @@ clean:
 $(READY): requirements.lock requirements.txt requirements-dev.txt requirements-encoder.txt
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed: make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --require-hashes -r requirements.lock
-	$(VENV)/bin/pip install --disable-pip-version-check -q -r requirements-dev.txt  # PyTorch: the rest is there
-	$(VENV)/bin/pip install --disable-pip-version-check -q --no-deps --require-hashes -r requirements-encoder.txt
+	$(VENV)/bin/pip install --disable-pip-version-check --no-compile -q --no-deps --require-hashes -r requirements.lock
+	$(VENV)/bin/pip install --disable-pip-version-check --no-compile -q -r requirements-dev.txt  # PyTorch: the rest is there
+	$(VENV)/bin/pip install --disable-pip-version-check --no-compile -q --no-deps --require-hashes -r requirements-encoder.txt
 	touch $@
