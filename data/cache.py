@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data.features import Features
 from data.readers import Examples, withheld
-from utils import InputError, atomic_folder, counted, log, write_json
+from utils import InputError, atomic_folder, counted, file_sha256, log, write_json
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
@@ -118,7 +118,7 @@ def _use(path: Path) -> tuple[float, int]:
 def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase, settings: dict) -> str:
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = {
-        "files": [_sha256(path) for path in examples.paths],
+        "files": [file_sha256(path) for path in examples.paths],
         "task": repr(examples.task),
         "labelled": [examples.labelled, examples.evaluated],
         "share": repr(examples.share),
@@ -126,7 +126,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
         "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
         "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],
         "settings": [make.__name__, settings],
-        "code": [_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))],
+        "code": [file_sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))],
         "versions": [version(package) for package in ("tokenizers", "transformers")],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
@@ -138,7 +138,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
 
     try:
         about = json.loads((path / "about.json").read_text(encoding="utf-8"))
-        if about.pop("checksum") != _checksum(about) or about["sha256"] != _sha256(path / "rows.arrow"):
+        if about.pop("checksum") != _checksum(about) or about["sha256"] != file_sha256(path / "rows.arrow"):
             raise ValueError("another checksum")
         found = StoredFeatures(datasets.Dataset.from_file(str(path / "rows.arrow")), about["report"], examples)
         for level, message in about["messages"]:
@@ -176,7 +176,7 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
             reports.append((len(features), features.report))
         writer.finalize()
         report = _whole(reports) | examples.report
-        about = {"sha256": _sha256(folder / "rows.arrow"), "report": report, "messages": messages}
+        about = {"sha256": file_sha256(folder / "rows.arrow"), "report": report, "messages": messages}
         write_json(folder / "about.json", about | {"checksum": _checksum(about)})
 
 
@@ -193,8 +193,3 @@ def _whole(reports: list[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
 
 def _checksum(about: dict) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from data.cache import StoredFeatures, cached
 from data.features import sentence_features
 from data.readers import Examples
 from data.tasks import SENTENCE_TASKS
-from utils import write_json
+from utils import file_sha256, write_json
 
 ROOT = Path(__file__).parent.parent
 SST = SENTENCE_TASKS["SST-2"]
@@ -91,7 +91,7 @@ def test_a_cache_with_code_in_it_is_data(encoder, data_dir, tmp_path, monkeypatc
         writer.write_table(table)
     record = json.loads(about.read_text())
     del record["checksum"]
-    record["sha256"] = cache._sha256(rows)
+    record["sha256"] = file_sha256(rows)
     write_json(about, record | {"checksum": cache._checksum(record)})
     found = use(examples)
     assert isinstance(found, StoredFeatures)
