@@ -28,7 +28,7 @@ from data.features import Features
 from data.masking import MaskedRows
 from training.devices import wait_for_all
 from training.sharding import copy_whole, whole_tensors
-from utils import InputError, StopSignals, atomic_folder, counted, log
+from utils import InputError, StopSignals, atomic_folder, counted, file_sha256, log
 
 MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors", "progress.json", "SHA256SUMS"
 
@@ -160,7 +160,7 @@ class TrainingState:
                 save_file({name: each.contiguous() for name, each in model.items()}, folder / MODEL)
                 save_file(optimizer, folder / OPTIMIZER)
                 (folder / PROGRESS).write_text(json.dumps(figures), encoding="utf-8")
-                sums = [f"{_sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, PROGRESS)]
+                sums = [f"{file_sha256(folder / name)}  {name}\n" for name in (MODEL, OPTIMIZER, PROGRESS)]
                 (folder / SUMS).write_text("".join(sums), encoding="utf-8")
         wait_for_all(accelerator)
 
@@ -242,7 +242,7 @@ def damage(path: Path) -> str | None:
         return f"a damaged state ({SUMS} is missing or not readable)"
     for name in (MODEL, OPTIMIZER, PROGRESS):
         try:
-            if sums.get(name) != _sha256(path / name):
+            if sums.get(name) != file_sha256(path / name):
                 return f"a damaged state (the checksum of {name} is wrong)"
         except OSError:
             return f"a damaged state ({name} is missing)"
@@ -332,8 +332,3 @@ def restore_random_states(states: dict, device: torch.device) -> None:
     torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(torch.tensor(states["cuda"], dtype=torch.uint8), device)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
