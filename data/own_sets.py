@@ -1,7 +1,7 @@
 """Files or a data set of the user's own -> the sets of a task."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from data.formats import arrow_parts
@@ -88,24 +88,35 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
         else:
             found = datasets.load_dataset(name, args.dataset_config_name, cache_dir=args.cache_dir)
     except Exception as error:  # the library raises what its parts raise
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        hint = " (--dataset_config_name)" if "onfig" in said else ""
-        raise InputError(f"--dataset_name {name}: the library datasets cannot read it ({said}){hint}") from None
+        raise unreadable(name, error) from None
     splits = {}
-    for split, words in SPLITS.items():
-        known = [each for word in words for each in found if str(each) == word or str(each).startswith(f"{word}_")]
-        if not known:
+    for split in SPLITS:
+        known = split_of(found, split)
+        if known is None:
             continue
-        known.sort(key=lambda each: str(each) not in words)  # `train` before `train_small`
-        chosen = found[known[0]]
+        chosen = found[known]
         paths = [Path(file["filename"]) for file in chosen.cache_files]
         if sum(len(part) for path in paths for part in arrow_parts(path)) != len(chosen):
-            raise InputError(f"--dataset_name {name}: its {known[0]} set is not kept as files: give files of its rows")
-        log.info(f"{name}: the {split} set is {known[0]}, with {counted(len(chosen), 'row')}")
+            raise InputError(f"--dataset_name {name}: its {known} set is not kept as files: give files of its rows")
+        log.info(f"{name}: the {split} set is {known}, with {counted(len(chosen), 'row')}")
         splits[split] = [paths]
     if not splits:
         raise InputError(f"--dataset_name {name}: it has no train, validation or test set, but {', '.join(found)}")
     return splits
+
+
+def split_of(sets: Iterable[str], split: str) -> str | None:
+    """Which of a data set's splits is the `split` of a task: `train` before `train_small`; None where there is none."""
+    words = SPLITS[split]
+    known = [each for word in words for each in sets if str(each) == word or str(each).startswith(f"{word}_")]
+    return min(known, key=lambda each: str(each) not in words, default=None)
+
+
+def unreadable(name: str, error: BaseException) -> InputError:
+    """What to say of a data set at which the library `datasets` fails."""
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    hint = " (--dataset_config_name)" if "onfig" in said else ""
+    return InputError(f"--dataset_name {name}: the library datasets cannot read it ({said}){hint}")
 
 
 def sets_of(args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], stratified: bool) -> dict:

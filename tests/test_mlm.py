@@ -1,5 +1,6 @@
 """run_mlm.py: what it trains, leaves behind and refuses."""
 
+import argparse
 import json
 import logging
 import math
@@ -244,6 +245,64 @@ def test_a_data_set_that_was_saved_to_disk(tmp_path):
         assert read_documents(found, Path(path)) == [f"a {split} film"]
     assert message(task, "train") == (
         f"--dataset_name {tmp_path / 'train'}: it has no validation set: give --do_train alone, or files"
+    )
+
+
+@pytest.fixture
+def on_the_hub(tmp_path, monkeypatch) -> list[str]:
+    """A set `someone/films` of ten rows, read from a folder in place of the Hub; the names that were read."""
+    rows = tmp_path / "hub" / "train.jsonl"
+    rows.parent.mkdir()
+    write(rows, *(json.dumps({"id": number, "text": f"film {number}"}) for number in range(10)))
+    read, load = [], datasets.load_dataset
+
+    def load_from_folder(name, config=None, **options):
+        read.append(name)
+        if name != "someone/films":
+            raise FileNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+        return load(str(rows.parent), config, **options)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_from_folder)
+    return read
+
+
+def streamed(tmp_path, *flags: str) -> argparse.Namespace:
+    given = ["--dataset_name", "someone/films", "--cache_dir", str(tmp_path / "cache"), *flags]
+    return arguments.of_script("run_mlm", given)
+
+
+def test_the_first_rows_of_a_streamed_set(on_the_hub, tmp_path):
+    """Held out are the rows after those that are trained on, where there is no validation set; they are kept."""
+    for again in (False, True):
+        task = text_task(streamed(tmp_path, "--stream_train_rows", "4", "--stream_dev_rows", "3"))
+        found = [read_documents(task, Path(path)) for [path] in (*task.train.files, *task.dev[task.name].files)]
+        assert found == [[f"film {number}" for number in range(4)], [f"film {number}" for number in range(4, 7)]]
+        assert on_the_hub == ["someone/films"] * 2, again  # the second time, nothing is fetched
+
+
+def test_streamed_rows_are_for_what_is_to_be_done(tmp_path):
+    """Training alone, evaluation alone, or both, by which rows are asked for."""
+    args = streamed(tmp_path, "--stream_train_rows", "4")
+    assert (args.do_train, args.do_eval) == (True, False)
+    assert message(streamed, tmp_path, "--do_train", "--do_eval", "--stream_train_rows", "4") == (
+        "--do_eval needs --stream_dev_rows, how many rows to fetch"
+    )
+    assert message(arguments.of_script, "run_mlm", ["--dataset_name", str(tmp_path), "--stream_dev_rows", "4"]) == (
+        "--stream_dev_rows is of a data set on the Hub: give its name as --dataset_name"
+    )
+
+
+def test_a_streamed_set_that_cannot_be_had(on_the_hub, tmp_path):
+    """Too short a set, and one that is not there, name the flag; what was fetched of it is not taken for the whole."""
+    args = streamed(tmp_path, "--stream_train_rows", "8", "--stream_dev_rows", "3")
+    for _ in range(2):
+        assert message(text_task, args) == (
+            "--stream_dev_rows 3: someone/films has only 2 rows in its train set after the first 8"
+        )
+    args.dataset_name = "someone/plays"
+    assert message(text_task, args) == (
+        "--dataset_name someone/plays: the library datasets cannot read it (Dataset 'someone/plays' doesn't exist on"
+        " the Hub)"
     )
 
 

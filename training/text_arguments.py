@@ -1,10 +1,11 @@
 """The flags of masked language modelling on plain text, and which of the others go with them."""
 
 import argparse
+from pathlib import Path
 
 from data.columns import SUFFIXES
 from models.methods import METHODS
-from training.flags import share
+from training.flags import positive_int, share
 from utils import InputError
 
 # What only tasks with labels have.
@@ -24,6 +25,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="name on the Hub, or a folder: with files train.* and dev.*, or as datasets.save_to_disk writes it",
     )
     group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
+    group.add_argument(
+        "--stream_train_rows",
+        type=positive_int,
+        metavar="N",
+        help="fetch and train on the first N rows of a large set on the Hub, without the rest of it",
+    )
+    group.add_argument(
+        "--stream_dev_rows",
+        type=positive_int,
+        metavar="N",
+        help="likewise, held out: of its validation set, or else the rows after those that are trained on",
+    )
     group.add_argument(
         "--text_columns",
         help="column of the text in tables, or two as a,b, which are put together (default: guessed from the names)",
@@ -55,6 +68,16 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--dataset_name and files exclude each other: give one of them")
     if args.dataset_config_name and not args.dataset_name:
         raise InputError("--dataset_config_name is of a --dataset_name: give that too")
+    streamed = {split: getattr(args, f"stream_{split}_rows") for split in ("train", "dev")}
+    if any(streamed.values()):
+        flag = next(f"--stream_{split}_rows" for split, rows in streamed.items() if rows)
+        if not args.dataset_name or Path(args.dataset_name).is_dir():
+            raise InputError(f"{flag} is of a data set on the Hub: give its name as --dataset_name")
+        for split, wanted, to_do in (("train", args.do_train, "--do_train"), ("dev", args.do_eval, "--do_eval")):
+            if wanted and not streamed[split]:
+                raise InputError(f"{to_do} needs --stream_{split}_rows, how many rows to fetch")
+        if not (args.do_train or args.do_eval):
+            args.do_train, args.do_eval = bool(streamed["train"]), bool(streamed["dev"])
     if not (args.train_file or args.dev_file or args.dataset_name):
         raise InputError("--train_file is missing: give the text to train on, or --dataset_name")
     if not (args.do_train or args.do_eval):
