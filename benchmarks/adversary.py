@@ -52,7 +52,7 @@ class Setting:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, measure, print a Markdown table, and write the figures as JSON where `--output` says, after each run."""
     args = parse_arguments(argv)
-    from training.folder import versions
+    from training.versions import versions
 
     keep_freed_memory()
     task = find_task(args.task_name, SENTENCE_TASKS)

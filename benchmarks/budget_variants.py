@@ -62,7 +62,7 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Train each variant with each seed, print a Markdown table, and write the figures as JSON to `--output`."""
     args = parse_arguments(argv)
-    from training.folder import versions
+    from training.versions import versions
 
     keep_freed_memory()
     task = find_task(args.task_name, SENTENCE_TASKS)

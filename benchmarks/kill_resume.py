@@ -33,7 +33,7 @@ JITTER = 0.3  # seconds
 def main(argv: Sequence[str] | None = None) -> None:
     """Kill and resume until it is enough, print what came of it, write the JSON file; exit status 1 if runs differ."""
     args = parse_arguments(argv)
-    from training.folder import versions  # takes seconds, as all below that is imported where it is needed
+    from training.versions import versions  # takes seconds, as all below that is imported where it is needed
 
     chance = random.Random(args.seed)
     kills, runs = [], []

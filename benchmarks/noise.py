@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
-    from training.folder import versions  # takes seconds, as all below that is imported where it is needed
+    from training.versions import versions  # takes seconds, as all below that is imported where it is needed
 
     batches = make_batches(args)
     print(f"| method | dropout | noise | {' | '.join(PRECISIONS)} |\n|---|---|---{'|---' * len(PRECISIONS)}|")

@@ -33,7 +33,7 @@ def main() -> None:
     args = parse_arguments()
     import torch  # takes seconds, as all below that is imported where it is needed
 
-    from training.folder import versions
+    from training.versions import versions
 
     with torch.no_grad():
         rows = [row for case in CASES for row in measure(args, *case)]

@@ -188,5 +188,5 @@ def of_masked_words(figures: Sequence[np.ndarray]) -> dict[str, float]:
     Args:
         figures: of each row the sum of its losses, how many masked words it has, and how many are predicted.
     """
-    loss, words, right = np.sum(figures, axis=0)
+    loss, words, right = np.asarray(figures, dtype=np.float64).sum(axis=0)
     return {"accuracy": float(100 * right / words), "perplexity": float(np.exp(loss / words))}

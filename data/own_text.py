@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data import own, own_sets
 from data.columns import columns_of, given_columns, guessed_texts, tell
-from data.stream import first_rows
+from data.stream import first_texts
 from data.task_kinds import DataSet, Names
 from data.text import SUFFIXES_OF_TEXT, TEXT, TextTask, has_blank_lines
 from utils import InputError, log
@@ -57,9 +57,7 @@ def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
 def _data_set(args: argparse.Namespace) -> dict[str, list[Path]]:
     """The files of a folder, or of a data set as the library `datasets` keeps them."""
     if args.stream_train_rows or args.stream_dev_rows:
-        rows = args.stream_train_rows or 0, args.stream_dev_rows or 0
-        found = first_rows(args.dataset_name, args.dataset_config_name, args.cache_dir, *rows)
-        return {split: [] for split in SPLITS} | found
+        return {split: [] for split in SPLITS} | first_texts(args)
     folder = Path(args.dataset_name)
     named = own_sets.split_files(folder, SUFFIXES_OF_TEXT) if folder.is_dir() else {}
     found = {split: [path] for split, path in named.items()}

@@ -1,56 +1,68 @@
 """The first rows of a data set on the Hub, fetched as a stream, where the whole of it is too much."""
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from data.columns import given_columns, guessed_texts
+from data.formats import checked_text
 from data.own_sets import SPLITS, split_of, unreadable
 from utils import InputError, counted, log
 
 
-def first_rows(name: str, config: str | None, cache_dir: str | None, train: int, dev: int) -> dict[str, list[Path]]:
-    """Split -> the Arrow files with its first rows, kept by the library `datasets`: a second call fetches nothing.
+def first_texts(args: argparse.Namespace) -> dict[str, list[Path]]:
+    """Split -> the Arrow files with the text of its first rows, for what is to be done.
 
-    Args:
-        train: how many rows of the training set; none where 0.
-        dev: how many rows of the validation set, or, where there is none, of the training set, after the first `train`.
+    Held out are the first rows of the validation set. Where there is none, they are the first of the training set, and
+    the rows that are trained on begin after them: so a later evaluation finds the same rows, not those trained on. The
+    library `datasets` keeps what is fetched under a name made of these arguments: a second call fetches nothing.
 
     Raises:
-        InputError: the data set cannot be read, or has too few rows.
+        InputError: the data set cannot be read, has no such column, or has too few rows.
     """
     import datasets  # takes seconds
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    name, held_out = args.dataset_name, args.stream_dev_rows or 0
+    common = {"name": name, "config": args.dataset_config_name, "columns": args.text_columns}
+    common["cache_dir"] = args.cache_dir
     found = {}
-    for split, number in (("train", train), ("dev", dev)):
-        if not number:
+    for split, wanted in (("train", args.do_train), ("dev", args.do_eval)):
+        if not wanted:
             continue
-        wanted = {"name": name, "config": config, "split": split, "number": number, "trained_on": train}
+        number = getattr(args, f"stream_{split}_rows")
+        more = {"split": split, "number": number, "held_out": held_out if split == "train" else 0}
+        log.info(f"{name}: fetching {counted(number, 'row')} of the {split} set, where they are not kept from before")
         try:
-            rows = datasets.Dataset.from_generator(_rows, cache_dir=cache_dir, gen_kwargs=wanted)
+            rows = datasets.Dataset.from_generator(_texts, cache_dir=args.cache_dir, gen_kwargs=common | more)
         except Exception as error:  # the library raises what its parts raise, wrapped in its own
             cause = error.__cause__ or error
             raise cause if isinstance(cause, InputError) else unreadable(name, cause) from None
         found[split] = [Path(file["filename"]) for file in rows.cache_files]
-        log.info(f"{name}: the {split} set is {counted(len(rows), 'row')}, kept as {found[split][0]}")
     return found
 
 
-def _rows(name: str, config: str | None, split: str, number: int, trained_on: int) -> Iterator[dict[str, Any]]:
-    """The rows of `first_rows`, which `datasets` keeps under a name made of these arguments."""
+def _texts(
+    name: str, config: str | None, columns: str | None, cache_dir: str | None, split: str, number: int, held_out: int
+) -> Iterator[dict[str, str]]:
+    """The text columns of the rows, and no other: a column that is empty in the first rows would have no type."""
     import datasets
 
-    sets = datasets.load_dataset(name, config, streaming=True)
+    sets = datasets.load_dataset(name, config, streaming=True, cache_dir=cache_dir)
     chosen, begin = split_of(sets, split), 0
-    if chosen is None and split == "dev":
-        chosen, begin = split_of(sets, "train"), trained_on
+    if split_of(sets, "dev") is None:
+        chosen, begin = split_of(sets, "train"), held_out
     if chosen is None:
         raise InputError(f"--dataset_name {name}: it has no {SPLITS[split][0]} set, but {', '.join(map(str, sets))}")
+    rows = sets[chosen]
+    named = rows.column_names or list(next(iter(rows), {}))
+    texts = given_columns("--text_columns", columns, Path(name), named, most=2)
+    texts = texts or guessed_texts(Path(name), named, (), needed=False)
     given = 0
-    for row in sets[chosen].skip(begin).take(number):
-        given += 1
-        yield row
+    for given, row in enumerate(rows.select_columns(list(texts)).skip(begin).take(number), 1):
+        where = f"{name}, row {begin + given} of {chosen}"
+        yield {text: "" if row[text] is None else checked_text(row[text], f"column {text!r}", where) for text in texts}
     if given < number:
         flag, after = f"--stream_{split}_rows {number}", f" after the first {begin}" if begin else ""
         raise InputError(f"{flag}: {name} has only {counted(given, 'row')} in its {chosen} set{after}")

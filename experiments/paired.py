@@ -37,6 +37,9 @@ def read(group: Group) -> Predicted | None:
         name = ", ".join(filter(None, (group.method, listed(group.own))))
         log.warning(f"{where(group)}: {name} is left out: {why}")
         return None
+    if missing := sorted(group.results.keys() - files.keys()):
+        name = ", ".join(filter(None, (group.method, listed(group.own))))
+        log.warning(f"{where(group)}: {name} is without seed {', '.join(map(str, missing))}: no predictions are kept")
     if any(each["label"] != labels for each in columns.values()):
         raise InputError(f"{next(iter(files.values()))}: its rows are not those of the other seeds")
     return {seed: bootstrap.predicted(each, metric) for seed, each in columns.items()}, labels

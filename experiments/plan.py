@@ -5,6 +5,7 @@ A run is a command of one of the scripts in a folder of its own, which tells whe
 
 import argparse
 import functools
+import json
 import math
 import os
 import sys
@@ -94,20 +95,30 @@ def plan_runs(
         flags: go to every run.
 
     Raises:
-        InputError: a task has no published settings, or a script does not take the flags.
+        InputError: a task has no published settings, a script does not take the flags, one of them is a row's own, or
+            two rows are of one setting.
     """
+    own = {flag for variant in variants for flag in variant.flags[::2]}
+    for part in flags:
+        if part.partition("=")[0] in own:
+            raise InputError(f"{part} after --: rows of the grid set it themselves")
     runs = []
     for task in tasks:
         if task.recipe is None:
             raise InputError(f"--tasks {task.name}: it has no recipe in data/tasks.py")
         count = seeds or task.recipe.seeds
         for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
+            labels: dict[str, str] = {}  # of each setting
             for variant in variants:
                 name = f"{task.name}/{variant.label}/seed{seed}"
                 settings = {"task_name": task.name, **task.recipe.settings(), "method": variant.method, "seed": seed}
                 given = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
                 given = ["--do_train", "--do_eval", *given, *variant.flags, *flags, "--output_dir", str(folder / name)]
                 args = parsed(task, given)  # a wrong flag is better found before the first run
+                setting = json.dumps({**args, "output_dir": None}, sort_keys=True)
+                if setting in labels:
+                    raise InputError(f"{labels[setting]} and {variant.label} are one setting: leave one of them out")
+                labels[setting] = variant.label
                 command = [*script_command(task.script), *given]
                 run = Planned(name, folder / name, task, variant, command, args)
                 runs.append((place, run))

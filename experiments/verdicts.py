@@ -26,7 +26,7 @@ from experiments import paired
 from experiments.paired import Predicted
 from experiments.records import Result, read_results
 from experiments.tables import Group, grouped, listed, over_seeds
-from training.folder import versions
+from training.versions import versions
 from utils import InputError, Parser, log, run_script, write_json
 
 METHOD, CONTROL = "asa_budget", "random_mask"
@@ -278,11 +278,12 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
         if not found["measured"]:
             continue
         reference = _liveness(drawn[key]) if key in drawn else None
-        if reference is None:
+        if reference is None or not reference["measured"]:
+            reference = None
             log.warning(
                 f"{paired.where(group)}: {METHOD} {key[1]:g} has no run with --{RATE} 0 to compare its liveness with"
             )
-        alive = reference and reference["measured"] and found["median"] > reference["median"] and found["tenth"] >= 1
+        alive = reference and found["median"] > reference["median"] and found["tenth"] >= 1
         about = {name: value for name, value in _about([group], np.arange(0)).items() if name in ("encoder", "task")}
         records.append(
             {**about, "settings": listed(group.training), "budget": key[1], "seeds": sorted(group.results), **found}

@@ -1,6 +1,6 @@
 """Why the masks of ASA open, in four panels, from what `python -m benchmarks.adversary` has measured.
 
-python -m figures.adversary benchmarks/results/adversary_minilm.json benchmarks/results/adversary_mpnet.json
+python -m figures.adversary benchmarks/results/adversary_minilm.json
 
 Penalty against divergence in each layer before the first step; whether either has one direction in different batches;
 the keep rate along the run; and the liveness, which is 1 where the masks do no more than random ones.
@@ -33,14 +33,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="JSON files of the benchmark")
     parser.add_argument("--output", default="figures/adversary.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
-    runs = [run for number, path in enumerate(args.files) for run in read_runs(Path(path), number)]
+    runs = styled([read_runs(Path(path)) for path in args.files])
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     draw(args.output, runs)
     log.info(f"{counted(len(runs), 'run')}: {args.output}")
 
 
-def read_runs(path: Path, number: int) -> list[dict]:
-    """The runs of a file with the recipe's learning rate, which the first of them has; each with a label and a style.
+def read_runs(path: Path) -> list[dict]:
+    """The runs of a file with the recipe's learning rate, which the first of them has; each with a label.
 
     Raises:
         InputError: it is not a file of the benchmark.
@@ -54,11 +54,15 @@ def read_runs(path: Path, number: int) -> list[dict]:
         [(run["keep_rate"][0], run["states"][0]["layers"][0]["ratio"]) for run in runs]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{path}: not a file that python -m benchmarks.adversary has written") from None
-    rules = list(dict.fromkeys(_rule(run["setting"]) for run in runs))
+    return [run | {"label": label} for run, label in zip(runs, labels, strict=True)]
+
+
+def styled(files: Sequence[Sequence[dict]]) -> list[dict]:
+    """The runs of all files, each with the colour of its rule, and the line and the mark of its file."""
+    rules = list(dict.fromkeys(_rule(run["setting"]) for runs in files for run in runs))
     return [
         run
         | {
-            "label": label,
             "style": {
                 "color": COLOURS[rules.index(_rule(run["setting"])) % len(COLOURS)],
                 "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
@@ -66,7 +70,8 @@ def read_runs(path: Path, number: int) -> list[dict]:
                 "markersize": 4,
             },
         }
-        for run, label in zip(runs, labels, strict=True)
+        for number, runs in enumerate(files)
+        for run in runs
     ]
 
 

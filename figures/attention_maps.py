@@ -89,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         auto_class = AutoModelForSequenceClassification
         order = None
         if Path(args.plain_model_file).is_dir():
-            words = saved_classes(args.plain_model_file, "--plain_model_file")
-            order = match_classes(task, words, f"--plain_model_file {args.plain_model_file}")
+            theirs = saved_classes(args.plain_model_file, "--plain_model_file")
+            order = match_classes(task, theirs, f"--plain_model_file {args.plain_model_file}")
         given = (args.plain_model_file, config, "eager", order, "--plain_model_file")
         plain_model = load_saved(auto_class, *given).eval()
 

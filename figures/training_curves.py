@@ -136,8 +136,9 @@ def read_windows(path: Path) -> list[dict]:
                 raise InputError(f"{path}, line {number}: not a record of a training step") from None
             log.warning(f"{path}, line {number}: cut short, left out")
     steps = sorted(windows)
-    if len(steps) > 2 and 2 * (steps[-1] - steps[-2]) < steps[-2] - steps[-3]:
-        steps.pop()
+    whole = [step for step in steps if "learning_rate" in windows[step]]  # not the liveness alone
+    if len(whole) > 2 and 2 * (whole[-1] - whole[-2]) < whole[-2] - whole[-3]:
+        steps.remove(whole[-1])
     return [windows[step] for step in steps]
 
 

@@ -136,8 +136,6 @@ class AsaModel(nn.Module):
         )
         self._pass: _AdversarialPass | None = None
         self._attach()
-        if protocol == "release":
-            lose_attention_dropout(backbone)
 
     @property
     def config(self):
@@ -196,6 +194,8 @@ class AsaModel(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._close_doors()
+        if self.protocol == "release":
+            lose_attention_dropout(self.backbone, lost=False)
         self._detached = True
         return self.backbone
 
@@ -259,6 +259,8 @@ class AsaModel(nn.Module):
         self._detached = False  # and not read from the handles, which torch.compile does not know
         self._handles: list = []
         self._doors: list[tuple[nn.Module, str]] = []
+        if self.protocol == "release":
+            lose_attention_dropout(self.backbone)
         for layer in encoder_layers(self.backbone):
             self._handles.append(layer.register_forward_pre_hook(_Hook(self), with_kwargs=True))
             if path := self.encoder_type.scores:
@@ -273,8 +275,10 @@ class AsaModel(nn.Module):
     def __setstate__(self, state: dict) -> None:
         """A copy: the hooks that came with its backbone know no model."""
         super().__setstate__(state)
+        detached = self._detached
         self.detach()
-        self._attach()
+        if not detached:
+            self._attach()
 
     def _mask_attention(self, layer: nn.Module, args: tuple, kwargs: dict):
         """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
@@ -474,13 +478,17 @@ def twice(batch: dict, rows: int) -> dict:
     }
 
 
-def lose_attention_dropout(backbone: nn.Module) -> None:
-    """Make a RoBERTa drop no attention probabilities: the release's copy of it lost that, for every method."""
+def lose_attention_dropout(backbone: nn.Module, lost: bool = True) -> None:
+    """Make a RoBERTa drop no attention probabilities: the release's copy of it lost that, for every method.
+
+    Args:
+        lost: False gives them back as the configuration has them.
+    """
     config: Any = backbone.config
     if config.model_type == "roberta":
         for layer in encoder_layers(backbone):
             attention: Any = layer.attention  # as RoBERTa's layers have it
-            attention.self.dropout.p = 0.0
+            attention.self.dropout.p = 0.0 if lost else config.attention_probs_dropout_prob
 
 
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:

@@ -177,6 +177,12 @@ class EmbeddingNoise(Baseline):
         return factor * divergence(config, p, q, labels, of_words=self.of_words)
 
 
+def _own_dropout(attention: nn.Module) -> float:
+    """The dropout that a layer's attention applies without a module, as EuroBERT's does; 0 for any other module."""
+    share = getattr(attention, "attention_dropout", 0)
+    return share if isinstance(share, float) else 0
+
+
 class FineNoise(EmbeddingNoise):
     """What the methods share whose noise is of the size 1e-5: precision enough to tell what the noise does.
 
@@ -188,7 +194,10 @@ class FineNoise(EmbeddingNoise):
 
     def forward(self, **batch):
         """As `Baseline.forward`, but a training step without dropout is computed in float32, even under autocast."""
-        dropout = any(isinstance(module, nn.Dropout) and module.training and module.p for module in self.modules())
+        dropout = any(
+            module.training and (module.p if isinstance(module, nn.Dropout) else _own_dropout(module))
+            for module in self.modules()
+        )
         precise = self.training and not dropout
         device = _word_embeddings(self.backbone).weight.device.type
         with torch.autocast(device, enabled=False) if precise else contextlib.nullcontext():

@@ -39,8 +39,8 @@ class RowBudget:
         """Scores (B, L, L), visible keys (B, 1 or L, L), real queries (B, L, 1) -> keep-mask and attention bias.
 
         The bias is 0 on kept keys and `hidden_score` on others. With g its gradient, that of a score is
-        -g w sigma'((score - threshold) / s), s being the standard deviation of the scores of all pairs, and w 1 for a
-        kept key and 1 / eps for a hidden one: the bias is the logarithm of a gate z in {eps, 1} that multiplies the
+        -g w sigma'((score - threshold) / s), s being the standard deviation of the scores of all pairs, and w 1 / eps
+        for a hidden key and 1 for others: the bias is the logarithm of a gate z in {eps, 1} that multiplies the
         attention weight, and g / z is the gradient of z. The sign reverses it: the adversary ascends.
         """
         with torch.no_grad():
@@ -48,7 +48,8 @@ class RowBudget:
             above = score - self.thresholds(score, pairs)
             kept = (above > 0) & visible
             gate = (above / spread(score, pairs)).sigmoid()
-            slope = gate * (1 - gate) * torch.where(kept, 1.0, 1 / self.eps) * pairs
+            unmasked = kept | ~kept.any(-1, keepdim=True)  # a row of which nothing is kept stays as it is
+            slope = gate * (1 - gate) * torch.where(unmasked, 1.0, 1 / self.eps) * pairs
             keep = kept.to(score.dtype)
             bias = (1 - keep) * self.hidden_score
         return keep, bias - slope * (score - score.detach())

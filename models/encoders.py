@@ -94,8 +94,11 @@ PACKAGES = {
 
 
 @cache
-def resolve(name: str) -> str:
+def resolve(name: str, flag: str = "--load_model_path") -> str:
     """The folder of an encoder, or its name on the Hub.
+
+    Args:
+        flag: where the name comes from, for messages.
 
     Raises:
         InputError: a known encoder is not there, or has other weights than the published ones.
@@ -107,8 +110,9 @@ def resolve(name: str) -> str:
     source = PACKAGES[name]
     folder = source.folder(name)
     if folder is None:
-        raise InputError(f"--load_model_path {name}: {source.advice(name)}, or give a folder")
-    if file_sha256(folder / "model.safetensors") != source.sha256:
+        raise InputError(f"{flag} {name}: {source.advice(name)}, or give a folder")
+    weights = folder / "model.safetensors"
+    if not weights.is_file() or file_sha256(weights) != source.sha256:
         again = source.advice(name, again=True)
         raise InputError(f"{folder}: these are not the published weights of {name} (sha256 differs); {again}")
     return str(folder)

@@ -40,7 +40,9 @@ class AsaTrainer(Trainer):
     What differs from the Trainer:
 
     - The loss of an optimizer step is that of its whole batch, in however many parts and processes it comes, also where
-      the parts hold unequal numbers of labels. Label smoothing and `compute_loss_func` replace the task's loss alone.
+      the parts hold unequal numbers of labels; only a regression under `protocol="release"`, and the adversaries'
+      gradient under a row budget, depend on the parts. Label smoothing and `compute_loss_func` replace the task's loss
+      alone.
     - `max_grad_norm` clips the encoder and the adversaries apart. The adversaries' gradient is often a hundred times as
       long as the encoder's: clipped together, the encoder would hardly move.
     - The logs have the parts of the loss, the mean keep rate of the adversaries and the norm of their gradient.

@@ -116,6 +116,11 @@ BAD_FLAGS = [
         [TRAIN, "--lr_scheduler_type", "polynomial", "--learning_rate", "1e-8"],
         "--learning_rate 1e-08: polynomial decay ends at 1e-07",
     ),
+    (
+        "SST-2",
+        [TRAIN, "--lr_scheduler_type", "polynomial", "--warmup_proportion", "1"],
+        "--warmup_proportion 1: polynomial decay needs steps after the warm-up: give less",
+    ),
     ("DREEM", [TRAIN], r"--task_name DREEM: no such task; did you mean DREAM\?"),
     ("DREAM", [TRAIN, "--truncation", "first"], r"argument --truncation: invalid choice: 'first'.*"),
     ("DREAM", [TRAIN, "--dream_question", "all"], r"unrecognized arguments: .*; did you mean --dream_questions\?"),

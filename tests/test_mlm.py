@@ -253,7 +253,9 @@ def on_the_hub(tmp_path, monkeypatch) -> list[str]:
     """A set `someone/films` of ten rows, read from a folder in place of the Hub; the names that were read."""
     rows = tmp_path / "hub" / "train.jsonl"
     rows.parent.mkdir()
-    write(rows, *(json.dumps({"id": number, "text": f"film {number}"}) for number in range(10)))
+    # The library takes the type of a column from its first thousand rows: `note` has none there.
+    table = [{"note": None, "text": f"film {number}"} for number in range(9)]
+    write(rows, *map(json.dumps, [*table, {"note": "the last", "text": None}]))
     read, load = [], datasets.load_dataset
 
     def load_from_folder(name, config=None, **options):
@@ -271,17 +273,33 @@ def streamed(tmp_path, *flags: str) -> argparse.Namespace:
     return arguments.of_script("run_mlm", given)
 
 
+def streamed_texts(args: argparse.Namespace) -> dict[str, list[str]]:
+    task = text_task(args)
+    sets = {"train": task.train, "dev": task.dev.get(task.name)}
+    files = {split: data_set.files for split, data_set in sets.items() if data_set}
+    return {split: read_documents(task, Path(path)) for split, [[path]] in files.items()}
+
+
 def test_the_first_rows_of_a_streamed_set(on_the_hub, tmp_path):
-    """Held out are the rows after those that are trained on, where there is no validation set; they are kept."""
+    """Without a validation set the first rows are held out, with training or without; what was fetched is kept."""
+    both = streamed(tmp_path, "--stream_train_rows", "7", "--stream_dev_rows", "3")
+    films = [f"film {number}" for number in range(9)]
     for again in (False, True):
-        task = text_task(streamed(tmp_path, "--stream_train_rows", "4", "--stream_dev_rows", "3"))
-        found = [read_documents(task, Path(path)) for [path] in (*task.train.files, *task.dev[task.name].files)]
-        assert found == [[f"film {number}" for number in range(4)], [f"film {number}" for number in range(4, 7)]]
-        assert on_the_hub == ["someone/films"] * 2, again  # the second time, nothing is fetched
+        assert streamed_texts(both) == {"train": films[3:], "dev": films[:3]}  # the last row has no text
+        assert on_the_hub == ["someone/films"] * 2, again
+    alone = streamed(tmp_path, "--test_model_file", str(tmp_path), "--stream_train_rows", "7", "--stream_dev_rows", "3")
+    assert (alone.do_train, alone.do_eval) == (False, True)
+    assert streamed_texts(alone) == {"dev": films[:3]}
+
+
+def test_the_first_rows_of_a_validation_set(on_the_hub, tmp_path):
+    """Training begins with the first row then."""
+    write(tmp_path / "hub" / "validation.jsonl", json.dumps({"note": "held out", "text": "a plot"}))
+    args = streamed(tmp_path, "--stream_train_rows", "2", "--stream_dev_rows", "1")
+    assert streamed_texts(args) == {"train": ["film 0", "film 1"], "dev": ["a plot"]}
 
 
 def test_streamed_rows_are_for_what_is_to_be_done(tmp_path):
-    """Training alone, evaluation alone, or both, by which rows are asked for."""
     args = streamed(tmp_path, "--stream_train_rows", "4")
     assert (args.do_train, args.do_eval) == (True, False)
     assert message(streamed, tmp_path, "--do_train", "--do_eval", "--stream_train_rows", "4") == (
@@ -293,12 +311,16 @@ def test_streamed_rows_are_for_what_is_to_be_done(tmp_path):
 
 
 def test_a_streamed_set_that_cannot_be_had(on_the_hub, tmp_path):
-    """Too short a set, and one that is not there, name the flag; what was fetched of it is not taken for the whole."""
+    """Too short a set is not taken for the whole the next time; a missing one, or a missing column, names the flag."""
     args = streamed(tmp_path, "--stream_train_rows", "8", "--stream_dev_rows", "3")
     for _ in range(2):
         assert message(text_task, args) == (
-            "--stream_dev_rows 3: someone/films has only 2 rows in its train set after the first 8"
+            "--stream_train_rows 8: someone/films has only 7 rows in its train set after the first 3"
         )
+    args.text_columns = "body"
+    assert message(text_task, args) == (
+        "--text_columns body: someone/films has no column 'body'; it has 'note', 'text'"
+    )
     args.dataset_name = "someone/plays"
     assert message(text_task, args) == (
         "--dataset_name someone/plays: the library datasets cannot read it (Dataset 'someone/plays' doesn't exist on"

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils import InputError, log
+from utils import InputError, Parser, log
 
 # Of a recorded run: where it was, and how it went on. Its name is not taken over either.
 NOT_TAKEN = {
@@ -21,7 +21,19 @@ TOGETHER = (
     *(("do_train", "do_eval", "do_test"), ("fp16", "bf16"), ("eval_on", "eval_file")),
     *(("dev_file", "dev_fraction"), ("dev_file", "eval_file")),
     *((name, "dataset_name") for name in ("train_file", "dev_file", "test_file")),
+    *(("num_train_epochs", "max_train_steps"), ("random_mask_keep_rate", "random_mask_budget")),
 )
+# What follows from an argument where it is not given: a recorded run has what it came to with its own.
+FOLLOWING = {
+    "protocol": ("pad_to_max_length", "group_by_length"),
+    "pad_to_max_length": ("group_by_length",),
+    "load_model_path": ("model_type", "attn_implementation"),
+    "no_cuda": ("attn_implementation",),
+    "dataset_name": ("dataset_config_name", "dev_fraction"),
+    **dict.fromkeys(
+        ("train_file", "dev_file", "test_file"), ("dataset_config_name", "stream_train_rows", "stream_dev_rows")
+    ),
+}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,24 +48,27 @@ def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str
     Raises:
         InputError: a file cannot be read, or names what is no argument.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     for flag in ("--config", "--args_from"):
         finder.add_argument(flag)
     found, _ = finder.parse_known_args(argv)
-    given = _named(parser, argv)
+    flags = {part.partition("=")[0] for part in argv}
+    given = {action.dest for action in parser._actions if flags & set(action.option_strings)}
     before: list[str] = []
-    if found.args_from is not None:
-        before += _flags(parser, _recorded(Path(found.args_from), parser), given, found.args_from)
     if found.config is not None:
-        before += _flags(parser, _configured(Path(found.config)), given, found.config)
+        configured = _configured(Path(found.config))
+        before = _flags(parser, configured, _replaced(given), found.config)
+        given |= configured.keys()
+    if found.args_from is not None:
+        recorded = _recorded(Path(found.args_from), parser)
+        before = [*_flags(parser, recorded, _replaced(given), found.args_from), *before]
     return [*before, *argv]
 
 
-def _named(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
-    """The arguments that a command line gives, and those that it replaces with them."""
-    flags = {part.partition("=")[0] for part in argv}
-    names = {action.dest for action in parser._actions if flags & set(action.option_strings)}
-    return names.union(*(group for group in TOGETHER if names & set(group)))
+def _replaced(given: set[str]) -> set[str]:
+    """The arguments that are given, and those of a file that do not count beside them."""
+    replaced = given.union(*(group for group in TOGETHER if given & set(group)))
+    return replaced.union(*(FOLLOWING[name] for name in given & FOLLOWING.keys()))
 
 
 def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
@@ -84,6 +99,9 @@ def _configured(path: Path) -> dict:
         raise InputError(f"--config {path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"--config {path}: names of arguments with their values are expected, as in `tau: 0.3`")
+    for name in ("config", "args_from"):
+        if name in values:
+            raise InputError(f"--config {path}: {name} names a further file: give it on the command line")
     return {str(name): value for name, value in values.items()}
 
 

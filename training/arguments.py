@@ -154,6 +154,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError("--load_model_path is empty: name an encoder")
     if args.lr_scheduler_type == "polynomial" and args.learning_rate <= POLYNOMIAL_END:
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
+    if args.lr_scheduler_type == "polynomial" and args.warmup_proportion == 1:
+        raise InputError("--warmup_proportion 1: polynomial decay needs steps after the warm-up: give less")
     if args.fp16 and args.bf16:
         raise InputError("--fp16 and --bf16 exclude each other: give one of them")
     if args.fsdp:

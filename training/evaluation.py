@@ -195,7 +195,7 @@ def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
     labels, logits = batch["labels"], output.logits.float()  # (B, M), (B, M, V)
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
     figures = losses, labels != IGNORED_LABEL, logits.argmax(-1) == labels
-    return torch.stack([figure.sum(1, dtype=torch.float64) for figure in figures], dim=1)
+    return torch.stack([figure.sum(1, dtype=torch.float32) for figure in figures], dim=1)  # some devices have no double
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:

@@ -8,9 +8,7 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -24,9 +22,8 @@ from training.arguments import EXECUTION, SETTLED
 from training.card import is_card
 from training.state import damage, latest_good
 from training.trackers import EVENTS_SUFFIX
+from training.versions import versions
 from utils import InputError, file_sha256, finite, remove_folder, write_json, write_text, writing
-
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy", "scikit-learn", "seqeval")
 
 # Which names in its folder a run writes. What bears another name is somebody else's, and is never removed.
 CHECKPOINT = re.compile(r"\d+_pytorch_model\.bin")
@@ -92,7 +89,8 @@ class RunFolder:
 
     def saved_states(self) -> list[Path]:
         """The states of this run, oldest first."""
-        return [path for path in _named(self.states.glob("*"), STATE.fullmatch) if not HIDDEN.fullmatch(path.name)]
+        found = [path for path in _named(self.states.glob("*"), STATE.fullmatch) if not HIDDEN.fullmatch(path.name)]
+        return sorted(found, key=_age)
 
     def submission(self, name: str, form: str | None = None) -> Path:
         return self.path / f"{name}.{form or FORMATS[0]}"
@@ -180,7 +178,7 @@ class RunFolder:
         used = [path for path in replaced if path.suffix != ".tmp"]
         if used:
             first = self.results if self.results in used else used[0]
-            unfinished = args.do_train and self.saved_states()
+            unfinished = args.do_train and self.results.exists() and self.saved_states()
             raise InputError(
                 f"--output_dir {self.path}: it has results already ({first.relative_to(self.path)}): give another"
                 f" folder, {'--resume to go on with them, ' if unfinished else ''}or --overwrite_output_dir to replace"
@@ -251,7 +249,7 @@ class RunFolder:
     def told(self) -> tuple[int, int]:
         """The last logging step, and the last step of an epoch, that the files tell of; 0 where there is none."""
         lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        steps = re.findall(r'^\{"step": (\d+)', lines, re.MULTILINE)  # the last line may be half written
+        steps = re.findall(r'^\{"step": (\d+),', lines, re.MULTILINE)  # the last line may be half written
         epochs = (self.read_results() or {}).get("epochs") or [{}]
         return int(steps[-1]) if steps else 0, epochs[-1].get("global_step", 0)
 
@@ -319,7 +317,7 @@ class RunFolder:
     def drop_states_after(self, path: Path | None) -> None:
         """Remove the states that are later than the one from which the run goes on: damaged, or passed over."""
         for later in self.saved_states():
-            if path is None or later.name > path.name:
+            if path is None or _age(later) > _age(path):
                 remove_folder(later)
 
     def keep_states(self, limit: int) -> None:
@@ -410,21 +408,10 @@ def encoder_weights(source: str, begun: dict | None) -> dict[str, str]:
 
 
 @functools.cache
-def versions() -> dict[str, str | None]:
-    """Package name -> version, and `code`: the commit of this project; None for what is not known."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(git, capture_output=True, text=True, timeout=10)
-        found["code"] = done.stdout.strip() or None
-    except (OSError, subprocess.TimeoutExpired):
-        found["code"] = None
-    return found
+def _age(state: Path) -> tuple[int, bool]:
+    """The step of a state, and whether it is from after the evaluation."""
+    step, _, evaluated = state.name.partition("-")
+    return int(step), bool(evaluated)
 
 
 def _device(device: torch.device) -> str:

@@ -45,7 +45,6 @@ from training.evaluation import (
     labelled,
     on_device,
 )
-from training.folder import versions
 from training.optimizer import clip, make_optimizer, parameter_groups
 from training.sharding import gather, is_sharded, most, scatter
 from training.state import (
@@ -57,6 +56,7 @@ from training.state import (
     random_states,
     restore_random_states,
 )
+from training.versions import versions
 from utils import InputError, Interrupted, counted, log
 
 # A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.

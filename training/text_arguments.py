@@ -29,13 +29,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--stream_train_rows",
         type=positive_int,
         metavar="N",
-        help="fetch and train on the first N rows of a large set on the Hub, without the rest of it",
+        help="fetch and train on N rows of a large set on the Hub, without the rest of it",
     )
     group.add_argument(
         "--stream_dev_rows",
         type=positive_int,
         metavar="N",
-        help="likewise, held out: of its validation set, or else the rows after those that are trained on",
+        help="likewise, held out: of its validation set, or else the first of its training set, before those",
     )
     group.add_argument(
         "--text_columns",
@@ -77,7 +77,8 @@ def check(args: argparse.Namespace) -> None:
             if wanted and not streamed[split]:
                 raise InputError(f"{to_do} needs --stream_{split}_rows, how many rows to fetch")
         if not (args.do_train or args.do_eval):
-            args.do_train, args.do_eval = bool(streamed["train"]), bool(streamed["dev"])
+            args.do_train = args.test_model_file is None and bool(streamed["train"])
+            args.do_eval = bool(streamed["dev"])
     if not (args.train_file or args.dev_file or args.dataset_name):
         raise InputError("--train_file is missing: give the text to train on, or --dataset_name")
     if not (args.do_train or args.do_eval):

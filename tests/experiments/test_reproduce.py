@@ -306,6 +306,12 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
     assert said("--", "--seed", "3") == "--seed after --: the grid sets it itself"
+    assert said("--methods", "asa_budget-0.2", "--", "--asa_budget", "0.1") == (
+        "--asa_budget after --: rows of the grid set it themselves"
+    )
+    assert said("--layers", "0-1", "0,1", table="ablation-layers") == (
+        "asa-layers0-1 and asa-layers0,1 are one setting: leave one of them out"
+    )
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
     assert "invalid choice: 'assa'" in said("--methods", "assa")
     assert said("--keep_checkpoints", "none", table="robustness").startswith("--keep_checkpoints none: robustness")

@@ -31,6 +31,13 @@ def test_statistics_by_hand():
     assert found["p_flip"] == 2 / 8  # all signs as they are, or all the other way
     # Sums of 3, -1 and 1 with signs: 3 is observed; 5, 3, 3 and 1, each with its opposite.
     assert compare({1: 3, 2: -1, 3: 1}, {1: 0, 2: 0, 3: 0})["p_flip"] == 6 / 8
+    # Right answers of 9,815 rows: sums of five, four of them 6 and one 0, as far from 0 as -12; those of six, as -11.
+    for right, others, p in (
+        ([5031, 5017, 4870, 5002, 4911], [5025, 5023, 4876, 5002, 4917], 10 / 16),
+        ([5031, 5017, 4870, 5002, 4911, 7], [5034, 5025, 4873, 4999, 4911, 7], 8 / 16),
+    ):
+        scores, reference = ({seed: 100 * (n / 9815) for seed, n in enumerate(each)} for each in (right, others))
+        assert compare(scores, reference)["p_flip"] == p
 
     nothing = {"low": None, "high": None, "p": None, "detectable": None}
     assert compare({1: 5.0}, {1: 4.0}) == {"pairs": 1, "difference": 1.0, "p_flip": None, **nothing}

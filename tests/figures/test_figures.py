@@ -304,7 +304,8 @@ def test_a_torn_last_line_and_a_step_logged_twice(tmp_path, caplog):
 
 @pytest.mark.parametrize(("last", "drawn"), [(24, [10, 20]), (25, [10, 20, 25])])
 def test_a_last_record_of_few_steps_is_left_out(last, drawn, tmp_path):
-    lines = [f'{{"step": {step}, "train_loss": 1.0}}' for step in (10, 20, last)]
+    lines = [f'{{"step": {step}, "learning_rate": 0.1, "train_loss": 1.0}}' for step in (10, 20, last)]
+    lines.append('{"step": 19, "liveness": 2.0}')
     run = training_curves.read_run(write_run(tmp_path / "run", metrics="\n".join(lines)))
     assert run.curve("train_loss", run.windows)[0] == drawn
 

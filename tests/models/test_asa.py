@@ -75,7 +75,10 @@ def test_release_protocol_repeats_the_release(golden, attention, one_forward):
 @pytest.mark.parametrize(("protocol", "dropped"), [("corrected", 0.25), ("release", 0.0)])
 def test_the_release_s_roberta_has_no_attention_dropout(protocol, dropped):
     model = asa("roberta", protocol=protocol, attention_probs_dropout_prob=0.25)
-    assert {layer.attention.self.dropout.p for layer in model.backbone.roberta.encoder.layer} == {dropped}
+    layers = model.backbone.roberta.encoder.layer
+    assert {layer.attention.self.dropout.p for layer in layers} == {dropped}
+    model.detach()
+    assert {layer.attention.self.dropout.p for layer in layers} == {0.25}  # the model as it was given
     model = asa("bert", protocol=protocol, attention_probs_dropout_prob=0.25)
     assert {layer.attention.self.dropout.p for layer in model.backbone.bert.encoder.layer} == {0.25}
 

@@ -61,8 +61,11 @@ def test_equal_scores_share_a_fate():
     """As the threshold alone decides; a row of which all would be hidden stays as it is."""
     score = torch.tensor([[1.0, 2.0, 2.0, 3.0, 4.0], [1.0, 1.0, 2.0, 3.0, 4.0], [7.0] * 5], dtype=torch.float64)
     visible, real = visible_and_real(5)
-    keep, _ = RowBudget(0.4)(score[None, [0, 1, 2, 0, 0]], visible, real)  # two of five
+    score = score[None, [0, 1, 2, 0, 0]].requires_grad_()
+    keep, bias = RowBudget(0.4)(score, visible, real)  # two of five
     assert keep[0, :3].tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
+    bias.sum().backward()
+    assert score.grad[0, 2].tolist() == [-0.25] * 5  # of a gate of 1, as the row is not masked; sigma'(0) is 1/4
     model, batch = make(), tiny_batch()
     for adversary in model.adversaries:
         torch.nn.init.zeros_(adversary.query.weight)

@@ -438,3 +438,6 @@ def test_a_copy_of_the_model_is_a_model_of_its_own(model_type):
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     layer = encoder_layers(again.backbone)[0]
     assert len(layer._forward_pre_hooks) == len(layer._forward_pre_hooks_with_kwargs) == 1
+    model.detach()
+    with pytest.raises(ValueError, match="detached"):
+        copy.deepcopy(model)(**batch)

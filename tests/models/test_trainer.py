@@ -564,7 +564,7 @@ def test_the_script_of_the_documentation_says_what_is_missing(tmp_path, monkeypa
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 2
     advice = "fetch it with `python -m models.fetch all-mpnet-base-v2`, or give a folder"
-    assert capsys.readouterr().err == f"own_trainer.py: error: --load_model_path all-mpnet-base-v2: {advice}\n"
+    assert capsys.readouterr().err == f"own_trainer.py: error: --encoder all-mpnet-base-v2: {advice}\n"
 
 
 def test_a_cross_encoder_of_sentence_transformers_is_trained_in_place(encoder_folder, tmp_path):

@@ -38,6 +38,50 @@ def test_flags_beside_a_file_win(tmp_path):
     assert again["protocol"] == "corrected"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "typed", "found"),
+    [
+        (["--max_train_steps", "9"], ["--num_train_epochs", "5"], {"max_train_steps": None, "num_train_epochs": 5}),
+        (
+            ["--method", "random_mask", "--random_mask_budget", "0.1"],
+            ["--random_mask_keep_rate", "0.8"],
+            {"random_mask_budget": None, "random_mask_keep_rate": 0.8},
+        ),
+        ([], ["--protocol", "release"], {"pad_to_max_length": True, "group_by_length": False}),
+        (["--protocol", "release"], ["--protocol", "corrected"], {"pad_to_max_length": False, "group_by_length": True}),
+        ([], ["--pad_to_max_length"], {"group_by_length": False}),
+        (
+            ["--model_type", "bert", "--attn_implementation", "sdpa"],
+            ["--load_model_path", "other"],
+            {"model_type": None, "attn_implementation": None},
+        ),
+    ],
+)
+def test_what_follows_from_a_flag_is_not_taken_from_a_recorded_run(recorded, typed, found, tmp_path):
+    write(tmp_path / "results.json", json.dumps({"args": of(*TRAIN, *recorded)}))
+    again = of("--args_from", tmp_path, *typed)
+    assert {name: again[name] for name in found} == found
+
+
+def test_other_data_than_those_of_a_recorded_run(tmp_path):
+    """Its configuration, and the share that it held out, were of its own data."""
+    recorded = of("--do_train", "--dataset_name", "films", "--dataset_config_name", "old")
+    write(tmp_path / "results.json", json.dumps({"args": recorded}))
+    again = of("--args_from", tmp_path, "--train_file", "x.csv")
+    assert (again["dataset_name"], again["dataset_config_name"]) == (None, None)
+    recorded = of("--do_train", "--train_file", "x.csv", "--do_eval")
+    write(tmp_path / "results.json", json.dumps({"args": recorded}))
+    again = of("--args_from", tmp_path, "--dataset_name", "films")
+    assert (recorded["dev_fraction"], again["dev_fraction"]) == (0.1, None)
+
+
+def test_a_configuration_beside_a_recorded_run_wins(tmp_path):
+    write(tmp_path / "results.json", json.dumps({"args": of(*TRAIN, "--bf16", "--max_train_steps", "9")}))
+    write(tmp_path / "a.yaml", "fp16: true", "num_train_epochs: 2")
+    again = of("--args_from", tmp_path, "--config", tmp_path / "a.yaml")
+    assert (again["fp16"], again["bf16"], again["max_train_steps"], again["num_train_epochs"]) == (True, False, None, 2)
+
+
 def test_a_configuration_in_yaml(tmp_path):
     write(tmp_path / "a.yaml", "task_name: CoLA", "do_train: true", "tau: 0.25", "asa_layers: [1, 3]", "bf16: false")
     with open(tmp_path / "a.yaml", "a") as file:
@@ -55,6 +99,7 @@ def test_a_configuration_in_yaml(tmp_path):
         ("tau: [", "not valid YAML"),
         ("- tau", "names of arguments with their values are expected, as in `tau: 0.3`"),
         ("tau: true", "tau: a value is expected, not true"),
+        ("args_from: x", "args_from names a further file: give it on the command line"),
     ],
 )
 def test_what_a_configuration_cannot_say(text, said, tmp_path):
@@ -64,6 +109,9 @@ def test_what_a_configuration_cannot_say(text, said, tmp_path):
 
 def test_files_that_are_none(tmp_path, capsys):
     assert message(of, "--args_from", tmp_path / "x").endswith("x: cannot be read (No such file or directory)")
+    with pytest.raises(SystemExit):
+        of(*TRAIN, "--args_from")
+    assert "error: argument --args_from: expected one argument (see --help)" in capsys.readouterr().err
     write(tmp_path / "results.json", "{}")
     assert message(of, "--args_from", tmp_path).endswith("results.json: not the results.json of a run")
     write(tmp_path / "a.yaml", "tau: -1")

@@ -17,8 +17,8 @@ import reproduce
 from benchmarks.kill_resume import TASKS, WORDS, command, differences, make_data, make_encoder
 from data.tasks import TASKS as TASKS_BY_NAME
 from experiments import plan
-from training.folder import versions
 from training.state import Interruption, damage
+from training.versions import versions
 from utils import StopSignals
 
 
