@@ -11,6 +11,8 @@ The encoder stays an unmodified Hugging Face model: the mask enters through a fo
     model(**batch).loss.backward()     # task + divergence + tau^2 * penalty
     model.detach().save_pretrained(f)  # what is kept: evaluation and inference use the plain model
 
+To clip gradients, clip `model.backbone` and `model.adversaries` apart: the adversaries' is often 100 times as large.
+
 Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidden size, N encoder layers.
 """
 

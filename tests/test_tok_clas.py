@@ -27,7 +27,7 @@ from data.submission import write_words
 from data.tasks import TOKEN_TASKS, find_task
 from models import methods
 from models.asa import AsaModel
-from run_tok_clas import main
+from run_tok_clas import main, warn_of_the_sum
 from training import accumulation
 from training.evaluation import Head, predict
 from training.loop import optimize
@@ -418,3 +418,19 @@ def test_defaults_are_those_of_the_release(data_dir, encoder_folder, tmp_path):
     expected |= {"weight_decay": 0.0, "task_name": "WNUT-2017"}
     used = results_of(tmp_path / "run")["args"]
     assert {name: used[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"method": "asa", "asa_divergence_weight": 1.0, "tau": 0.5}, "--asa_divergence_weight 0.05 --tau 0.11"),
+        ({"method": "asa_budget", "asa_divergence_weight": 1.0}, "--asa_divergence_weight 0.05"),
+        ({"method": "rdrop", "rdrop_alpha": 1.0}, "--rdrop_alpha 0.05"),
+        ({"method": "rdrop", "rdrop_alpha": 0.05}, None),
+        ({"method": "naive"}, None),
+    ],
+)
+def test_a_divergence_summed_over_words_is_warned_of(args, said, caplog):
+    warn_of_the_sum(Namespace(**args), 20.0)
+    advice = [message.rpartition("plain fine-tuning. ")[2] for message in caplog.messages]
+    assert advice == ([] if said is None else [f"{said} weighs it as that of one word"])
