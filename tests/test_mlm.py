@@ -248,6 +248,19 @@ def test_a_data_set_that_was_saved_to_disk(tmp_path):
     )
 
 
+def test_the_flags_of_rows_and_masks_do_something(text, encoder_folder, tmp_path, monkeypatch):
+    seen: list[MaskedRows] = []
+    monkeypatch.setattr("training.run.execute", lambda *given: seen.append(given[-1].train))
+    for flags in ((), ("--mlm_probability", "0.5"), ("--no_packing",), ("--whole_word_mask",)):
+        run(text, encoder_folder, tmp_path / "out", *flags)
+    plain, many, apart, whole = seen
+    masked = [sum(len(rows[row]["words"]) for row in range(len(rows))) for rows in (plain, many)]
+    assert masked[1] > 2 * masked[0]
+    assert len(apart) == 40 > len(plain)
+    assert (plain.masking.whole_words, whole.masking.whole_words) == (False, True)
+    assert ["starts" in rows.columns for rows in (plain, whole)] == [False, True]
+
+
 @pytest.fixture
 def on_the_hub(tmp_path, monkeypatch) -> list[str]:
     """A set `someone/films` of ten rows, read from a folder in place of the Hub; the names that were read."""

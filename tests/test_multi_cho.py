@@ -213,6 +213,15 @@ def test_predictions_file(tmp_path):
 # --- the script ---
 
 
+def test_what_a_choice_is_made_of_follows_from_the_flags(data_dir, encoder_folder, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("data.features.choice_features", lambda rows, tokenizer, **settings: made.append(settings))
+    monkeypatch.setattr("training.run.execute", lambda *_: None)
+    flags = ("--do_train", "--truncation", "only_first", "--protocol", "release", "--max_seq_length", "30")
+    run_folder(main, data_dir, encoder_folder, tmp_path / "run", "DREAM", *flags)
+    assert made[0] == {"max_seq_length": 30, "truncation": "only_first", "protocol": "release"}
+
+
 @pytest.mark.parametrize(
     ("task", "flags"),
     [

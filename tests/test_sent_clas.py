@@ -16,6 +16,7 @@ from test_data import FORMATS, write
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 import run_sent_clas
+from models import methods
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
 from training import arguments
@@ -172,11 +173,17 @@ def test_worker_processes_and_accumulation_change_no_figure(command, tmp_path):
 
 def test_attention_is_the_same_for_every_method(command, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    used, build = [], methods.build
+    monkeypatch.setattr(
+        methods,
+        "build",
+        lambda name, model, args: used.append(model.config._attn_implementation) or build(name, model, args),
+    )
     defaults = [(method, None, "eager") for method in METHODS]
     for method, given, expected in (*defaults, ("asa", "sdpa", "sdpa")):
         changes = {"attn_implementation": given} if given else {}
         assert command("--do_train", "--overwrite_output_dir", method=method, max_train_steps="1", **changes) == 0
-        assert results(tmp_path / "out")["args"]["attn_implementation"] == expected
+        assert results(tmp_path / "out")["args"]["attn_implementation"] == used[-1] == expected
 
 
 def test_release_protocol_pads_to_the_full_length_in_random_batches(command, tmp_path, monkeypatch):

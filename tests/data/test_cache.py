@@ -22,6 +22,7 @@ from data.cache import StoredFeatures, cached
 from data.features import choice_features, sentence_features, word_features
 from data.readers import Examples
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
+from utils import file_sha256
 
 SST, STS, DREAM, WNUT = (
     (SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS)[name] for name in ("SST-2", "STS-B", "DREAM", "WNUT-2017")
@@ -113,7 +114,7 @@ def test_what_the_readers_said_is_said_again(tokenizer, tmp_path, caplog):
     assert "2 examples, tokenised earlier" in caplog.text
 
 
-def test_whatever_changes_the_features_changes_the_key(sentences, tokenizer, tmp_path, encoder_folder):
+def test_whatever_changes_the_features_changes_the_key(sentences, tokenizer, tmp_path, encoder_folder, monkeypatch):
     def use(examples=sentences, with_=tokenizer, length=16):
         cached(str(tmp_path / "cache"), sentence_features, with_, max_seq_length=length)(examples)
         return len(folders(tmp_path))
@@ -140,6 +141,12 @@ def test_whatever_changes_the_features_changes_the_key(sentences, tokenizer, tmp
     for settings in ({}, {"protocol": "release"}, {"truncation": "only_first"}):
         cached(folder, make, tokenizer, max_seq_length=40, **settings)(examples)
     assert len(folders(tmp_path)) == 9
+    assert use(Examples(SST, [tmp_path / "moved.tsv"], True, evaluated=True)) == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "version", lambda package: f"another {package}")
+        assert use(Examples(SST, [tmp_path / "moved.tsv"], True)) == 11
+    monkeypatch.setattr(cache, "file_sha256", lambda path: f"{path}" if path.suffix == ".py" else file_sha256(path))
+    assert use(Examples(SST, [tmp_path / "moved.tsv"], True)) == 12
 
 
 def cut(path: Path) -> None:

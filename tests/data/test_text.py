@@ -117,6 +117,8 @@ def test_blocks_of_documents_are_packed_alike_from_the_cache_and_without_one(
     masked = Masking.of(tokenizer, 0.15, whole_words=True)
     rows = [MaskedRows(each, masked, seed=1) for each in (made, stored)]
     assert rows[0].identity() == rows[1].identity()
+    other = packed_features([*documents[:-1], f"{documents[-1]} film"], tokenizer, **settings)
+    assert MaskedRows(other, masked, seed=1).identity() != rows[0].identity()
     assert rows[0].__getitems__([3, 1]) == rows[1].__getitems__([3, 1]) == [rows[0][3], rows[0][1]]
 
 

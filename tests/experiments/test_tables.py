@@ -284,6 +284,33 @@ def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     assert of_recorded == of_made
 
 
+def test_the_table_of_the_front_page_is_that_of_the_recorded_runs():
+    root = Path(reproduce.__file__).parent
+    rows = re.findall(
+        r"^\| (all-.*?)?\| (.+) \| (\d) \| (.+) \| (.+) \| (.+) \|$", (root / "README.md").read_text(), re.M
+    )
+    encoder = ""
+    for named, task, seeds, *written in rows:
+        encoder = named or encoder
+        folder = {"all-mpnet": "mpnet", "all-MiniL": "minilm"}[encoder[:9]]
+        folder, task = ("robustness", "MNLI") if "MNLI" in task else (folder, task)
+        runs = {
+            method: {
+                int(path.parent.name.removeprefix("seed")): json.loads(path.read_text())["epochs"][-1]["eval_score"]
+                for path in (root / "results" / folder / task / method).glob("seed*/results.json")
+            }
+            for method in ("naive", "asa")
+        }
+        assert {len(scores) for scores in runs.values()} == {int(seeds)}, task
+        shown = [f"{each['mean']:.1f} ± {each['deviation']:.1f}" for each in map(over_seeds, runs.values())]
+        found = compare(runs["asa"], runs["naive"])
+        ends = [f"{found[name]:+.1f}" for name in ("difference", "low", "high")]
+        assert [
+            each.replace("+0.0", "0.0").replace("-0.0", "0.0") for each in (*shown, f"{ends[0]} [{ends[1]}, {ends[2]}]")
+        ] == written, task
+    assert len(rows) >= 8
+
+
 def test_twice_the_epochs_of_fine_tuning_cost_as_much(tmp_path):
     for seed in (42, 43):
         write_run(tmp_path, "naive", seed, [50.0 + seed], task_name="CoLA")

@@ -152,11 +152,28 @@ def test_losses_under_masks_are_compared_by_seed(tmp_path, capsys):
     assert "| 10.00 | naive | 30.00 | -20.00, 3 pairs |" in capsys.readouterr().out
 
 
-def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_path, capsys, caplog):
-    def lives(run, figures) -> None:
-        steps = [{"step": 20 * place, "liveness": value} for place, value in enumerate(figures, 1)]
-        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in [{"step": 1}, *steps]))
+def lives(run, figures) -> None:
+    """Give a run its liveness, every 20 steps."""
+    steps = [{"step": 20 * place, "liveness": value} for place, value in enumerate(figures, 1)]
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in [{"step": 1}, *steps]))
 
+
+@pytest.mark.parametrize(
+    ("figures", "alive"),
+    [([3.0] * 8 + [0.5, 0.5], False), ([1.2] * 10, False), ([3.0] * 9 + [0.9], True)],
+    ids=["often below chance", "no more than untrained", "alive"],
+)
+def test_when_there_is_an_adversary(figures, alive, tmp_path, capsys):
+    """Its median is above that of untrained ones, and its lowest tenth at least 1."""
+    start = [9.0] * 5  # up to step 100
+    lives(record(tmp_path, "asa_budget", 1, range(30), asa_budget=0.1), [*start, *figures])
+    lives(record(tmp_path, "asa_budget", 1, range(9), asa_budget=0.1, adversary_learning_rate=0.0), [*start, 1.5])
+    [live] = sections(tmp_path)["liveness"]
+    assert live["adversary"] is alive
+    assert f"| 1.50 | 1.50 | {'yes' if alive else 'no'} |" in capsys.readouterr().out
+
+
+def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_path, capsys, caplog):
     start = [9.0] * 5  # up to step 100
     for seed in (1, 2):
         lives(record(tmp_path, "asa_budget", seed, range(30), asa_budget=0.1), [*start, 2.0, 3.0, None, 4.0])

@@ -10,6 +10,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import __version__
 
 import run_sent_clas
+from models import methods
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict
 from models.encoders import GradientCheckpointingLayer, checkpoint_layers
@@ -53,7 +54,13 @@ def test_what_cannot_be_checkpointed_is_refused(monkeypatch):
     assert f"transformers {__version__} runs hooks inside the checkpoint" in message(checkpoint_layers, tiny_backbone())
 
 
-def test_from_the_command_line(encoder_folder, tmp_path):
+def test_from_the_command_line(encoder_folder, tmp_path, monkeypatch):
+    used, build = [], methods.build
+    monkeypatch.setattr(
+        methods,
+        "build",
+        lambda name, model, args: used.append(model.is_activation_checkpointing) or build(name, model, args),
+    )
     write(tmp_path / "sst-2" / "train.tsv", "sentence\tlabel", *(["a warm film\t1", "a dull plot\t0"] * 3))
     weights = []
     for flags in ((), ("--gradient_checkpointing", "--gradient_accumulation_steps", "2")):
@@ -61,6 +68,7 @@ def test_from_the_command_line(encoder_folder, tmp_path):
         given += ["--train_batch_size", "4", "--num_train_epochs", "1", "--no_cuda", "--overwrite_output_dir", *flags]
         run_sent_clas.main([*given, "--max_seq_length", "16", "--output_dir", str(tmp_path / "out")])
         weights.append(read_state_dict(tmp_path / "out" / "0_pytorch_model.bin"))
+    assert used == [False, True]
     plain, checkpointed = weights
     for name, tensor in plain.items():
         if "key.bias" not in name:  # whose gradient is rounding alone, which Adam scales up

@@ -160,7 +160,7 @@ def test_the_logs_start_afresh_with_each_training(tmp_path):
     assert {name: logged(trainer, name) for name in first} == first
 
 
-@pytest.mark.parametrize("head", ["sequence", "token", "choice"])
+@pytest.mark.parametrize("head", ["sequence", "token", "choice", "masked_lm"])
 def test_accumulation_changes_nothing(head, tmp_path):
     """Also where the parts have unequal numbers of labels."""
     size, found = 2 if head == "choice" else 4, []
@@ -173,7 +173,7 @@ def test_accumulation_changes_nothing(head, tmp_path):
         found.append((model, trainer))
     (model, trainer), *others = found
     for other, accumulated in others:
-        for name in ("loss", "task_loss", "penalty", "grad_norm"):
+        for name in ("loss", "task_loss", "divergence", "penalty", "grad_norm"):
             assert logged(accumulated, name) == pytest.approx(logged(trainer, name), rel=1e-6), name
         assert_same_weights(other, model, 1e-7)
 

@@ -1,9 +1,11 @@
 """The methods from the command line: their flags, what a run of each leaves, and settings that cannot be."""
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from conftest import tiny_backbone
 from script_runs import flags_of, message, results_of, run_folder
 from test_baselines import BASELINES, SETTINGS
 from test_data import write
@@ -50,6 +52,13 @@ def test_from_the_command_line(script, task, method, data_dir, encoder_folder, t
     assert state.keys() - exported.keys() == {"bert.embeddings.position_ids"}  # which the release keeps
     assert exported.keys() <= state.keys()
     assert not [name for name in state if not name.startswith(("bert.", "classifier."))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_release_s_roberta_has_no_attention_dropout_with_any_method(method):
+    backbone = tiny_backbone("roberta", attention_probs_dropout_prob=0.25)
+    registry.build(method, backbone, Namespace(protocol="release", **SETTINGS.get(method, {})))
+    assert {layer.attention.self.dropout.p for layer in backbone.roberta.encoder.layer} == {0.0}
 
 
 @pytest.mark.parametrize(

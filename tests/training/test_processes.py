@@ -72,8 +72,12 @@ def under_torchrun(given: list[str]) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("flags", [(), ("--gradient_accumulation_steps", "2", "--max_grad_norm", "0.5")], ids=len)
 def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, capsys):
-    """The last step of an epoch has one row: one of the processes has nothing to do in it."""
+    """The last step of an epoch has one row: one of the processes has nothing to do in it.
+
+    With this seed the first epoch is the best, and predicts another label than the last for two rows of the test set.
+    """
     one, two = tmp_path / "one", tmp_path / "two"
+    flags = (*flags, "--seed", "49")
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
     printed = capsys.readouterr().out
     statuses, said = run_both("run_sent_clas", arguments(data_dir, encoder_folder, two, *flags), tmp_path)
@@ -82,6 +86,7 @@ def test_two_processes_train_as_one(flags, data_dir, encoder_folder, tmp_path, c
 
     expected, found = (json.loads((folder / "results.json").read_text()) for folder in (one, two))
     assert found["examples"] == {"train": 17, "eval": 9, "test": 5}
+    assert expected["best"]["epoch"] == 0
     assert [epoch["global_step"] for epoch in found["epochs"]] == [5, 10]
     for ours, theirs in zip(found["epochs"], expected["epochs"], strict=True):
         for name in ("train_loss", "eval_loss", "eval_score"):
@@ -134,6 +139,8 @@ def test_two_processes_agree_to_stop_and_resume_exactly(more, tmp_path):
     assert statuses == [143, 143], said
     assert "the same command with --resume goes on from there" in said
     assert [state.name for state in (cut / "states").iterdir()] == ["00000002"]
+    each = json.loads((cut / "states" / "00000002" / "progress.json").read_text())["processes"]
+    assert each[0]["random"]["torch"] != each[1]["random"]["torch"]
     statuses, said = run_both("run_sent_clas", [*argv, "--resume"], tmp_path)
     assert statuses == [0, 0], said
     assert differences(cut, whole) == []

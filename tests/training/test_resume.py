@@ -70,6 +70,7 @@ BLOWS = [
     ("training.folder", "write_text", 2),
     ("training.loop", "optimize", 3),
     ("training.evaluation", "predict", 1),
+    ("training.loop", "write_predictions", 1),  # after the checkpoint of the second epoch, before its state
     ("training.folder", "remove_folder", 1),
     ("training.run", "predict", 1),
 ]

@@ -529,9 +529,9 @@ def test_a_run_interrupted_in_an_evaluation_saves_its_state_once(save_steps, tmp
     assert saved == ["00000001"]
 
 
-def fp16_run(folder, model) -> Run:
+def fp16_run(folder, model, **changes) -> Run:
     """A run with the loss scaling of fp16, which the library offers on GPUs alone, in float32 on CPU."""
-    run = make_run(folder, model)
+    run = make_run(folder, model, **changes)
     run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     run.accelerator.native_amp = True
     run.accelerator.state._mixed_precision = "fp16"
@@ -552,6 +552,41 @@ def test_fp16_counts_the_steps_that_it_skips(tmp_path):
     of_first = [row["train_loss"] for row in rows[:3] if "train_loss" in row]
     assert results["epochs"][0]["train_loss"] == pytest.approx(np.mean(of_first))  # skipped steps do not count
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_clipping_measures_gradients_without_the_loss_scale(tmp_path):
+    found = []
+    for number, make in enumerate((make_run, fp16_run)):
+        run = make(tmp_path / str(number), tiny_backbone(dtype=torch.float32), max_grad_norm=0.01, num_train_epochs=1)
+        train(run, features(21), {}, {})
+        norms = [row["grad_norm"] for row in metrics_of(run.folder.path)]
+        found.append((norms, {name: weight.double() for name, weight in run.model.state_dict().items()}))
+    assert found[1][0] == pytest.approx(found[0][0], rel=1e-4)
+    assert min(found[0][0]) > 0.01  # it is clipped
+    for name, weight in found[1][1].items():
+        if "key.bias" not in name:  # whose gradient is rounding alone, which Adam scales up
+            assert torch.allclose(weight, found[0][1][name], atol=1e-6), name
+
+
+def test_fp16_resumes_with_its_loss_scale_and_count(tmp_path):
+    model = tiny_backbone(dtype=torch.float32)
+    spoil(model, 2, 3)
+    run = fp16_run(tmp_path / "run", model, save_steps=1, max_train_steps=3)
+    kept = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_end_epoch", lambda run, state, *_: kept.append(state) or raise_stopped())
+        with pytest.raises(KeyboardInterrupt):
+            train(run, features(21), {}, {})
+    [state] = kept
+    assert (run.accelerator.scaler.get_scale(), state.progress.skipped.tolist()) == (256, [2, 2])
+    run.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    state.progress.skipped.zero_()
+    state.load(run.folder.saved_states()[-1])
+    assert (run.accelerator.scaler.get_scale(), state.progress.skipped.tolist()) == (256, [2, 2])
+
+
+def raise_stopped():
+    raise KeyboardInterrupt
 
 
 def test_fp16_stops_after_too_many_skipped_steps(tmp_path, monkeypatch, capsys):
