@@ -18,7 +18,7 @@ from data.tasks import TASKS
 from experiments import bootstrap
 from experiments.records import Result, changes
 from models.methods import METHODS
-from utils import InputError, short, write_json, write_text
+from utils import InputError, counted, short, write_json, write_text
 
 POWER = 0.8  # of the difference that a table calls detectable
 MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
@@ -273,7 +273,8 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
     for row in records:
         if error := row.get("rows_sampling_error"):
             metric, settings = row["metric"].replace("_", " "), row["settings"]
-            name = f"{row['task']} {row['scored_on']}"
+            known = row["scored_on"].startswith(row["task"])  # its own dev set under masks
+            name = row["scored_on"] if known else f"{row['task']} {row['scored_on']}"
             of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
             said[name, of, metric] = (
                 f"{name} has {row['examples']:,} rows: scored on as many others, one run's"
@@ -376,17 +377,17 @@ def difference_text(row: Mapping, epoch: str) -> str:
         return "" if row["method"] == "naive" else "no naive run"
     if not pairs:
         return "no pair"
-    said = f"{row[f'{epoch}_difference']:+.2f}"
+    said = f"{row[f'{epoch}_difference']:+z.2f}"
     if row[f"{epoch}_low"] is not None:
-        said += f" [{row[f'{epoch}_low']:+.2f}, {row[f'{epoch}_high']:+.2f}], p {_p(row[f'{epoch}_p'])}"
+        said += f" [{row[f'{epoch}_low']:+z.2f}, {row[f'{epoch}_high']:+z.2f}], p {_p(row[f'{epoch}_p'])}"
     if row[f"{epoch}_low"] is not None and row[f"{epoch}_low"] <= 0 <= row[f"{epoch}_high"]:
         said += f", detectable {row[f'{epoch}_detectable']:.2f}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
     rows = "rows" if epoch == "last" else f"{epoch}_rows"
     if row.get(f"{rows}_low") is not None:
-        said += f", rows too [{row[f'{rows}_low']:+.2f}, {row[f'{rows}_high']:+.2f}]"
-    return f"{said}, {pairs} pair{'s' * (pairs > 1)}"
+        said += f", rows too [{row[f'{rows}_low']:+z.2f}, {row[f'{rows}_high']:+z.2f}]"
+    return f"{said}, {counted(pairs, 'pair')}"
 
 
 def _p(value: float) -> str:

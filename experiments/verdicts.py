@@ -27,7 +27,7 @@ from experiments.paired import Predicted
 from experiments.records import Result, read_results
 from experiments.tables import Group, grouped, listed, over_seeds
 from training.versions import versions
-from utils import InputError, Parser, log, run_script, write_json
+from utils import InputError, Parser, counted, log, run_script, write_json
 
 METHOD, CONTROL = "asa_budget", "random_mask"
 SHARE = {METHOD: "asa_budget", CONTROL: "random_mask_budget"}
@@ -363,7 +363,7 @@ def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
         _figure(record[what]["mean"]),
         f"**{other}**" if row["control"] else other,
         _figure(row[what]["mean"]),
-        "" if row["difference"] is None else f"{row['difference']:+.2f}, {row['pairs']} pairs",
+        "" if row["difference"] is None else f"{row['difference']:+z.2f}, {counted(row['pairs'], 'pair')}",
         _interval(row["low"], row["high"]),
         _interval(row["rows_low"], row["rows_high"]),
     ]
@@ -388,7 +388,7 @@ def _figure(value: float | None) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{low:+.2f}, {high:+.2f}]"
+    return "" if low is None or high is None else f"[{low:+z.2f}, {high:+z.2f}]"
 
 
 if __name__ == "__main__":
