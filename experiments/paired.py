@@ -33,12 +33,11 @@ def read(group: Group) -> Predicted | None:
         why = "its runs keep no predictions"
     elif not bootstrap.computes(metric, labels):
         why = f"{metric} is not computed from rows here"
+    name = ", ".join(filter(None, (group.method, listed(group.own))))
     if why:
-        name = ", ".join(filter(None, (group.method, listed(group.own))))
         log.warning(f"{where(group)}: {name} is left out: {why}")
         return None
     if missing := sorted(group.results.keys() - files.keys()):
-        name = ", ".join(filter(None, (group.method, listed(group.own))))
         log.warning(f"{where(group)}: {name} is without seed {', '.join(map(str, missing))}: no predictions are kept")
     if any(each["label"] != labels for each in columns.values()):
         raise InputError(f"{next(iter(files.values()))}: its rows are not those of the other seeds")
