@@ -1,0 +1,90 @@
+"""`AsaModel` around a backbone: taken off it, copied, pickled, saved, and compiled."""
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import pytest
+import torch
+from asa_models import training_step
+from conftest import gradients, relative_error, tiny_backbone, tiny_batch
+from torch import nn
+
+from models.asa import AsaModel
+from models.encoder_types import encoder_layers
+
+
+def hooks_of(backbone: nn.Module) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in backbone.modules())
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta"])
+def test_detach_gives_the_backbone_back(model_type):
+    backbone = tiny_backbone(model_type)
+    model, batch = AsaModel(backbone), tiny_batch()
+    assert hooks_of(backbone) == (3 if model_type == "bert" else 9)
+    assert model.detach() is backbone
+    assert hooks_of(backbone) == 0
+    assert torch.equal(model.eval()(**batch).logits, backbone(**batch).logits)
+    with pytest.raises(ValueError, match="was detached from its backbone"):
+        model.train()(**batch)
+    found, _ = training_step(AsaModel(backbone), batch)
+    assert found["adversaries.0.query.weight"].norm() > 0
+
+
+def test_the_backbone_keeps_no_adversary_alive():
+    model = AsaModel(tiny_backbone())
+    backbone, batch = model.backbone, tiny_batch()
+    adversary = weakref.ref(model.adversaries[0])
+    gc.disable()  # nor does a circle of references
+    try:
+        training_step(model, batch)
+        del model
+        assert adversary() is None
+    finally:
+        gc.enable()
+    assert backbone.train()(**batch).loss.isfinite()
+    assert AsaModel(backbone).train()(**batch).penalty > 0
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta"])
+def test_copies_and_pickles_of_the_backbone_carry_no_adversary(model_type):
+    model, batch = AsaModel(tiny_backbone(model_type)), tiny_batch()
+    pickled = pickle.dumps(model.backbone)
+    assert b"adversaries" not in pickled
+    assert len(pickled) < 1.2 * len(pickle.dumps(tiny_backbone(model_type)))
+    for again in (copy.deepcopy(model.backbone), pickle.loads(pickled)):
+        assert torch.equal(again.eval()(**batch).logits, model.eval()(**batch).logits)
+        found, output = training_step(AsaModel(again), batch)
+        assert output.penalty > 0
+        assert found["adversaries.2.key.weight"].norm() > 0
+        assert not any(isinstance(module, type(model.adversaries[0])) for module in again.modules())
+
+
+def test_a_whole_model_is_saved_and_loaded():
+    model, batch = AsaModel(tiny_backbone(), tau=0.2), tiny_batch()
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    expected, output = training_step(model, batch)
+    found, loaded = training_step(again, batch)
+    assert torch.equal(loaded.loss, output.loss)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    assert hooks_of(again.backbone) == len(encoder_layers(again.backbone))
+
+
+@pytest.mark.parametrize("one_forward", [False, True])
+def test_one_graph(one_forward):
+    model, batch = AsaModel(tiny_backbone(), one_forward=one_forward), tiny_batch()
+    expected, output = training_step(model, batch)
+    expected = {name: gradient.clone() for name, gradient in expected.items()}
+    model.zero_grad()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)(**batch)
+    compiled.loss.backward()
+    assert relative_error(compiled.loss, output.loss) < 1e-12
+    for name, gradient in gradients(model).items():
+        assert (gradient - expected[name]).norm() <= 1e-10 * expected[name].norm() + 1e-14, name
+    torch._dynamo.reset()
