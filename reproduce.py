@@ -19,7 +19,7 @@ from data.tasks import TASKS, find_name, names_of
 from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
-from models.methods import METHODS
+from models.methods import ASA_BUDGET, METHODS
 from training.arguments import SCRIPTS
 from utils import InputError, Parser, counted, log, run_script
 
@@ -37,7 +37,6 @@ SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of
 NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
 # And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
 OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
-USUAL_BUDGET = "0.1"  # the default of --asa_budget
 BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
 METHODS_OF = {
     "main": ("naive", "asa"),
@@ -277,10 +276,10 @@ def row(name: str) -> Variant:
     """The row of a table that --methods names."""
     if found := BUDGET_ROW.fullmatch(name):
         method, flag = OF_BUDGET[found[1]]
-        share = f"{float(found[2]):g}"
-        if (method, share) == ("asa_budget", USUAL_BUDGET):  # the method itself
+        share = float(found[2])
+        if (method, share) == ("asa_budget", ASA_BUDGET):  # the method itself
             return Variant(method, method)
-        return Variant(f"{found[1]}-{share}", method, (flag, share))
+        return Variant(f"{found[1]}-{share:g}", method, (flag, f"{share:g}"))
     return NAMED.get(name, Variant(name, name))
 
 

@@ -204,7 +204,7 @@ def results_of(run: Planned) -> dict | None:
         return None
     results = read_run(path)
     try:
-        different = different_settings(results, run.args)
+        different = different_settings(results, run.args | _encoder(results["args"], run))
         is_finished(results)
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: not the results file of a run") from None
@@ -213,6 +213,13 @@ def results_of(run: Planned) -> dict | None:
             f"{run.folder}: it has a run of another setting ({different}): give another --output_dir, or move it away"
         )
     return results
+
+
+def _encoder(recorded: dict, run: Planned) -> dict:
+    """Where a run had the encoder from that the grid has trained further, if it is this one, wherever the grid lay."""
+    path = recorded["load_model_path"]
+    of_grid = run.after is not None and Path(path).parts[-3:] == Path(run.args["load_model_path"]).parts[-3:]
+    return {"load_model_path": path} if of_grid else {}
 
 
 def state(run: Planned) -> str:

@@ -26,12 +26,13 @@ from experiments import paired
 from experiments.paired import Predicted
 from experiments.records import Result, read_results
 from experiments.tables import Group, grouped, listed, over_seeds
+from models.methods import ASA_BUDGET
 from training.versions import versions
 from utils import InputError, Parser, counted, log, run_script, write_json
 
 METHOD, CONTROL = "asa_budget", "random_mask"
 SHARE = {METHOD: "asa_budget", CONTROL: "random_mask_budget"}
-FIXED = 0.1  # the default of --asa_budget
+FIXED = ASA_BUDGET
 RATE = "adversary_learning_rate"
 LEARNED_AFTER = 100  # steps; before, an adversary's liveness says little
 
@@ -113,12 +114,15 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 Read = Mapping[Group, Predicted]
+# A line of a table where nothing was run beside the row budget.
+ALONE = dict.fromkeys(("method", "method_settings"), "") | {"control": False, "score": {"mean": None}, "pairs": 0}
+ALONE |= {"loss": ALONE["score"]} | dict.fromkeys(("difference", "low", "high", "rows_low", "rows_high"))
 
 
 def _arms(family: Sequence[Group], read: Read, method: str) -> dict[float, Predicted]:
     """Budget -> predictions, of the row budget or of its control."""
     found = {budget_of(group): read[group] for group in family if group.method == method and group in read}
-    return {budget: predicted for budget, predicted in sorted(found.items(), key=str) if budget is not None}
+    return {budget: found[budget] for budget in sorted(budget for budget in found if budget is not None)}
 
 
 def _others(family: Sequence[Group], read: Read) -> list[Group]:
@@ -163,6 +167,8 @@ def _first_half(group: Group, found: Predicted) -> dict[int, float]:
 def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Mapping[int, float]]) -> dict | None:
     """Each seed's budget as the other seeds' models chose it, against all others; None where nothing was chosen.
 
+    None, too, where a seed's chosen run was not scored: the choice must not decide which seeds are compared.
+
     Args:
         picks: what a training is -> seed -> budget.
     """
@@ -170,6 +176,10 @@ def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Ma
     arms = _arms(family, read, METHOD)
     ours = paired.of_seeds(arms, of_seed)
     if ours is None:
+        return None
+    if lacking := of_seed.keys() - ours[0].keys():
+        said = ", ".join(f"{seed} ({of_seed[seed]:g})" for seed in sorted(lacking))
+        log.warning(f"{paired.where(family[0])}: no runs of the chosen budgets: seed {said}")
         return None
     first, count = family[0].first, len(ours[1])
     rows = halves(count)[1] if first.same_rows else np.arange(count)
@@ -336,11 +346,11 @@ def markdown(found: Mapping[str, Sequence[dict]]) -> str:
     }
     parts = []
     for title, (columns, records, what) in tables.items():
-        lines = [_line(record, row, what) for record in records for row in record["against"]]
+        lines = [_line(record, row, what) for record in records for row in record["against"] or [ALONE]]
         if lines:
             parts += [f"## {title}", _table(columns, lines)]
     columns = ["encoder", "trained on", "budget", "seeds", "measured", "median", "lowest tenth"]
-    columns += ["untrained: median", "lowest tenth", "an adversary"]
+    columns += ["untrained: measured", "median", "lowest tenth", "an adversary"]
     if found["liveness"]:
         parts += [f"## Liveness after step {LEARNED_AFTER}", _table(columns, map(_live, found["liveness"]))]
     return "\n\n".join(parts)
@@ -370,15 +380,17 @@ def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
 
 
 def _live(record: Mapping) -> list[str]:
-    drawn = record["untrained"] or {"median": None, "tenth": None}
-    figures = (record["median"], record["tenth"], drawn["median"], drawn["tenth"])
+    drawn = record["untrained"] or {"measured": "", "median": None, "tenth": None}
     return [
         record["encoder"],
         ", ".join(filter(None, (record["task"], record["settings"]))),
         f"{record['budget']:g}",
         ", ".join(map(str, record["seeds"])),
-        f"{record['measured']}",
-        *map(_figure, figures),
+        *(
+            cell
+            for side in (record, drawn)
+            for cell in (f"{side['measured']}", *map(_figure, (side["median"], side["tenth"])))
+        ),
         {None: "", True: "yes", False: "no"}[record["adversary"]],
     ]
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("corrected", "release")
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 R3F_NOISES = ("uniform", "normal")
+ASA_BUDGET = 0.1  # the default share of its keys that each query hides
 
 
 @dataclass(frozen=True)

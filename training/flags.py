@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from data import own_flags
 from data.columns import SUFFIXES
-from models.methods import ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
+from models.methods import ASA_BUDGET, ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
 from training import trackers
 from utils import Parser
 
@@ -112,7 +112,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--asa_budget",
         type=share,
-        default=0.1,
+        default=ASA_BUDGET,
         metavar="BETA",
         help="share of its keys that each query hides, with --method asa_budget (default: %(default)s)",
     )

@@ -133,6 +133,14 @@ def test_what_was_fine_tuned_from_an_encoder_that_is_gone_is_refused(grid, tmp_p
     assert results_of(tuned)["encoder_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
+def test_a_grid_that_was_moved_is_finished(grid, tmp_path):
+    assert grid() == 0
+    assert len(grid.runs()) == 5
+    shutil.move(tmp_path / "runs", tmp_path / "moved")
+    assert grid("--output_dir", str(tmp_path / "moved")) == 0
+    assert grid.runs() == []
+
+
 def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert grid("--keep_checkpoints", "none") == 2
     assert (

@@ -132,6 +132,28 @@ def test_of_a_chosen_budget_other_sets_are_scored_whole_and_the_own_rows_by_half
     assert (found[under]["score"]["mean"], found[under]["against"]) == (25, [])
 
 
+def test_the_choice_does_not_decide_which_seeds_are_compared(tmp_path, caplog):
+    """Where a seed's chosen run was not scored on a set, there is no comparison of chosen budgets on it."""
+    right = {0.05: (0, 10, 15), 0.1: (20, 11, 0)}  # of the rows of the first half
+    for place, seed in enumerate((1, 2, 3)):
+        for beta, on in ((0.05, None), (0.1, {"on-hard": range(30)})):
+            record(tmp_path, "asa_budget", seed, FIRST[: right[beta][place]], on, asa_budget=beta)
+    found = sections(tmp_path)
+    [chosen] = found["chosen"]
+    assert chosen["scored_on"] == "dev"
+    assert chosen["budget_of_seed"] == {"1": 0.05, "2": 0.1, "3": 0.1}
+    assert "scored on SST-2 hard.tsv: no runs of the chosen budgets: seed 1 (0.05)" in caplog.text
+    assert [each["scored_on"] for each in found["fixed"]] == ["dev", "SST-2 hard.tsv"]
+
+
+def test_the_row_budget_alone_has_its_score(tmp_path, capsys):
+    for seed in (1, 2):
+        record(tmp_path, "asa_budget", seed, range(30), asa_budget=0.1)
+    [found] = sections(tmp_path)["fixed"]
+    assert (found["score"]["mean"], found["against"]) == (75, [])
+    assert "| 0.1 | 75.00 |  |  |  |  |  |" in capsys.readouterr().out
+
+
 def test_losses_under_masks_are_compared_by_seed(tmp_path, capsys):
     for seed in (1, 2, 3):
         record(tmp_path, "asa_budget", seed, range(30), {"under-other": range(28 - seed)}, asa_budget=0.1)
@@ -187,7 +209,7 @@ def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_pat
     assert (other["budget"], other["untrained"], other["adversary"]) == (0.2, None, None)
     assert "SST-2, scored on dev: asa_budget 0.2 has no run with --adversary_learning_rate 0" in caplog.text
     assert len(found["fixed"]) == 1  # that run is no candidate, and nothing to compare with
-    assert "| 0.1 | 1, 2 | 6 | 3.00 | 2.00 | 1.25 | 1.05 | yes |" in capsys.readouterr().out
+    assert "| 0.1 | 1, 2 | 6 | 3.00 | 2.00 | 2 | 1.25 | 1.05 | yes |" in capsys.readouterr().out
 
 
 def test_the_control_has_no_other_setting_of_its_own(tmp_path, caplog):
