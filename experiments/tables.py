@@ -45,21 +45,20 @@ NOTES = {
 }
 SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
 RULES = f"""\
-Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. A published
-figure from the GLUE server is a score on other data.
+Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. Published
+figures from the GLUE server are scores on other data.
 
 - *Last epoch*: the score after the last epoch.
-- *Best epoch*: each run's best by the score that is shown, and therefore too high; for a run that is scored on test, it
-  is chosen on test.
-- *Difference from fine-tuning*: from plain fine-tuning of the same encoder, task and settings, paired by seed; a seed
-  that one side lacks does not count, and no correction is made for the number of comparisons. In this order:
+- *Best epoch*: each run's best epoch, chosen by the score shown, which is therefore too high. For a run that is scored
+  on a test set, it is chosen on that test set.
+- *Difference from fine-tuning*: from plain fine-tuning of the same encoder, task and settings, paired by seed. Seeds
+  without a partner are left out. There is no correction for the number of comparisons. A cell shows, in this order:
   - the mean difference and its {CONFIDENCE:.0%} interval, Student's t over seeds;
   - p of the paired t-test;
-  - *detectable*, where the interval holds 0: a true difference of this size would have been found with a probability of
-    {POWER:.0%};
-  - *flips*: p of the exact sign-flip test, for up to {MOST_FLIPPED} pairs; with n pairs never below 2/2^n;
-  - *rows too*, where all these runs keep their predictions: the interval over seeds, widened by how far the difference
-    moves when the evaluated rows are drawn again (bootstrap);
+  - *detectable*, where the interval includes 0: the true difference that would be found with {POWER:.0%} probability;
+  - *flips*: p of the exact sign-flip test, for up to {MOST_FLIPPED} pairs; with n pairs it cannot be below 2/2^n;
+  - *rows too*, where all these runs keep their predictions: the interval over seeds, widened by how much the difference
+    changes when the evaluated rows are resampled (bootstrap);
   - the number of pairs.
 - *At equal cost*: the same against plain fine-tuning for twice the epochs."""
 
