@@ -23,9 +23,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
+
+try:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+except ImportError:  # before transformers 4.53
+    GradientCheckpointingLayer = None  # type: ignore[assignment, misc]
 
 from .budget import RowBudget
 from .divergence import IGNORED_LABEL, divergence, labelled_alone, zero_without_labels
@@ -44,6 +50,10 @@ PROTOCOLS = ("corrected", "release")
 # The attention score of a masked unit. It is also the gain of the divergence gradient that reaches the adversary,
 # while the penalty has none, so another value would be another method.
 MASKED_SCORE = -1e4
+
+# Whether a layer's hooks run again when a checkpointed layer is computed again, in the backward pass, when the
+# adversarial pass that they belong to is over. So it was before transformers 5.23.
+HOOKS_RUN_AGAIN = GradientCheckpointingLayer is None or "__call__" in vars(GradientCheckpointingLayer)
 
 # (scores, visible keys, real queries) -> keep-mask and attention bias, as of `PositiveScore` and `RowBudget`.
 MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -144,15 +154,16 @@ class AsaModel(nn.Module):
         """The configuration of the Hugging Face model."""
         return plain(self.backbone).config
 
-    def forward(self, labels: torch.Tensor | None = None, **batch):
+    def forward(self, *, labels: torch.Tensor | None = None, **batch):
         """Both passes on one batch; the keywords are those of the backbone.
 
         Returns:
             `AsaOutput` in training mode, the backbone's own output in evaluation mode.
 
         Raises:
-            ValueError: training without labels, with a loss for which no divergence is defined, or with an attention
-                mask that says more than which tokens are real.
+            ValueError: training without labels or inputs, with a loss for which no divergence is defined, with an
+                attention mask that says more than which tokens are real, or with gradient checkpointing that loses the
+                adversarial mask.
         """
         if labels is not None:
             batch["labels"] = labels
@@ -163,6 +174,10 @@ class AsaModel(nn.Module):
         if self._detached:
             raise ValueError("this AsaModel was detached from its backbone: make another one to train with ASA")
         check_attention_mask(**batch)
+        if HOOKS_RUN_AGAIN and plain(self.backbone).is_gradient_checkpointing:
+            raise ValueError(
+                f"with ASA, gradient checkpointing does not work with transformers {transformers.__version__}: use 5.23"
+            )
 
         batch["return_dict"] = True
         # A mean squared error knows no label to ignore.
@@ -261,8 +276,7 @@ class AsaModel(nn.Module):
         self._detached = False  # and not read from the handles, which torch.compile does not know
         self._handles: list = []
         self._doors: list[tuple[nn.Module, str]] = []
-        if self.protocol == "release":
-            lose_attention_dropout(self.backbone)
+        lose_attention_dropout(self.backbone, lost=self.protocol == "release")
         for layer in encoder_layers(self.backbone):
             self._handles.append(layer.register_forward_pre_hook(_Hook(self), with_kwargs=True))
             if path := self.encoder_type.scores:
@@ -358,8 +372,12 @@ class Adversary(nn.Module):
         In half precision the gradients would overflow: they carry a factor of 1e4 and, in fp16, the loss scale.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
-            hidden_states = hidden_states.to(self.query.weight.dtype)
-            query, key = self.query(hidden_states), self.key(hidden_states)  # (B, L, H)
+            dtype = torch.promote_types(self.query.weight.dtype, torch.float32)
+            hidden_states = hidden_states.to(dtype)
+            query, key = (  # (B, L, H)
+                F.linear(hidden_states, linear.weight.to(dtype), linear.bias.to(dtype))
+                for linear in (self.query, self.key)
+            )
             return query @ key.transpose(1, 2) / hidden_states.shape[-1] ** 0.5
 
 
@@ -495,6 +513,8 @@ def lose_attention_dropout(backbone: nn.Module, lost: bool = True) -> None:
 
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:
     """Raise `ValueError` unless the mask has one entry a token: ASA has to know which tokens are real."""
+    if input_ids is None and inputs_embeds is None:
+        raise ValueError("training with ASA needs input_ids or inputs_embeds in the batch")
     shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
     if attention_mask is not None and getattr(attention_mask, "shape", None) != shape:
         given = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)
@@ -508,7 +528,7 @@ REENTRANT = "with ASA, gradient checkpointing must have use_reentrant=False, or 
 
 def check_checkpointing(layer: nn.Module) -> None:
     """Raise `ValueError` for a layer under reentrant checkpointing, which gives gradients to positional arguments."""
-    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):  # as checkpoint has it
         raise ValueError(REENTRANT)
 
 

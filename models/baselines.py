@@ -125,9 +125,9 @@ class RandomMask(AsaModel):
         super().__init__(backbone, 0.0, protocol, one_forward, layers, budget=budget)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
-    def forward(self, labels: torch.Tensor | None = None, **batch):
+    def forward(self, **batch):
         """As `AsaModel.forward`; the output has no penalty."""
-        output = super().forward(labels, **batch)
+        output = super().forward(**batch)
         if self.training:
             output = AsaOutput(**{name: value for name, value in output.items() if name != "penalty"})
         return output
@@ -148,8 +148,16 @@ class RandomScores(nn.Module):
 class EmbeddingNoise(Baseline):
     """What the methods share that add noise to the embeddings of the real tokens."""
 
-    def real_tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_) -> torch.Tensor:
-        """(sequences, L, width of the embeddings): 1 on real tokens, 0 on padding, in the type noise has: float32."""
+    def real_tokens(
+        self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **_
+    ) -> torch.Tensor:
+        """(sequences, L, width of the embeddings): 1 on real tokens, 0 on padding, in the type noise has: float32.
+
+        Raises:
+            ValueError: the batch has no input_ids, whose embeddings the noise is added to.
+        """
+        if input_ids is None:
+            raise ValueError("noise on the embeddings needs input_ids in the batch")
         embeddings = _word_embeddings(self.backbone)
         dtype = torch.promote_types(embeddings.weight.dtype, torch.float32)
         real = torch.ones_like(input_ids) if attention_mask is None else attention_mask

@@ -61,9 +61,11 @@ def divergence(
 
 
 def is_regression(config, p: torch.Tensor, labels: torch.Tensor) -> bool:
-    """Whether predictions are numbers, one or several for each example, and no classes' logits."""
-    several = labels.is_floating_point() and config.problem_type == "regression"
-    return p.ndim == 2 and (p.shape[-1] == 1 or several)
+    """Whether predictions are numbers, one or several for each example, and no classes' or choices' logits."""
+    numbers = labels.is_floating_point()
+    several = numbers and config.problem_type == "regression"
+    one = p.shape[-1] == 1 and (numbers or config.num_labels == 1)  # and not a question with one choice
+    return p.ndim == 2 and (one or several)
 
 
 def _kl_but(ignored: torch.Tensor, p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

@@ -5,10 +5,12 @@ lifted out together.
 """
 
 import functools
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
@@ -201,7 +203,14 @@ def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
             f"{type(model).__name__} does not have its layers where transformers has those of"
             f" {model.config.model_type} models ({row.layers}): {error}"
         ) from None
-    return [layer for layers in modules for layer in layers]
+    found = [layer for layers in modules for layer in layers]
+    # ModernBERT's, in transformers 4 and early 5: in most layers it replaces the mask that the adversary's is part of.
+    if any("sliding_window_mask" in inspect.signature(layer.forward).parameters for layer in found):
+        raise ValueError(
+            f"{model.config.model_type} models of transformers {transformers.__version__} give their layers a second"
+            " mask: use 5.23"
+        )
+    return found
 
 
 def layer_calls(config) -> int:
@@ -213,11 +222,15 @@ def second_door(attention: nn.Module, method: str) -> list:
     """Let an attention that takes no float mask add one to its scores where it adds what `method` returns.
 
     DeBERTa makes yes and no of its mask, which then has no gradient. Where the mask is a pair of this mask and a bias
-    (B, L, L), for the length of one call the bias is part of what the method returns.
+    (B, L, L), for the length of one call the bias is part of what the method returns. One door serves every model, so
+    what an earlier one has left here is taken away: a copy of its hooks, or those of a model that was never detached.
 
     Returns:
         The handles of the hooks.
     """
+    for hooks in (attention._forward_pre_hooks, attention._forward_hooks):
+        for number in [number for number, hook in hooks.items() if getattr(hook, "func", None) in (_open, _shut)]:
+            del hooks[number]
     return [
         attention.register_forward_pre_hook(functools.partial(_open, method=method), with_kwargs=True),
         # Also after an error, of which the end of a recomputed part of a checkpointed layer is one.

@@ -23,8 +23,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.modeling_layers import GradientCheckpointingLayer
 
+from models.asa import HOOKS_RUN_AGAIN
 from models.encoder_types import ENCODER_TYPES, predicts_masked_words, unsupported
 from models.fetch import FETCHED
 from models.heads import HEADS, settle_head
@@ -311,8 +311,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     """
     if not model.supports_gradient_checkpointing:
         raise InputError(f"--gradient_checkpointing: transformers has none for {model.config.model_type} models")
-    # Before, a layer's hooks ran again in the backward pass, when the adversarial pass that they belong to is over.
-    if "__call__" in vars(GradientCheckpointingLayer):
+    if HOOKS_RUN_AGAIN:
         raise InputError(
             f"--gradient_checkpointing: transformers {transformers.__version__} runs hooks inside the checkpoint;"
             " use the version in requirements.txt"

@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
+from transformers.trainer_utils import validate_quantization_for_training
 
 from .asa import AsaModel
 from .divergence import IGNORED_LABEL
@@ -25,6 +26,7 @@ ADVERSARIES = "adversaries.safetensors"
 LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")
 # What is overridden below and calls nothing up if a version of the library does not have it.
 STEPS_OF_THE_TRAINER = (
+    "loss_is_scaled_for_ga",
     "get_batch_samples",
     "_get_num_items_in_batch",
     "_clip_grad_norm",
@@ -80,6 +82,7 @@ class AsaTrainer(Trainer):
             raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
         if self.args.neftune_noise_alpha is not None:
             raise ValueError("AsaTrainer does not work with neftune_noise_alpha: leave it out")
+        validate_quantization_for_training(self.model.backbone)
         self.adversary_learning_rate = adversary_learning_rate
         self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
         self._steps = 0
@@ -192,10 +195,12 @@ class AsaTrainer(Trainer):
         self.model.adversaries.load_state_dict(adversaries)
 
     def _load_best_model(self) -> None:
-        adversaries = self._saved_adversaries(str(self.state.best_model_checkpoint))
+        folder = str(self.state.best_model_checkpoint)
+        here = Path(folder).is_dir()  # or on the first machine alone, of which the Trainer warns
+        adversaries = self._saved_adversaries(folder) if here else {}
         with self._backbone_alone():
             super()._load_best_model()
-        self.model.adversaries.load_state_dict(adversaries)
+        self.model.adversaries.load_state_dict(adversaries, strict=here)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """The Trainer's, which only warns of weights that keep the values they had before: here it is an error."""
@@ -214,7 +219,10 @@ class AsaTrainer(Trainer):
         path = Path(folder) / ADVERSARIES
         if not path.is_file():
             raise ValueError(f"{folder} has no {ADVERSARIES}: it is not a checkpoint of an AsaTrainer")
-        return load_file(path)
+        adversaries = load_file(path)
+        if adversaries.keys() != self.model.adversaries.state_dict().keys():
+            raise ValueError(f"{path} has the adversaries of other layers than this AsaModel, or of another encoder")
+        return adversaries
 
     @contextlib.contextmanager
     def _backbone_alone(self):

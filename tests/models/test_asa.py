@@ -15,7 +15,7 @@ from models import methods
 from models.asa import PROTOCOLS, AsaModel
 from models.baselines import EmbeddingNoise
 from models.checkpoints import load_release_checkpoint, release_state_dict
-from models.divergence import symmetric_kl
+from models.divergence import divergence, symmetric_kl
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_HEADS = {"seq": "sequence", "mc": "choice", "tok": "token"}
@@ -237,6 +237,14 @@ def test_regression_divergence_is_the_mean_squared_difference():
     assert output.divergence.item() == pytest.approx((output.logits - output.adv_logits).square().mean().item())
 
 
+def test_questions_with_one_choice_have_no_divergence():
+    """Their only choice has a probability of 1 in both passes; they are no regression."""
+    config = AutoConfig.for_model("bert")
+    p, q, labels = torch.tensor([[0.3], [2.0]]), torch.tensor([[1.3], [-2.0]]), torch.tensor([0, 0])
+    assert divergence(config, p, q, labels) == 0
+    assert divergence(config, p, q, labels.float()) == 8.5  # numbers
+
+
 def test_token_divergence_counts_labelled_positions():
     batch = tiny_batch("token")
     output = asa("bert", "token").train()(**batch)
@@ -323,6 +331,15 @@ def test_the_adversary_gradient_under_autocast_is_that_of_float32(attention, dty
             actual, _ = training_step(model, batch)
         for name in ("adversaries.0.query.weight", "adversaries.0.query.bias", "adversaries.0.key.weight"):
             assert relative_error(actual[name], expected[name]) < 0.05, (tau, name)
+
+
+def test_adversaries_that_were_cast_still_score_in_float32():
+    states = torch.randn(2, 5, 24)
+    adversary = asa(dtype=torch.float32).adversaries[0].to(torch.bfloat16)
+    scores = adversary(states.bfloat16())
+    assert scores.dtype == torch.float32
+    adversary.float()
+    assert torch.equal(scores, adversary(states.bfloat16()))
 
 
 def test_a_scaled_fp16_loss_does_not_overflow_in_the_adversary():
@@ -414,6 +431,8 @@ def test_what_training_needs_is_said():
     del batch["labels"]
     with pytest.raises(ValueError, match="needs labels"):
         asa().train()(**batch)
+    with pytest.raises(ValueError, match="needs input_ids or inputs_embeds"):
+        asa().train()(labels=torch.ones(4).long())
     several = AutoModelForSequenceClassification.from_config(
         AutoConfig.for_model("bert", **SIZES["bert"], problem_type="multi_label_classification", num_labels=3)
     )

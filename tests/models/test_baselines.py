@@ -374,6 +374,9 @@ def test_evaluation_and_checkpoint_are_the_plain_model_s(method):
     assert release_state_dict(model).keys() == alone.state_dict().keys()
     with pytest.raises(ValueError, match="needs labels"):
         model.train()(input_ids=batch["input_ids"])
+    if isinstance(model, EmbeddingNoise):
+        with pytest.raises(ValueError, match="noise on the embeddings needs input_ids"):
+            model(inputs_embeds=torch.zeros(*batch["input_ids"].shape, 24), labels=batch["labels"])
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

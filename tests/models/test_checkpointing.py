@@ -10,10 +10,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import __version__
 
 import run_sent_clas
-from models import methods
+from models import asa, encoders, methods
 from models.asa import AsaModel
 from models.checkpoints import read_state_dict
-from models.encoders import GradientCheckpointingLayer, checkpoint_layers
+from models.encoders import checkpoint_layers
 
 WITHOUT = ("albert", "mpnet")  # ALBERT shares its layer; transformers has no checkpointing for MPNet
 
@@ -50,8 +50,24 @@ def test_what_cannot_be_checkpointed_is_refused(monkeypatch):
     assert message(checkpoint_layers, tiny_backbone("albert")) == (
         "--gradient_checkpointing: transformers has none for albert models"
     )
-    monkeypatch.setattr(GradientCheckpointingLayer, "__call__", lambda self: None)
+    monkeypatch.setattr(encoders, "HOOKS_RUN_AGAIN", True)
     assert f"transformers {__version__} runs hooks inside the checkpoint" in message(checkpoint_layers, tiny_backbone())
+
+
+def test_a_transformers_that_runs_hooks_again_is_refused(monkeypatch):
+    monkeypatch.setattr(asa, "HOOKS_RUN_AGAIN", True)
+    model, batch = AsaModel(tiny_backbone()).train(), tiny_batch()
+    assert model(**batch).penalty > 0
+    model.backbone.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match=f"gradient checkpointing does not work with transformers {__version__}"):
+        model(**batch)
+
+
+def test_settings_that_leave_checkpoint_reentrant_are_refused():
+    model = AsaModel(tiny_backbone()).train()
+    model.backbone.activation_checkpointing_enable({"preserve_rng_state": False})
+    with pytest.raises(ValueError, match="must have use_reentrant=False"):
+        model(**tiny_batch())
 
 
 def test_from_the_command_line(encoder_folder, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -391,6 +392,25 @@ def test_the_best_model_is_loaded_with_its_adversaries(tmp_path):
     assert torch.equal(model.adversaries[0].query.weight, load_file(best / ADVERSARIES)["0.query.weight"])
 
 
+def test_a_best_model_on_another_machine_s_disk_is_not_loaded(tmp_path):
+    """The Trainer warns of it, and keeps what it has."""
+    model = AsaModel(tiny_backbone())
+    trainer = trainer_of(model, tmp_path)
+    trainer.state.best_model_checkpoint = str(tmp_path / "checkpoint-4")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer._load_best_model()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_checkpoint_of_other_layers_is_refused_before_anything_is_loaded(tmp_path):
+    trainer_of(AsaModel(tiny_backbone(), layers=[1]), tmp_path, save_strategy="epoch", num_train_epochs=1).train()
+    model = AsaModel(tiny_backbone())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"checkpoint-4/adversaries.safetensors has the adversaries of other layers"):
+        trainer_of(model, tmp_path).train(resume_from_checkpoint=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_a_checkpoint_without_adversaries_is_refused(tmp_path):
     model = AsaModel(tiny_backbone())
     model.backbone.save_pretrained(tmp_path / "checkpoint-1")
@@ -412,6 +432,10 @@ def test_what_the_trainer_refuses(tmp_path, monkeypatch):
             trainer_of(AsaModel(tiny_backbone()), tmp_path)
     with pytest.raises(ValueError, match="does not work with neftune_noise_alpha: leave it out"):
         trainer_of(AsaModel(tiny_backbone()), tmp_path, neftune_noise_alpha=5.0)
+    quantised = tiny_backbone()
+    quantised.is_quantized, quantised.hf_quantizer = True, SimpleNamespace(is_trainable=True)
+    with pytest.raises(ValueError, match="cannot perform fine-tuning on purely quantized models"):
+        trainer_of(AsaModel(quantised), tmp_path)
     monkeypatch.delattr("transformers.Trainer._clip_grad_norm")
     with pytest.raises(RuntimeError, match="whose Trainer has no _clip_grad_norm: use"):
         trainer_of(AsaModel(tiny_backbone()), tmp_path)

@@ -49,6 +49,29 @@ def test_the_backbone_keeps_no_adversary_alive():
     assert AsaModel(backbone).train()(**batch).penalty > 0
 
 
+@pytest.mark.parametrize("model_type", ["bert", "deberta", "deberta-v2", "roberta"])
+def test_a_backbone_that_was_not_detached_is_wrapped_as_a_new_one(model_type):
+    """As in a notebook's cell that is run again; also a copy of the backbone, which has the first one's hooks."""
+    protocols = ["release", "corrected"] if model_type == "roberta" else ["corrected", "corrected"]
+    changes = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.1} if model_type == "roberta" else {}
+    batch = tiny_batch()
+    torch.manual_seed(1)
+    alone = AsaModel(tiny_backbone(model_type, **changes))
+    first = AsaModel(tiny_backbone(model_type, **changes), protocol=protocols[0])
+    for backbone in (first.backbone, copy.deepcopy(first.backbone)):
+        again = AsaModel(backbone, protocol=protocols[1])
+        again.load_state_dict(alone.state_dict())
+        found = []
+        for model in (alone, again):
+            torch.manual_seed(2)
+            found.append(training_step(model, batch))
+        (expected, output), (gradients_again, output_again) = found
+        assert torch.equal(output_again.adv_logits, output.adv_logits)
+        assert output.divergence > 0
+        for name, gradient in expected.items():
+            assert torch.equal(gradients_again[name], gradient), name
+
+
 @pytest.mark.parametrize("model_type", ["bert", "deberta"])
 def test_copies_and_pickles_of_the_backbone_carry_no_adversary(model_type):
     model, batch = AsaModel(tiny_backbone(model_type)), tiny_batch()
