@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from utils import InputError, atomic_folder, counted, file_sha256, log, write_js
 
 CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
+IN_USE = 3600  # seconds in which a set that was used stays in any case: runs have several, larger than `KEPT` or not
 CHUNK = 10_000  # examples tokenised at once
 OWN_COLUMNS = ("lengths", "choices", "first_tokens")  # beside those of `Features.columns`
 ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # what the cache calls its folders
@@ -94,14 +96,14 @@ def cached(
 def make_room(new: Path) -> None:
     """Remove, beside a new set, those used longest ago until `KEPT` bytes are left, and what was never finished.
 
-    What another process is writing stays, and so does whatever the cache did not make.
+    What was used within the last hour stays, as does what another process is writing, and what the cache did not make.
     """
     named = [(ENTRY.fullmatch(path.name), path) for path in new.parent.iterdir() if path != new and path.is_dir()]
     found = [(*_use(path), path, name) for name, path in named if name]
     _, kept = _use(new)
-    for _, size, path, name in sorted(found, key=lambda entry: entry[0], reverse=True):
+    for used, size, path, name in sorted(found, key=lambda entry: entry[0], reverse=True):
         kept += 0 if name["unfinished"] else size
-        if name["unfinished"] or kept > KEPT:
+        if name["unfinished"] or (kept > KEPT and used < time.time() - IN_USE):
             lock = FileLock(path.with_name(f"{name['entry']}.lock"), timeout=0)
             with contextlib.suppress(OSError), lock:  # it is being written, or another user's
                 shutil.rmtree(path, ignore_errors=True)

@@ -262,8 +262,12 @@ def test_a_new_set_takes_the_room_of_those_used_longest_ago(sentences, tokenizer
 
     held = [use(length) for length in (9, 10, 11)][1]
     rows = list(held)
-    for name, length in names.items():
-        os.utime(tmp_path / "cache" / name / "about.json", (length, length))
+
+    def used_long_ago():
+        for name in folders(tmp_path):
+            os.utime(tmp_path / "cache" / name / "about.json", (names[name], names[name]))
+
+    used_long_ago()
     use(9)  # no longer the oldest
     size = sum(path.stat().st_size for path in (tmp_path / "cache" / next(iter(names))).iterdir())
     monkeypatch.setattr(cache, "KEPT", 3.5 * size)
@@ -273,7 +277,10 @@ def test_a_new_set_takes_the_room_of_those_used_longest_ago(sentences, tokenizer
     assert list(use(10)) == rows
     monkeypatch.setattr(cache, "KEPT", 0)
     use(13)
-    assert [names[name] for name in folders(tmp_path)] == [13]
+    assert sorted(names[name] for name in folders(tmp_path)) == [9, 10, 12, 13]  # used within the hour
+    used_long_ago()
+    use(14)
+    assert [names[name] for name in folders(tmp_path)] == [14]
 
 
 def test_room_is_made_of_the_cache_s_own_folders_alone(sentences, tokenizer, tmp_path, monkeypatch):
@@ -283,6 +290,7 @@ def test_room_is_made_of_the_cache_s_own_folders_alone(sentences, tokenizer, tmp
     for name in (f".{killed}.tmp", f".{killed}.old", f".{writing}.tmp", finished, "notes", "SST-2-mine"):
         (folder / name).mkdir(parents=True)
         (folder / name / "about.json").write_text("{}")
+        os.utime(folder / name / "about.json", (1, 1))
     with FileLock(folder / f"{writing}.lock"):
         cached(str(folder), sentence_features, tokenizer, max_seq_length=16)(sentences)
     left = [name for name in folders(tmp_path) if (folder / name / "rows.arrow").exists() is False]
