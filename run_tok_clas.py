@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def warn_of_the_sum(args: argparse.Namespace, words: float) -> None:
-    """Warn if the divergence, which is summed over words, has its default weight; suggest a weight that offsets the sum.
+    """Warn if the divergence, a sum over words, has its default weight, and suggest one that offsets the sum.
 
     Args:
         words: number of words in an average training sentence.
