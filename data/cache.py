@@ -80,7 +80,7 @@ def cached(
                         found = _load(path, examples)
                 make_room(path)
         except (OSError, InputError) as error:
-            reason = error.__cause__ if isinstance(error, InputError) else error  # `writing` turns OSError into InputError
+            reason = error.__cause__ if isinstance(error, InputError) else error  # `writing` turns one into the other
             if not isinstance(reason, OSError):  # the error is about the data
                 raise
             said = reason.strerror or reason

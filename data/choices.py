@@ -21,8 +21,8 @@ BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
 class Choices:
     """The choices of a row.
 
-    texts: the text of each choice; None for a choice that this row lacks but other rows have. names: the file's name
-    for each choice; empty if it has none.
+    texts: the text of each choice; None for a choice that this row lacks but other rows have.
+    names: the file's name for each choice; empty if it has none.
     """
 
     texts: list[str | None]

@@ -69,7 +69,8 @@ def model_classes(task: SentenceTask, words: Sequence[str], given: str) -> Names
     """The classes of another task's model, in its own order, each of which the task counts as one of its labels.
 
     Args:
-        words: the model's own names; `LABEL_<i>` for a class without one. given: how an error quotes the checkpoint.
+        words: the model's own names; `LABEL_<i>` for a class without one.
+        given: how an error quotes the checkpoint.
 
     Raises:
         InputError: the task does not accept this model.

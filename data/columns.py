@@ -41,7 +41,7 @@ RIGHT = (
 SCORES = (("score", "similarity", "similarity_score"), ("label", "labels"), ("target", "value", "rating", "stars"))
 LISTED = 20  # columns or labels listed in a message
 MOST_NUMBERS = 20  # classes that are decimal numbers; with more, the task is a regression
-# More distinct values than this, each in fewer than two rows or so, are not classes.
+# A column with more distinct values than this, and fewer than two rows per value, does not hold classes.
 MOST_CLASSES = 100
 
 
@@ -63,7 +63,7 @@ def given_columns(flag: str, value: str | None, path: Path, columns: Sequence[st
     """The columns that a flag names, `most` at most; none if the flag is not given.
 
     Raises:
-        InputError: a column does not exist, or there are too many.
+        InputError: a column does not exist or is named twice, or there are too many.
     """
     names: Names = () if value is None else (value,)
     if most > 1 and value not in columns:
@@ -116,8 +116,8 @@ def guessed_texts(path: Path, columns: Sequence[str], label: Names, needed: bool
     """The text column, or the two, guessed by name; if no name is known, the only column left.
 
     Args:
-        label: columns that are not texts. needed: a label is required; if its column is not known, the only column left
-        might be the label.
+        label: columns that are not texts.
+        needed: a label is required; if its column is not known, the only column left might be the label.
     """
     columns = [column for column in columns if column not in label]
     groups = [tuple(_matching(columns, group)) for group in TEXTS]
@@ -179,7 +179,7 @@ def script_of(train: Path) -> str:
     """Which script a training file is for, by its suffix and column names.
 
     Raises:
-        InputError: the file cannot be read, or its columns fit several scripts.
+        InputError: the file cannot be read, or its columns can be read in several ways.
     """
     suffix = train.suffix.lower()
     if suffix not in SUFFIXES:

@@ -26,7 +26,8 @@ def read_tagged(
     log.
 
     Args:
-        labelled: whether each row must have a tag; if False, the tags are empty. document_mark: as in `TokenTask`.
+        labelled: whether each row must have a tag; if False, the tags are empty.
+        document_mark: as in `TokenTask`.
 
     Raises:
         InputError: a row has no word, no tag, or a different number of columns than the first row.

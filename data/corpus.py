@@ -160,7 +160,7 @@ def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> 
 
 
 def _groups(texts: Sequence[frozenset[str]]) -> list[int]:
-    """The group number of each document: documents are in one group if they share a text, directly or through others."""
+    """The group number of each document: a group's documents share texts, directly or through others."""
     from scipy.sparse import coo_array, csgraph
 
     places = {text: len(texts) + place for place, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}

@@ -84,8 +84,8 @@ class WordsExample:
 class Tally:
     """What the readers learn about the labels of a set, across its files.
 
-    evaluated: a label that the task lacks is noted; otherwise it is an error. labels: how many there are; in a token
-    task, one per word.
+    evaluated: a label that the task lacks is noted; otherwise it is an error.
+    labels: how many there are; in a token task, one per word.
     unknown: (file and line, label) of the labels that the task lacks.
     numbers: how many labels are numbers in place of class names.
     no_gold_label: how many rows are left out because they have no gold label.

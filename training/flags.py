@@ -23,7 +23,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     """Build the parser of one script.
 
     Args:
-        tasks: the names of the script's tasks, for the help text. defaults: the script's own default values.
+        tasks: the names of the script's tasks, for the help text.
+        defaults: the script's own default values.
     """
     parser = Parser(description=description, allow_abbrev=False)
 
