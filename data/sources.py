@@ -75,7 +75,7 @@ def build_mrpc(folder: Path) -> dict[str, str]:
 
 def _mrpc_rows(path: Path) -> tuple[str, list[list[str]]]:
     # Read as plain UTF-8, which keeps the byte-order mark: the official train.tsv and dev.tsv have it too. Not
-    # splitlines(), which also breaks a row at the rarer line separators of Unicode.
+    # splitlines(), which also splits at the rarer Unicode line separators.
     header, *lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     rows = [line.strip().split("\t") for line in lines]
     for number, row in enumerate(rows, 2):
