@@ -51,7 +51,7 @@ class Source:
 def sources(load_model_path: str, test_model_file: str | None) -> tuple[Source, Source]:
     """The sources of the configuration of a run's model, and of its tokenizer.
 
-    A folder given with --test_model_file is used for both, if it has the files.
+    A folder given with --test_model_file is used for both; if it has no tokenizer, the encoder's is used.
     """
     encoder = Source("--load_model_path", load_model_path)
     if test_model_file is None or not Path(test_model_file).is_dir():

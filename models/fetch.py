@@ -76,7 +76,7 @@ class FetchedEncoder:
 
     @property
     def space(self) -> int:
-        """The most disk space needed, in bytes: first for the parts and the archive, then for the archive and the files."""
+        """The most disk space needed, in bytes: for the parts and the archive, then for the archive and the files."""
         return self.to_fetch + max(self.to_fetch, self.unpacked)
 
     def folder(self, name: str) -> Path | None:

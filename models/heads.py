@@ -19,7 +19,7 @@ NO_CLASSES = {
 
 
 def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes, exactly one of them right; a regression if none."""
+    """The changes to a configuration that give a model these classes, of which one is right; if none, a regression."""
     if not labels:
         return {"num_labels": 1, "problem_type": "regression"}
     return {

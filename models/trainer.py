@@ -201,7 +201,7 @@ class AsaTrainer(Trainer):
         """Raise an error for weights that a checkpoint lacks, about which the Trainer only warns."""
         super()._issue_warnings_after_load(load_result)
         missing, state = {*load_result.missing_keys}, self.model.state_dict()
-        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # or loaded under a tied name
+        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # or by a tied name
         not_saved = self.model._keys_to_ignore_on_save or ()
         lost = [name for name in missing.difference(not_saved) if state[name].data_ptr() not in loaded]
         if lost:
