@@ -14,8 +14,8 @@ def weighted_loss(output, examples: Share, labels: Share, *, of_words: bool = Fa
     Args:
         output: output of a method's module in training mode, for the part.
         examples: the part's share of the batch's examples; divergence and penalty are means over examples.
-        labels: the part's share of the batch's labels; the task loss is a mean over labels, several per example
-            perhaps.
+        labels: the part's share of the batch's labels; the task loss is a mean over labels. An example may have
+            several.
         of_words: whether the labels are masked words; then the divergence is a mean over labels too.
     """
     if "task_loss" not in output:

@@ -76,7 +76,7 @@ class Run:
     folder: RunFolder
     interruption: Interruption | None = None  # in training
     trackers: Trackers = field(default_factory=Trackers)  # likewise
-    whole: nn.Module | None = None  # with --fsdp, on the main process: the model that gathers the shards
+    whole: nn.Module | None = None  # with --fsdp, on the main process: the model that shards are gathered into
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:

@@ -26,7 +26,7 @@ def measure(run: Run, parts: list[dict[str, torch.Tensor]], step: int) -> dict[s
     sums = torch.zeros(2, device=device)
     for part in parts:
         labels = part["labels"]
-        count = (labels != IGNORED_LABEL).sum() if model.of_words else len(labels)  # it is a mean over these
+        count = (labels != IGNORED_LABEL).sum() if model.of_words else len(labels)  # divergence: a mean over these
         sums += count * divergences(model, generator, **part)
     learned, random = run.accelerator.reduce(sums).tolist()
     return {"liveness": learned / random if random > 0 else None}
