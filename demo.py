@@ -16,7 +16,7 @@ SETTINGS = "--task_name DEMO --do_train --do_eval --fp16 --num_train_epochs 3 --
 
 
 def main() -> None:
-    """Make the text, run the sentence script with each method, and print a table from the results files."""
+    """Write the data set, run run_sent_clas.py with each method, and print a table of the results."""
     args = parse_arguments()
     data_dir = Path(args.output_dir) / "data"
     write_demo(data_dir / "DEMO")
@@ -40,7 +40,7 @@ def folder(args: argparse.Namespace, method: str) -> Path:
 
 
 def print_table(results: dict[str, dict]) -> None:
-    """One line a method: its last epoch's accuracies, and the seconds of training."""
+    """Print one line per method: the accuracies after the last epoch, and the training time in seconds."""
     print(f"\n{'method':8}{'in-distribution':>17}{'shifted':>10}{'seconds':>10}")
     for method, record in results.items():
         metrics = record["epochs"][-1]["metrics"]

@@ -1,4 +1,4 @@
-"""Run the grids behind the paper's tables, and make the tables.
+"""Run the experiments behind the paper's tables, and make the tables.
 
 python reproduce.py main --encoder bert-base-uncased --data_dir data/sets --output_dir runs/bert
 python reproduce.py report runs/bert
@@ -23,7 +23,7 @@ from models.methods import ASA_BUDGET, METHODS
 from training.arguments import SCRIPTS
 from utils import InputError, Parser, counted, log, run_script
 
-# Table -> its tasks and variants where none are given.
+# Table -> its default tasks.
 TASKS_OF = {
     "main": ("SST-2", "MNLI", "QNLI", "QQP", "STS-B", "WNUT-2017", "DREAM"),
     "comparison": ("CoLA", "SST-2", "MRPC", "STS-B"),
@@ -32,10 +32,11 @@ TASKS_OF = {
     "robustness": ("MNLI", "QQP", "SST-2"),
     "pretraining": ("CoLA", "MRPC", "RTE", "SST-2"),
 }
-SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # the test sets of other tasks with the same labels
-# Rows that --methods may name beside the methods themselves.
-NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # SMART as in its authors' code
-# And these, of any budget: ASA under it, and random masks that hide as many keys of each row, as asa_budget-0.05.
+SCORED_ON = {"MNLI": ("ANLI", "HANS"), "QQP": ("PAWS-QQP",)}  # other tasks with the same labels
+# Rows that --methods accepts besides the methods themselves.
+NAMED = {"smart-code": Variant("smart-code", "smart", ("--smart_bregman", "0"))}  # as in SMART's own code
+# And these, followed by a budget, as in asa_budget-0.05: ASA under that budget, and random masks that mask as many
+# keys.
 OF_BUDGET = {"asa_budget": ("asa_budget", "--asa_budget"), "random_budget": ("random_mask", "--random_mask_budget")}
 BUDGET_ROW = re.compile(rf"({'|'.join(OF_BUDGET)})-(0\.\d+)")
 METHODS_OF = {
@@ -44,11 +45,11 @@ METHODS_OF = {
     "comparison": (*METHODS, *NAMED),
     "pretraining": ("naive", "asa", "asa_budget"),
 }
-MOST_SEEDS = 20  # a greater number is more likely meant as a seed
+MOST_SEEDS = 20  # a larger number was probably meant as a seed
 TAUS = "0,0.001,0.01,0.1,0.5"
-# The grid gives these to every run; they are not for the user to give after --.
+# The grid sets these for every run; the user must not give them after --.
 OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "--task_name", "--method", "--do_train")
-# And these, of one table: it varies them, or has a flag of its own for what all its runs are to share.
+# The same for single tables: a table varies these flags, or has its own flag for them.
 OF_THE_TABLE = {
     "ablation-tau": ("--tau",),
     "ablation-layers": ("--asa_layers",),
@@ -59,9 +60,9 @@ PASSED = (*FINE_TUNING, *SHARED)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a grid, or print the tables, as the arguments say."""
+    """Run a grid or print the tables, as the arguments request."""
     args, extra = parse_arguments(sys.argv[1:] if argv is None else argv)
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     from experiments import cluster, launch, pretraining
     from experiments.tables import report
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             log.warning(f"{task}: nothing to score its models on: give --eval_file {task}=FILE")
             runs = [run for run in runs if run.task.name != task]
         runs = plan.with_evaluations(runs, sets, flags)
-    for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # better now than in its turn
+    for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # fail now, not in its turn
         if run.task.script == "run_mlm":
             pretraining.check_text(run)
             continue
@@ -96,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dry_run:
         (cluster if on_slurm else launch).dry_run(runs, folder, args.jobs)
         return
-    if args.command == "robustness":  # better now than after the trainings
+    if args.command == "robustness":  # fail now, not after training
         for other in itertools.chain(*sets.values()):
             if not other.file:
                 task_folder(runs[0].args["data_dir"], other.task)
@@ -115,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, and what stands after `--`, which goes to every run.
+    """Return the arguments, and the arguments after `--`, which are passed to every run.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: an argument cannot be used.
     """
     split = argv.index("--") if "--" in argv else len(argv)
     extra = list(argv[split + 1 :])
@@ -129,8 +130,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         "comparison": "ASA and the baselines",
         "ablation-tau": "ASA with different weights of the penalty",
         "ablation-layers": "ASA on some of the layers only",
-        "robustness": "models of the main table, scored on other test sets",
-        "pretraining": "an encoder trained further on text, then fine-tuned plainly",
+        "robustness": "the models of the main table, scored on other test sets",
+        "pretraining": "pre-train an encoder further on text, then fine-tune it plainly",
     }.items():
         epilog = OF_PRETRAINING if table == "pretraining" else EPILOG
         command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=epilog)
@@ -139,7 +140,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
     command.add_argument("folder", help="reads every results.json in it and below")
     command.add_argument("--output", metavar="FOLDER", help="write report.md, report.csv and report.json there")
     command.add_argument(
-        "--no_times", action="store_true", help="leave out times, for runs that shared the machine with other work"
+        "--no_times", action="store_true", help="leave out times, if the runs shared the machine with other work"
     )
     args = parser.parse_args(argv[:split])
     if args.command == "report":
@@ -162,10 +163,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def _known_and_own(given: Sequence[str]) -> tuple[list[str], dict[str, Task]]:
-    """The names of the tasks of a grid, and those of them that are folders with data of the user's own.
+    """Split --tasks into the names of all tasks, and the tasks that are folders with the user's own data.
 
     Raises:
-        InputError: there is no such task or folder, or two have one name.
+        InputError: there is no such task or folder, or two have the same name.
     """
     known = {other.lower() for name in TASKS for other in names_of(name)}
     names, own_tasks = [], {}
@@ -187,8 +188,12 @@ OF_PRETRAINING = "Arguments after -- go to the pre-training runs, as in: ... -- 
 
 def _add_grid_arguments(command: Parser, table: str) -> None:
     group = command.add_argument_group("the grid")
-    group.add_argument("--encoder", default="bert-base-uncased", help="as --load_model_path (default: %(default)s)")
-    group.add_argument("--output_dir", required=True, help="a folder per run is made in it: <TASK>/<METHOD>/seed<SEED>")
+    group.add_argument(
+        "--encoder", default="bert-base-uncased", help="passed on as --load_model_path (default: %(default)s)"
+    )
+    group.add_argument(
+        "--output_dir", required=True, help="folder of the grid; each run gets <TASK>/<METHOD>/seed<SEED> in it"
+    )
     group.add_argument(
         "--tasks",
         type=_words,
@@ -201,7 +206,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
             "--methods",
             type=_words,
             default=methods,
-            help="also asa_budget-BETA, and random_budget-BETA, random masks that hide as many keys, as asa_budget-0.05"
+            help="also asa_budget-BETA, such as asa_budget-0.05, and random_budget-BETA: random masks on as many keys"
             f" (default: {','.join(methods)})",
         )
     if table == "ablation-tau":
@@ -221,11 +226,15 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
             help="score the models of a task on a file in its format; may be given several times",
         )
     if table == "pretraining":
-        group.add_argument("--train_file", nargs="+", required=True, metavar="TEXT", help="as run_mlm.py has it")
-        group.add_argument("--dev_file", nargs="+", required=True, metavar="TEXT", help="held out, for the perplexity")
-        group.add_argument("--steps", type=_count, required=True, help="of pre-training, the same for each method")
+        group.add_argument(
+            "--train_file", nargs="+", required=True, metavar="TEXT", help="text files, as for run_mlm.py"
+        )
+        group.add_argument(
+            "--dev_file", nargs="+", required=True, metavar="TEXT", help="held-out text, for the perplexity"
+        )
+        group.add_argument("--steps", type=_count, required=True, help="pre-training steps of each method")
     group.add_argument(
-        "--seeds", type=_seeds, help="how many, from 42 on, or a list as 1,2 (default: per task, 3 or 5)"
+        "--seeds", type=_seeds, help="how many, from 42 on, or a list such as 1,2 (default: 3 or 5, by task)"
     )
     group.add_argument(
         "--jobs", type=_count, default=1, help="runs at a time, spread over the GPUs (default: %(default)s)"
@@ -238,29 +247,28 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="submitit's settings for Slurm, as partition=gpu gpus_per_node=1 timeout_min=240 array_parallelism=16",
+        help="submitit's settings for Slurm: partition=gpu gpus_per_node=1 timeout_min=240 array_parallelism=16",
     )
-    group.add_argument("--dry_run", action="store_true", help="print the commands and about how long they take")
+    group.add_argument("--dry_run", action="store_true", help="print the commands and their estimated times, and stop")
     group.add_argument(
         "--keep_checkpoints",
         choices=plan.KEPT,
         default="last",
-        help="weights to keep of a finished run: every epoch, the last epoch and best/, or none (default: %(default)s)",
+        help="which weights of a finished run to keep: all epochs, the last epoch and best/, or none (default:"
+        " %(default)s)",
     )
     group = command.add_argument_group("every run")
     group.add_argument("--data_dir", help="folder with a folder per task (default: data/sets)")
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
     runs = "fine-tuning run" if table == "pretraining" else "run"
-    group.add_argument(
-        "--max_train_steps", type=_count, help=f"steps of each {runs} in place of its epochs, to try things out"
-    )
+    group.add_argument("--max_train_steps", type=_count, help=f"steps per {runs}, instead of epochs, to try things out")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
-    group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
+    group.add_argument("--fp16", action="store_true", help="float16; on a CPU, bfloat16 if supported, else float32")
     group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
 
 
 def variants_of(args: argparse.Namespace) -> list[Variant]:
-    """The rows of the table that the command asks for."""
+    """The rows of the requested table."""
     if args.command == "ablation-tau":
         return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
@@ -273,34 +281,34 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
 
 
 def row(name: str) -> Variant:
-    """The row of a table that --methods names."""
+    """The table row for a name in --methods."""
     if found := BUDGET_ROW.fullmatch(name):
         method, flag = OF_BUDGET[found[1]]
         share = float(found[2])
-        if (method, share) == ("asa_budget", ASA_BUDGET):  # the method itself
+        if (method, share) == ("asa_budget", ASA_BUDGET):  # the same as the method without a number
             return Variant(method, method)
         return Variant(f"{found[1]}-{share:g}", method, (flag, f"{share:g}"))
     return NAMED.get(name, Variant(name, name))
 
 
 def thirds(count: int) -> list[str]:
-    """The layers of an encoder in three parts, from the lowest up, as --asa_layers has them; of two layers, two."""
+    """Split an encoder's layers into thirds, from the lowest up, as values of --asa_layers; two layers into halves."""
     bounds = sorted({round(part * count / 3) for part in range(4)})
     return [f"{first}-{after - 1}" for first, after in itertools.pairwise(bounds)]
 
 
 def _variant(method: str, argument: str, value: str, default: str) -> Variant:
-    """With the default it is a row of the main table too, and has its runs."""
+    """A variant of a method; with the default value it is the method itself, which shares the main table's runs."""
     if value == default:
         return Variant(method, method)
     return Variant(f"{method}-{argument.removeprefix('asa_')}{value}", method, (f"--{argument}", value))
 
 
 def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
-    """Task -> what its models are scored on.
+    """Task -> the other sets that its models are scored on.
 
     Raises:
-        InputError: an --eval_file is not there, or not of a task of the grid.
+        InputError: an --eval_file does not exist, or its task is not in the grid.
     """
     sets = {task: [OtherSet(name) for name in SCORED_ON.get(task, ())] for task in args.tasks}
     for given in args.eval_file:
@@ -313,12 +321,12 @@ def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
 
 
 def passed_flags(args: argparse.Namespace) -> list[str]:
-    """What every run is given beside the task's published settings."""
+    """The flags that every run gets in addition to the task's published settings."""
     return ["--load_model_path", args.encoder, *flags_of(args, PASSED)]
 
 
 def flags_of(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """Those of the grid's own flags, as far as they are given, which go to its runs too."""
+    """Of the named arguments, those that are set, as flags for the runs."""
     given: list[str] = []
     for name in names:
         value = getattr(args, name)

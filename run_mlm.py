@@ -1,4 +1,4 @@
-"""Masked language modelling: an encoder is trained further on plain text, with ASA or without.
+"""Masked language modelling: train an encoder further on plain text, with or without ASA.
 
 python run_mlm.py --train_file text.txt --dev_file held_out.txt --load_model_path all-MiniLM-L6-v2 --output_dir mlm
 """
@@ -11,15 +11,15 @@ from utils import InputError, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and evaluate as the arguments say.
+    """Train and evaluate, as the arguments request.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = arguments.of_script("run_mlm", argv)
     task = text_task(args)
     args.task_name = task.name
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     from transformers import AutoModelForMaskedLM
 
     from data import metrics

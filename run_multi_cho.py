@@ -1,4 +1,4 @@
-"""Multiple choice: DREAM, SWAG, HellaSWAG, and files of your own.
+"""Multiple choice: DREAM, SWAG, HellaSWAG, and your own files.
 
 python run_multi_cho.py --do_train --do_eval --task_name DREAM --load_model_path all-MiniLM-L6-v2 --output_dir dream
 """
@@ -13,10 +13,10 @@ from utils import InputError, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate and test as the arguments say.
+    """Train, evaluate and predict, as the arguments request.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = arguments.of_script("run_multi_cho", argv)
     task = task_of(args, CHOICE_TASKS)
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.dream_questions != task.questions and task.name != "DREAM":
         raise InputError(f"--dream_questions {args.dream_questions}: only DREAM has several questions to a dialogue")
     task = dataclasses.replace(task, questions=args.dream_questions)
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     import numpy as np
     from transformers import AutoModelForMultipleChoice
 

@@ -1,4 +1,4 @@
-"""Sentence and sentence-pair tasks: GLUE, ANLI, PAWS-QQP, HANS, and files of your own.
+"""Sentence and sentence-pair tasks: GLUE, ANLI, PAWS-QQP, HANS, and your own files.
 
 python run_sent_clas.py --do_train --do_eval --task_name SST-2 --load_model_path all-MiniLM-L6-v2 --output_dir sst
 """
@@ -14,15 +14,15 @@ from utils import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate and test as the arguments say.
+    """Train, evaluate and predict, as the arguments request.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = arguments.of_script("run_sent_clas", argv)
     task = task_of(args, SENTENCE_TASKS)
     args.task_name = task.name
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     import numpy as np
     from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.run import execute, prepare
 
     classes = task.labels
-    if task.counts_as and not args.do_train:  # the model is that of another task
+    if task.counts_as and not args.do_train:  # the model was trained on another task
         model_file = args.test_model_file
         classes = model_classes(task, saved_classes(model_file), f"--test_model_file {model_file}")
     examples, config, tokenizer = prepare(args, task, named_labels(classes))
@@ -46,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
     known = [task.labels.index(task.counts_as.get(word.lower(), word)) for word in classes]
-    counts_as = np.array([*known, metrics.NO_CLASS])  # which is its own, being the last index
+    counts_as = np.array([*known, metrics.NO_CLASS])  # NO_CLASS maps to itself: it is -1, the last index
 
     def predictions(logits: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(logits) if task.regression else counts_as[metrics.best_class(logits)]
 
     def in_labels(logits: list[np.ndarray]) -> list[np.ndarray]:
-        """Of each label, the highest logit of the classes that count as it."""
+        """For each label, the highest logit among the classes that count as that label."""
         of_label = [[place for place, label in enumerate(known) if label == each] for each in range(len(task.labels))]
         return [np.array([row[places].max() for places in of_label]) for row in logits]
 

@@ -1,4 +1,4 @@
-"""Token classification: CoNLL-2003 and WNUT-2017 entities, part-of-speech tags of the Penn Treebank, own files.
+"""Token classification: CoNLL-2003 and WNUT-2017 entities, Penn Treebank part-of-speech tags, your own files.
 
 python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_path all-MiniLM-L6-v2 --output_dir wnut
 """
@@ -14,15 +14,15 @@ from utils import log, run_script
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, evaluate and test as the arguments say.
+    """Train, evaluate and predict, as the arguments request.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = arguments.of_script("run_tok_clas", argv)
     task = with_labels(task_of(args, TOKEN_TASKS), args.data_dir)
     args.task_name = task.name
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     import numpy as np
     from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification
 
@@ -36,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from training.evaluation import Head
     from training.run import execute, prepare
 
-    # Without add_prefix_space a byte-level tokenizer takes each word for the end of another, and nothing says so.
+    # Without add_prefix_space, a byte-level tokenizer silently reads each word as the continuation of the one before.
     examples, config, tokenizer = prepare(args, task, named_labels(task.labels), add_prefix_space=True)
     if args.do_train and examples.train:
         warn_of_the_sum(args, sum(len(example.words) for example in examples.train) / len(examples.train))
     features = examples.map(cached(args.token_cache_dir, word_features, tokenizer, max_seq_length=args.max_seq_length))
 
     def predictions(rows: Features, logits: list[np.ndarray]) -> list[list[str | None]]:
-        """The tag of each word, None where the encoder saw nothing of it."""
-        tags = (*task.labels, metrics.NO_TAG)  # of the class -1
+        """The tag of each word; None if no part of the word reached the encoder."""
+        tags = (*task.labels, metrics.NO_TAG)  # the last one is for class -1
         return [
             [None if place is None else tags[classes[place]] for place in places]
             for classes, places in zip(map(metrics.best_class, logits), rows.first_tokens or (), strict=True)
@@ -71,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def warn_of_the_sum(args: argparse.Namespace, words: float) -> None:
-    """Say so where the divergence of a sentence is left as heavy as its words are many, and what would weigh it evenly.
+    """Warn if the divergence, a sum over words, has its default weight, and suggest one that offsets the sum.
 
     Args:
-        words: in an average sentence of the training set.
+        words: number of words in an average training sentence.
     """
     flag = {"asa": "asa_divergence_weight", "asa_budget": "asa_divergence_weight", "rdrop": "rdrop_alpha"}.get(
         args.method
@@ -82,7 +82,7 @@ def warn_of_the_sum(args: argparse.Namespace, words: float) -> None:
     if flag is None or getattr(args, flag) != 1 or words < 2:
         return
     advice = f"--{flag} {1 / words:.2g}"
-    if args.method == "asa":  # the penalty, which has tau's square, is to keep its balance with the divergence
+    if args.method == "asa":  # scale tau too: the balance of divergence and penalty (tau^2) then stays
         advice += f" --tau {args.tau / words**0.5:.2g}"
     log.warning(
         f"--method {args.method}: its divergence is summed over words, {words:.1f} in an average sentence; on WNUT-2017"

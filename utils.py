@@ -1,4 +1,4 @@
-"""The ground: errors a user can mend, logging, and files that are whole or absent."""
+"""Utilities: errors that a user can fix, logging, and atomic files."""
 
 import argparse
 import contextlib
@@ -28,11 +28,11 @@ log = logging.getLogger("asa")
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used. The message is one sentence: what is wrong, where, and what to do."""
+    """The user's input cannot be used. The message is one sentence: what is wrong, where, and what to do."""
 
 
 class Interrupted(Exception):
-    """A signal asked the run to stop, which it has done in good order. The message says how to go on."""
+    """A signal asked the run to stop, and it has stopped cleanly. The message says how to continue."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}{self._nearest(message)} (see --help)\n")
 
     def _nearest(self, message: str) -> str:
-        """The flag or the choice that was meant, as far as one can tell."""
+        """A hint at the flag or choice that was probably meant."""
         if flag := re.match(r"unrecognized arguments: .*?(--[^\s=]+)", message):
             known = re.findall(r"--\w+", self.format_usage())
         elif flag := re.search(r"invalid choice: '([^']*)'(?=.*\(choose from (.*)\))", message):
@@ -56,12 +56,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_script(main) -> None:
-    """Run a script's `main()`; what it raises becomes one sentence on standard error, and an exit status.
+    """Run a script's `main()`, and turn its exceptions into one sentence on standard error and an exit status.
 
     2: the input cannot be used (`InputError`), or a file cannot be written; 128 + the signal's number: interrupted.
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    # Of several processes, torchrun and accelerate give the first the rank 0: it speaks for all.
+    # torchrun and accelerate give the first process rank 0: it logs for all.
     log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         with logging_redirect_tqdm([logging.getLogger()]):
@@ -74,7 +74,7 @@ def run_script(main) -> None:
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: interrupted", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-    except BrokenPipeError:  # whoever read our output has seen enough
+    except BrokenPipeError:  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a name too long, a full disk, ...
@@ -86,21 +86,21 @@ def run_script(main) -> None:
 
 
 def reason(error: InputError | OSError) -> str:
-    """What an error says to the user."""
+    """An error's message for the user."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)
 
 
 class StopSignals:
-    """Within this context, signals to end are noted rather than obeyed; those that were ignored stay so.
+    """Context in which termination signals are noted, not obeyed; ignored signals stay ignored.
 
-    A request to end often comes as several signals: a scheduler or a shutdown tells every process, and each tells those
-    that it has started; a terminal that closes sends two. What comes within `SAME_REQUEST` seconds of the first is
-    therefore nothing new.
+    One request to stop often comes as several signals: a scheduler or a shutdown signals every process, each process
+    signals those that it has started, and a closing terminal sends two. Signals within `SAME_REQUEST` seconds of the
+    first therefore count as the same request.
 
     noted: the number of the first signal; 0 before there is one.
-    insisted: whether another one came after that time. A terminal that has gone does not insist.
+    insisted: whether another one came after that time. A closed terminal does not insist.
     """
 
     SAME_REQUEST = 5.0
@@ -127,16 +127,16 @@ class StopSignals:
             self.insist(number)
 
     def insist(self, number: int) -> None:
-        """What is done about a signal that insists: it is noted too. A subclass may obey it."""
+        """Handle a signal that insists: only note it. A subclass may obey it."""
         self.insisted = True
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, it is flushed to disk and renamed to `path`.
+    """Yield a temporary path next to `path`; if the block succeeds, it is flushed to disk and renamed to `path`.
 
     Raises:
-        InputError: it cannot be written, for want of space or of permission.
+        InputError: it cannot be written, for lack of space or permission.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -152,10 +152,10 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path`; when the block ends well, it is flushed and takes the place of `path`.
+    """Yield an empty folder next to `path`; if the block succeeds, it is flushed to disk and replaces `path`.
 
     Raises:
-        InputError: it cannot be written, for want of space or of permission.
+        InputError: it cannot be written, for lack of space or permission.
     """
     path = Path(path)
     temporary, previous = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
@@ -183,12 +183,12 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Within this block, a file that cannot be written is an `InputError` that names `path`."""
+    """Context that turns a failure to write a file into an `InputError` that names `path`."""
     try:
         yield
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    except SafetensorError as error:  # the library tells the system's reason in its own words
+    except SafetensorError as error:  # the library words the system's reason differently
         raise InputError(f"{path}: cannot be written ({error})") from error
 
 
@@ -197,11 +197,11 @@ def open_zip(path: str | Path, origin: str | Path) -> Iterator[zipfile.ZipFile]:
     """Open a zip archive to read its members within this block.
 
     Args:
-        origin: what messages call it.
+        origin: how messages call the archive.
 
     Raises:
-        InputError: it is damaged, or one of its members leads out of the folder or is no file. Nothing is taken out
-            of an archive that means harm, not even its harmless members.
+        InputError: the archive is damaged, or a member would be written outside the folder or is not a file. Nothing is
+            extracted from such an archive, not even its harmless members.
     """
     try:
         with zipfile.ZipFile(path) as members:
@@ -216,9 +216,9 @@ def open_zip(path: str | Path, origin: str | Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _climbs(member: zipfile.ZipInfo) -> bool:
-    # Windows' rules know both slashes and drive letters: what is safe by them is safe everywhere.
+    # Windows' rules cover both slashes and drive letters: a path that is safe there is safe everywhere.
     path = PureWindowsPath(member.filename)
-    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 where the archive was not made on Unix
+    kind = stat.S_IFMT(member.external_attr >> 16)  # 0 if the archive was not made on Unix
     return bool(path.anchor) or ".." in path.parts or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
 
 
@@ -229,7 +229,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def user_cache() -> Path:
-    """The folder for what is fetched once for all runs: `$ASA_CACHE_DIR`, or one in `$XDG_CACHE_HOME` or `~/.cache`.
+    """The folder for downloads that all runs share: `$ASA_CACHE_DIR`, or one in `$XDG_CACHE_HOME` or `~/.cache`.
 
     Raises:
         InputError: the user has no home folder.
@@ -238,7 +238,7 @@ def user_cache() -> Path:
         if given := os.environ.get("ASA_CACHE_DIR"):
             return Path(given).expanduser().absolute()
         cache = os.environ.get("XDG_CACHE_HOME", "")
-        # A relative path there does not count, says the XDG specification.
+        # The XDG specification says to ignore a relative path.
         root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
     except RuntimeError:
         raise InputError("there is no home folder to keep a cache in: set ASA_CACHE_DIR to a folder") from None
@@ -246,7 +246,7 @@ def user_cache() -> Path:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; what is half removed no longer bears its name."""
+    """Remove a folder, renaming it first: a partly removed folder never has its name."""
     hidden = path.with_name(f".{path.name}.old")
     shutil.rmtree(hidden, ignore_errors=True)
     path.rename(hidden)
@@ -254,7 +254,7 @@ def remove_folder(path: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Have the system write a file or folder to the disk."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -263,18 +263,18 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, completely or not at all."""
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value) -> None:
-    """Write a JSON file, whole or not at all; a figure that is not finite, for which JSON has no word, is null."""
+    """Write a JSON file, completely or not at all; numbers that are not finite become null."""
     write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def finite(value):
-    """What JSON can hold of a value: None in place of a figure that is not finite."""
+    """The value for JSON, with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
@@ -283,7 +283,7 @@ def finite(value):
 
 
 def declared_classes(config: Mapping) -> dict[int, str]:
-    """Class -> its name, as the config.json of a model has them: in `id2label`, or in `label2id` alone; else none."""
+    """Class -> its name, from a model's config.json: from `id2label`, else from `label2id`, else empty."""
     if config.get("id2label"):
         return {int(number): str(name) for number, name in config["id2label"].items()}
     names = {int(number): str(name) for name, number in (config.get("label2id") or {}).items()}
@@ -291,22 +291,22 @@ def declared_classes(config: Mapping) -> dict[int, str]:
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """A number of things: 1 row, 2 rows; what is counted has its own plural where an s does not make it."""
+    """A number with its noun: 1 row, 2 rows; give the `plural` if it is not formed with an s."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def short(value) -> str:
     """The value of an argument, for a table or a label."""
-    if isinstance(value, list):  # of layers
+    if isinstance(value, list):  # a list of layers
         return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that it frees; whether the C library can is returned.
+    """Let this process keep the memory that it frees; return whether the C library supports that.
 
-    By default glibc takes each tensor above 32 MB from the system and gives it back: a training step on CPU
-    then spends a seventh of its time on the zeroing of fresh pages, most of all for the gradient of the embeddings.
+    By default, glibc requests each tensor above 32 MB from the system and returns it afterwards. A training step on CPU
+    then spends a seventh of its time zeroing fresh pages, mainly for the gradient of the embeddings.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -316,5 +316,5 @@ def keep_freed_memory() -> bool:
 
 
 def never_destroy(value: object) -> None:
-    """Leave a Python object undestroyed, at the end of the process too, where Python destroys what is left."""
+    """Never destroy a Python object, not even at the end of the process."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(value))

@@ -1,11 +1,10 @@
-"""Why ASA's masks open: what reaches the adversaries of each layer, measured along a short training run.
+"""Why ASA's masks open: the gradients that reach each layer's adversary, measured during a short training run.
 
 python -m benchmarks.adversary --data_dir data/sets --output benchmarks/results/adversary_minilm.json
 
-Each run is the beginning of a fine-tuning with the task's recipe, in float32. At some of its steps it is interrupted
-for a measurement on other batches of the training set, with dropout as in training unless `--no_dropout` is given, of
-which the run itself sees nothing. docs/why_the_masks_open.md says what the figures mean. A file that has some of the
-runs gets the others.
+Each run is the beginning of fine-tuning with the task's recipe, in float32. At some steps, measurements are taken on
+other batches of the training set, with dropout as in training unless `--no_dropout` is given; they do not affect the
+run. docs/why_the_masks_open.md explains the figures. If the output file exists, only missing runs are added.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from data.tasks import SENTENCE_TASKS, find_task
 from training.flags import positive_int
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
-# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+# Slow imports are made where they are needed: --help and argument errors do not have to wait for them.
 if TYPE_CHECKING:
     import torch
     from transformers import DataCollatorWithPadding
@@ -33,15 +32,15 @@ if TYPE_CHECKING:
     from data.features import Features
     from models.asa import AsaModel, AsaOutput
 
-OPEN = 0.9  # the keep rate from which on the masks of a layer count as open
-OTHER_EPOCH = 10**6  # of the sampler: where the batches that are measured on come from
-# Of a file: what has to be the same for all of its runs.
+OPEN = 0.9  # from this keep rate on, the masks of a layer count as open
+OTHER_EPOCH = 10**6  # the sampler's epoch from which the measurement batches are drawn
+# Arguments that must be the same for all runs of a file.
 SHARED = ("task_name", "load_model_path", "max_seq_length", "no_dropout")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One run. budget: of the row budget, which has no tau; None for ASA."""
+    """One run. budget: the row budget, which has no tau; None for ASA."""
 
     tau: float | None
     budget: float | None
@@ -50,7 +49,7 @@ class Setting:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, measure, print a Markdown table, and write the figures as JSON where `--output` says, after each run."""
+    """Train, measure, print a Markdown table, and write the figures as JSON to `--output` after each run."""
     args = parse_arguments(argv)
     from training.versions import versions
 
@@ -82,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, seeds=[42], steps=200, every=50)
     parser.add_argument("--taus", type=numbers, default=numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
-    parser.add_argument("--budgets", type=numbers, default=[], help="of the row budget, as 0.1 (default: none)")
+    parser.add_argument("--budgets", type=numbers, default=[], help="row budgets, such as 0.1 (default: none)")
     parser.add_argument("--learning_rates", type=numbers, help="(default: the recipe's)")
-    parser.add_argument("--no_dropout", action="store_true", help="none where it is measured; training has its own")
+    parser.add_argument("--no_dropout", action="store_true", help="measure without dropout; training keeps its own")
     args = parser.parse_args(argv)
     if args.batches < 2:
         raise InputError("--batches: two at the least, as the gradients of different batches are compared")
@@ -92,18 +91,18 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_parser(doc: str | None, seeds: Sequence[int], steps: int, every: int) -> Parser:
-    """The flags of a program that measures along short training runs."""
+    """The flags of a program that measures during short training runs."""
     parser = Parser(description=(doc or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--task_name", default="CoLA", help="of sentences (default: %(default)s)")
+    parser.add_argument("--task_name", default="CoLA", help="a sentence task (default: %(default)s)")
     parser.add_argument("--data_dir", default="data/sets")
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
     known = ",".join(map(str, seeds))
     parser.add_argument("--seeds", type=whole_numbers, default=seeds, help=f"(default: {known})")
-    parser.add_argument("--steps", type=int, default=steps, help="of training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=steps, help="training steps (default: %(default)s)")
     parser.add_argument(
         "--every", type=positive_int, default=every, help="steps between measurements (default: %(default)s)"
     )
-    parser.add_argument("--batches", type=positive_int, default=4, help="that are measured on (default: %(default)s)")
+    parser.add_argument("--batches", type=positive_int, default=4, help="batches to measure on (default: %(default)s)")
     parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write, or to add runs to")
     return parser
@@ -123,10 +122,10 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def recorded(output: str | None, shared: dict) -> list[dict]:
-    """The runs that a file has.
+    """The runs recorded in a file.
 
     Raises:
-        InputError: it has runs with other settings than those given.
+        InputError: it has runs with settings other than those given.
     """
     if output is None:
         return []
@@ -159,10 +158,10 @@ def task_data(args: argparse.Namespace, task: SentenceTask) -> tuple[Features, D
 def follow(
     args: argparse.Namespace, task: SentenceTask, recipe: Recipe, setting: Setting, features: Features, collate
 ) -> dict:
-    """Train as a setting says.
+    """Train with a setting.
 
     Returns:
-        `states`, what was measured at some steps; `keep_rate`, of every step and layer; `opened`, of each layer the
+        `states`, the measurements at some steps; `keep_rate`, for every step and layer; `opened`, for each layer the
         first step at which its masks were open, or None.
     """
     model, device = begin(args, task, setting)
@@ -182,12 +181,12 @@ def follow(
 
 
 def _measured(args: argparse.Namespace) -> list[int]:
-    """The steps after which it is measured."""
+    """The steps after which measurements are taken."""
     return sorted({*range(0, args.steps, args.every), args.steps})
 
 
 def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tuple[AsaModel, torch.device]:
-    """The model that a run begins with, and where it is."""
+    """The model that a run begins with, and its device."""
     import torch
     from accelerate.utils import set_seed
     from transformers import AutoModelForSequenceClassification
@@ -205,7 +204,7 @@ def begin(args: argparse.Namespace, task: SentenceTask, setting: Setting) -> tup
 
 
 def other_batches(args: argparse.Namespace, recipe: Recipe, seed: int, features: Features, collate, device) -> list:
-    """Batches to measure on: of the training set, in another order than training has it."""
+    """Batches to measure on: from the training set, in a different order from training."""
     from data.batches import StepSampler
 
     sampler = StepSampler(features.lengths, recipe.train_batch_size, seed, group_by_length=True)
@@ -223,7 +222,7 @@ def train(
     collate,
     adversary_learning_rate: float | None = None,
 ) -> Iterator[AsaOutput | None]:
-    """Train for `--steps`: nothing before the first step, then after each what the model has given in it."""
+    """Train for `--steps` steps: yield None before the first step, then the model's output after each."""
     from transformers import get_scheduler
 
     from data.batches import StepSampler
@@ -252,7 +251,7 @@ def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
 
 
 def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
-    """The figures of a state: `liveness`, and of each layer those of `of_layer`. The random streams are put back."""
+    """The figures of a state: `liveness`, and `of_layer` for each layer. The random generators are restored."""
     import torch
     from accelerate.utils import set_seed
 
@@ -272,12 +271,12 @@ def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
 
 
 def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
-    """What reaches each adversary on a batch, from the divergence and from the weighted penalty.
+    """The gradients that reach each adversary on a batch, from the divergence and from the weighted penalty.
 
     Returns:
-        For each layer `divergence` and `penalty`, the gradients of all the adversary's weights as one vector; `bias`,
-        the divergence's gradient of the attention bias (B, L, L), and `score`, that of the score; and what the layer's
-        adversary read, scored and hid: `read`, `scores`, `pairs`, `hidden`, `keep_rate`.
+        For each layer: `divergence` and `penalty`, the gradients with respect to all of the adversary's weights as one
+        vector; `bias` and `score`, the divergence's gradients with respect to the attention bias (B, L, L) and to the
+        score; and what the adversary read, scored and masked: `read`, `scores`, `pairs`, `hidden`, `keep_rate`.
     """
     import torch
 
@@ -334,15 +333,15 @@ def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:
 def of_layer(batches: Sequence[dict[str, torch.Tensor]]) -> dict[str, float]:
     """The figures of a layer, over batches.
 
-    divergence, penalty: norms of the gradients of the adversary's weights, means over batches; `ratio` is that of the
-        two. `divergence_cosine`, `penalty_cosine`: between different batches, the mean.
-    rows_reached: share of the real query rows that have any gradient of the divergence; `first_row`, how much of its
-        square the first token's rows have.
-    zeros_hidden, zeros_kept: share of the units, in these rows, whose gradient is exactly 0.
-    row_sum: how much is left of the gradient of the attention bias when it is summed over each row: the absolute sums
-        over the absolute values.
-    score_mean, score_spread: of the real pairs; `shared`, how much of the squared length of what the adversary reads is
-        that of the mean over tokens.
+    divergence, penalty: norms of the gradients with respect to the adversary's weights, means over batches; `ratio` is
+        their ratio. `divergence_cosine`, `penalty_cosine`: mean cosine between different batches.
+    rows_reached: share of the real query rows with any gradient of the divergence; `first_row`: share of the squared
+        gradient in the first token's rows.
+    zeros_hidden, zeros_kept: in these rows, share of masked and of kept pairs whose gradient is exactly 0.
+    row_sum: how much of the attention bias's gradient remains when it is summed over each row: the absolute sums
+        divided by the absolute values.
+    score_mean, score_spread: mean and spread of the scores of the real pairs; `shared`: share of the squared length of
+        the adversary's input that is due to the mean over tokens.
     """
     import torch
     from torch.nn import functional as F
@@ -384,14 +383,14 @@ def _over(above: float, below: float) -> float:
 
 
 def _share(parts: Sequence[torch.Tensor]) -> float:
-    """Of those that are true; nan of none."""
+    """The share of true elements; nan if there are no elements."""
     import torch
 
     return torch.cat(list(parts)).float().mean().item()
 
 
 def markdown(runs: Sequence[dict]) -> str:
-    """A table: a line for each run and state, with the range over its layers."""
+    """A table with a line for each run and state, which gives the range over its layers."""
     columns = ("ratio", "penalty_cosine", "divergence_cosine", "zeros_hidden", "score_spread", "keep_rate")
     heads = ["run", "step", *(name.replace("_", " ") for name in columns), "liveness"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]

@@ -1,10 +1,10 @@
-"""Would the row budget's adversary be stronger if it were built otherwise? Its liveness along short training runs.
+"""Variants of the row budget: does another design make a stronger adversary? Liveness during short training runs.
 
 python -m benchmarks.budget_variants --data_dir data/sets --output benchmarks/results/budget_variants.json
 
-Each variant changes one thing: what a hidden key keeps, the adversaries' learning rate, the budget of the first steps
-or of each layer, or over what the keys to hide are counted. Each run is the beginning of a fine-tuning with the task's
-recipe, in float32. After the first 50 steps, liveness is measured on other batches of the training set.
+Each variant changes one thing: the weight that a masked key keeps, the adversaries' learning rate, the budget in the
+first steps or in each layer, or whether the budget is per row or per sentence. Each run is the beginning of fine-tuning
+with the task's recipe, in float32. After the first 50 steps, liveness is measured on other batches of the training set.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from utils import keep_freed_memory, log, run_script, write_json
 if TYPE_CHECKING:
     from data.features import Features
 
-# Of a file: what has to be the same for all of its runs.
+# Arguments that must be the same for all runs of a file.
 SHARED = ("task_name", "load_model_path", "max_seq_length", "budget", "steps", "every", "batches")
 MEASURED_FROM = 50  # before this step the adversaries have learned little, whatever the variant
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from `--method asa_budget`.
+    """The differences from `--method asa_budget`.
 
-    budgets: of the first and of the last layer, for shares of the budget; those between lie on a line.
+    budgets: factors on the budget in the first and in the last layer, interpolated linearly in between.
     warm_up: steps over which the budget grows from 0.
-    rate: times the learning rate, for the adversaries.
-    of_layer: the share is that of all pairs of a sentence and not of each row's.
+    rate: factor on the learning rate, for the adversaries.
+    of_layer: the share is of all pairs of a sentence, not of each row.
     """
 
     eps: float = 1e-4
@@ -91,7 +91,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def follow(
     args: argparse.Namespace, task: SentenceTask, seed: int, name: str, features: Features, collate
 ) -> list[dict[str, float]]:
-    """Train a variant: of some steps `liveness`, and `learned`, the divergence under its masks."""
+    """Train a variant; return, for some steps, `liveness` and `learned`, the divergence under its masks."""
     import torch
 
     from models.liveness import divergences
@@ -101,7 +101,7 @@ def follow(
     model, device = begin(args, task, setting)
     rules = layer_rules(variant, args.budget, len(model.adversaries))
     whole = [rule.beta for rule in rules]
-    turns = itertools.cycle(rules)  # one for each adversary of a pass, in their order
+    turns = itertools.cycle(rules)  # one for each adversary of a pass, in order
 
     def rule(*given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return next(turns)(*given)
@@ -129,7 +129,7 @@ def layer_rules(variant: Variant, budget: float, layers: int) -> list:
     from models.budget import RowBudget
 
     class LayerBudget(RowBudget):
-        """Hides the lowest scores of a whole sentence; a row of which nothing would be left stays as it is."""
+        """Masks the lowest scores of a whole sentence; a row that would be fully masked stays unmasked."""
 
         def thresholds(self, score, pairs):
             lowest = score.masked_fill(~pairs, float("inf")).flatten(1).sort(-1).values  # (B, L * L)
@@ -144,7 +144,7 @@ def layer_rules(variant: Variant, budget: float, layers: int) -> list:
 
 
 def markdown(runs: Sequence[dict]) -> str:
-    """A table: a line for each variant, over seeds and steps."""
+    """A table with a line for each variant, over seeds and steps."""
     lines = ["| variant | liveness: median | first | last | divergence: median |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(run["variant"] for run in runs):
         found = [run["states"] for run in runs if run["variant"] == name]

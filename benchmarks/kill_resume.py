@@ -1,10 +1,10 @@
-"""Whether a run that is killed again and again ends as one that is not: the real scripts, killed at random moments.
+"""Check that a run killed repeatedly ends like an undisturbed one: the real scripts, killed at random moments.
 
 python -m benchmarks.kill_resume --kills 50 --output benchmarks/results/kill_resume.json
 
-A tiny encoder with dropout, small data of random words, gradient accumulation and a last batch that is smaller. Each
-script runs once undisturbed; then it runs again and again, killed (SIGKILL) and resumed until it ends, and every file
-has to be the same, bit by bit. This goes on, one script after the other, until so many kills are done.
+The runs use a tiny encoder with dropout, small data sets of random words, gradient accumulation and a smaller last
+batch. Each script runs once undisturbed. Then it is killed (SIGKILL) and resumed until it ends, and every file must be
+bit-for-bit identical. This is repeated, script after script, until `--kills` kills are done.
 """
 
 import argparse
@@ -31,9 +31,9 @@ JITTER = 0.3  # seconds
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Kill and resume until it is enough, print what came of it, write the JSON file; exit status 1 if runs differ."""
+    """Kill and resume, print the outcome, and write the JSON file; the exit status is 1 if runs differ."""
     args = parse_arguments(argv)
-    from training.versions import versions  # takes seconds, as all below that is imported where it is needed
+    from training.versions import versions  # takes seconds, like all imports inside functions here
 
     chance = random.Random(args.seed)
     kills, runs = [], []
@@ -66,13 +66,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=positive_int, default=50)
     parser.add_argument("--rows", type=int, default=203, help="training rows of each task (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
     parser.add_argument("--output", help="JSON file for the results")
     return parser.parse_args(argv)
 
 
 def command(script: str, folder: Path, output_dir: Path, *flags: str) -> list[str]:
-    """The command line of a run of 2 epochs with batches of 4 rows in 2 parts, and a state every 5 steps."""
+    """The command line of a run: 2 epochs, batches of 4 rows in 2 parts, and a state every 5 steps."""
     argv = [sys.executable, str(ROOT / f"{script}.py"), "--do_train", "--do_eval", "--do_test", "--no_cuda"]
     argv += ["--task_name", TASKS[script], "--data_dir", str(folder / "sets"), "--output_dir", str(output_dir)]
     argv += ["--load_model_path", str(folder / "encoder"), "--max_seq_length", "40", "--learning_rate", "1e-3"]
@@ -81,7 +81,7 @@ def command(script: str, folder: Path, output_dir: Path, *flags: str) -> list[st
 
 
 def undisturbed(script: str, folder: Path) -> Path:
-    """The folder of a run that nothing stops."""
+    """The folder of a run that is not stopped."""
     output_dir = folder / f"{script}-whole"
     process = launch(command(script, folder, output_dir), folder / "log")
     if process.wait():
@@ -90,10 +90,10 @@ def undisturbed(script: str, folder: Path) -> Path:
 
 
 def disturbed(script: str, folder: Path, output_dir: Path, chance: random.Random, kills: int) -> list[dict]:
-    """Kill a run at random moments, up to `kills` times, resume it each time, and at last let it end.
+    """Kill a run at random moments, up to `kills` times, resume it each time, and finally let it end.
 
-    A moment is up to a quarter of the run after it began, or went on, to train, and up to `JITTER` seconds more, into
-    whatever it does then. What each kill left is returned.
+    A kill comes up to a quarter of the run after training began or resumed, plus up to `JITTER` seconds, whatever the
+    run is doing then. Returns what each kill left behind.
     """
     done = []
     lines = len((folder / f"{script}-whole" / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
@@ -119,7 +119,7 @@ def launch(argv: list[str], log: Path) -> subprocess.Popen:
 
 
 def wait_for_lines(process: subprocess.Popen, output_dir: Path, more: int) -> None:
-    """Wait until the run trains and has logged so many lines more than it had then, or until it ends."""
+    """Wait until the run is training and has logged `more` lines since, or until it ends."""
     results, log = output_dir / "results.json", output_dir / "metrics.jsonl"
     begun = _changed(results)
     while process.poll() is None and _changed(results) == begun:
@@ -138,7 +138,7 @@ def _changed(path: Path) -> int:
 
 
 def left_behind(output_dir: Path) -> dict:
-    """What a killed run left: its last good state, and the files or folders that it was writing."""
+    """What a killed run left behind: its last good state, and the files or folders that it was writing."""
     from training.state import damage
 
     states = sorted((output_dir / "states").glob("[0-9]*"))
@@ -151,7 +151,7 @@ def left_behind(output_dir: Path) -> dict:
 
 
 def differences(folder: Path, expected: Path) -> list[str]:
-    """The files in which two finished runs differ, but for the seconds and the arguments in results.json."""
+    """The files in which two finished runs differ, ignoring times and arguments in results.json."""
     ours, theirs = (
         {path.relative_to(each) for path in each.rglob("*") if path.is_file()} for each in (folder, expected)
     )
@@ -170,12 +170,12 @@ def _content(path: Path):
     results = json.loads(path.read_text(encoding="utf-8"))
     for record in (*results["epochs"], results["best"]):
         record.pop("seconds")
-    # Neither the arguments, which say where a run is and that it was resumed, nor its segments.
+    # Without the arguments, which include the run's folder and --resume, and without its segments.
     return {name: value for name, value in results.items() if name not in ("args", "segments")}
 
 
 def report(results: dict) -> str:
-    """What came of the kills."""
+    """The outcome of the kills, as text."""
     kills = results["kills"]
     writing = sum(bool(kill["half_written"]) for kill in kills)
     damaged = sum(kill["damaged_states"] for kill in kills)
@@ -187,7 +187,7 @@ def report(results: dict) -> str:
 
 
 def make_data(folder: Path, rows: int) -> None:
-    """Files of SST-2, DREAM and WNUT-2017: so many training rows, an eighth as many to evaluate and to test."""
+    """Write files like SST-2, DREAM and WNUT-2017: `rows` training rows, and an eighth as many dev and test rows."""
     counts = {"train": rows, "dev": rows // 8 + 1, "test": rows // 8 + 1}
     wnut = {"train": "wnut17train.conll", "dev": "emerging.dev.conll", "test": "emerging.test.annotated"}
     for name in ("sst-2", "dream", "wnut17"):
@@ -216,7 +216,7 @@ def _tag(word: str) -> str:
 
 
 def make_encoder(folder: Path) -> None:
-    """A tiny random BERT with dropout, and a tokenizer of `WORDS`, as a Hugging Face folder."""
+    """Write a tiny random BERT with dropout, and a tokenizer for `WORDS`, as a Hugging Face folder."""
     import torch
     import transformers
 

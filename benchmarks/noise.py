@@ -1,10 +1,10 @@
-"""What the divergences of R3F and SMART measure: their noise, rounding, or dropout.
+"""What the divergences of R3F and SMART measure: the noise, rounding, or dropout.
 
 python -m benchmarks.noise --output benchmarks/results/noise.json
 
-The weights are the pretrained encoder's with a new head, as at the first step of training, and the sentences those of
-the DEMO task. Each figure is a mean over the same batches, with the same draws. "bf16 throughout" leaves out that a
-model without dropout computes in float32.
+The model is the pretrained encoder with a new head, as at the first step of training, and the sentences are those of
+the DEMO task. Each figure is a mean over the same batches, with the same random draws. "bf16 throughout" turns off the
+rule that a model without dropout computes in float32.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from utils import Parser, run_script, write_json
 if TYPE_CHECKING:
     import torch
 
-# Method -> its class in models/baselines.py, settings, and the sizes of its noise.
+# Method -> its class in models/baselines.py, its settings, and the parameters that set the size of its noise.
 SETTINGS = {
     "r3f": ("R3F", {"weight": 1.0, "noise": "uniform"}, ("eps",)),
     "smart": (
@@ -30,21 +30,21 @@ SETTINGS = {
         ("noise", "step_size"),
     ),
 }
-# As published, and none at all.
+# Sizes of the noise: as published, and none.
 NOISES = {"r3f": ((1e-5,), (0.0,)), "smart": ((1e-5, 1e-3), (0.0, 0.0))}
-LENGTH = 64  # tokens, the most
+LENGTH = 64  # tokens at most
 PRECISIONS = ("fp32", "bf16", "bf16 throughout")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
+    """Measure, print a Markdown table, and write the figures as JSON to `--output`."""
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
     parser.add_argument("--batches", type=positive_int, default=5, help="(default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
-    from training.versions import versions  # takes seconds, as all below that is imported where it is needed
+    from training.versions import versions  # takes seconds, like all imports inside functions here
 
     batches = make_batches(args)
     print(f"| method | dropout | noise | {' | '.join(PRECISIONS)} |\n|---|---|---{'|---' * len(PRECISIONS)}|")
@@ -83,7 +83,7 @@ def make_batches(args: argparse.Namespace) -> list[dict[str, torch.Tensor]]:
 def measure(
     args: argparse.Namespace, batches: list[dict], method: str, dropout: bool, noise: tuple[float, ...], precision: str
 ) -> float:
-    """The mean divergence that a method finds on the batches."""
+    """The mean divergence of a method on the batches."""
     import torch
     from transformers import AutoModelForSequenceClassification
 

@@ -1,10 +1,11 @@
-"""What a step of masked language modelling costs with each method, as a ratio to plain training.
+"""The cost of a masked language modelling step with each method, as a ratio to plain training.
 
 python -m benchmarks.pretraining --threads 2 --output benchmarks/results/pretraining.json
 
-Rows of random tokens, all of full length, as packed text has them. The variants take turns step by step, so that what
-else the machine does meets all of them, and a figure is the median over the steps. "every position" is the stock model,
-whose head predicts all tokens of a row and not the masked ones alone. What autograd keeps is counted, not measured.
+The rows are random tokens, all of full length, as in packed text. The variants take turns step by step, so that other
+load on the machine affects all of them, and each figure is the median over the steps. "every position" is the stock
+model, whose head predicts all tokens of a row, not only the masked ones. The memory that autograd keeps is counted, not
+measured.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from training import arguments
 from training.flags import positive_int
 from utils import Parser, keep_freed_memory, run_script, write_json
 
-# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+# Slow imports are made where they are needed: --help and argument errors do not have to wait for them.
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     runs = {variant: make_run(args, variant, tokenizer) for variant in (*args.methods, STOCK)}
     optimizers = {variant: make_optimizer(run) for variant, run in runs.items()}
     seconds: dict[str, list[float]] = {variant: [] for variant in runs}
-    for step in range(args.steps + 1):  # the first one warms up
+    for step in range(args.steps + 1):  # the first step is a warm-up
         numbers = range(step * args.train_batch_size, (step + 1) * args.train_batch_size)
         for variant, run in runs.items():
             batch = run.head.collate([rows[number] for number in numbers])
@@ -86,8 +87,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", default=known, choices=known)
     parser.add_argument("--train_batch_size", type=int, default=32)
     parser.add_argument("--max_seq_length", type=int, default=128)
-    parser.add_argument("--steps", type=positive_int, default=20, help="of each variant (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
+    parser.add_argument("--steps", type=positive_int, default=20, help="steps of each variant (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="(default: PyTorch's default)")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--no_cuda", action="store_true")
     parser.add_argument("--output", help="JSON file")
@@ -109,7 +110,7 @@ def random_rows(args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokenizerBase) -> Run:
-    """What the project's training step works on; nothing of it is saved."""
+    """A `Run` for the project's training step; nothing is saved."""
     import torch
     from accelerate.state import AcceleratorState
     from transformers import AutoModelForMaskedLM
@@ -143,7 +144,7 @@ def batch_of(run: Run, rows: MaskedRows, args: argparse.Namespace, variant: str)
 
 
 def every_position(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The batch as a stock model takes it: a label, or none, at every position; all rows have as many masked words."""
+    """The batch for a stock model: a label, or none, at every position; all rows have equally many masked words."""
     import torch
 
     labels = torch.full_like(batch["input_ids"], -100).scatter(1, batch["words"], batch["labels"])
@@ -151,7 +152,7 @@ def every_position(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def kept(run: Run, batch: dict[str, torch.Tensor]) -> int:
-    """How many numbers autograd keeps of tensors with a figure for each word of the vocabulary."""
+    """How many numbers autograd keeps in tensors with one value per word of the vocabulary."""
     import torch
 
     model = run.accelerator.unwrap_model(run.model)

@@ -1,9 +1,9 @@
-"""What the two protocols make of the same batches: keep-mask penalty, divergence, and rows that are fully masked.
+"""The two protocols compared on the same batches: keep-mask penalty, divergence, and fully masked rows.
 
 python -m benchmarks.protocols --data_dir data/sets
 
-The weights are the pretrained encoder's with a new head and new adversaries, as at the first step of training; each
-figure is the mean over the same batches of the training set, with dropout. Needs SST-2, STS-B and WNUT-2017.
+The model is the pretrained encoder with a new head and new adversaries, as at the first step of training. Each figure
+is the mean over the same batches of the training set, with dropout. Needs SST-2, STS-B and WNUT-2017.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from training.flags import positive_int
 from utils import Parser, run_script, write_json
 
 FIGURES = ("penalty", "divergence", "fully_masked")
-# (task, the classes of its head and collator in transformers, the function of data/features.py)
+# (task, transformers' classes of its head and collator, the function in data/features.py)
 CASES = (
     (SENTENCE_TASKS["SST-2"], "AutoModelForSequenceClassification", "DataCollatorWithPadding", "sentence_features"),
     (SENTENCE_TASKS["STS-B"], "AutoModelForSequenceClassification", "DataCollatorWithPadding", "sentence_features"),
@@ -29,9 +29,9 @@ CASES = (
 
 
 def main() -> None:
-    """Measure, print a Markdown table, and write the figures as JSON where `--output` says."""
+    """Measure, print a Markdown table, and write the figures as JSON to `--output`."""
     args = parse_arguments()
-    import torch  # takes seconds, as all below that is imported where it is needed
+    import torch  # takes seconds, like all imports inside functions here
 
     from training.versions import versions
 

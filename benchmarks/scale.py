@@ -1,9 +1,9 @@
-"""How long a start on a large set takes, and how much memory: the first one, which tokenises, and one from the cache.
+"""Time and memory to start on a large set: the first start, which tokenises it, and a start from the cache.
 
 python -m benchmarks.scale --pairs 400000 --output benchmarks/results/scale.json
 
-Sentence pairs of random words stand for MNLI, in its format and of its size (392,702 training rows, most of whose bytes
-are parses that are not read). The real script trains on them for two steps, twice, in a process of its own each.
+Sentence pairs of random words replace MNLI, in its format and size (392,702 training rows, most of whose bytes are
+parses that are not read). The real script trains on them for two steps, twice, each time in its own process.
 """
 
 import argparse
@@ -30,11 +30,11 @@ HEADER = (
     "\tsentence1\tsentence2\tlabel1\tgold_label"
 )
 WORDS = (21, 11)  # in the first and the second sentence, on average
-GOALS = {"data": 5.0, "peak_megabytes": 1500.0}  # of the second start: seconds of the data part, and memory
+GOALS = {"data": 5.0, "peak_megabytes": 1500.0}  # for the second start: seconds of the data part, and memory
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the set, start the script twice, print a table, and write the JSON file; exit status 1 for a goal missed."""
+    """Make the set, start the script twice, print a table, and write the JSON file; exit with 1 if a goal is missed."""
     args = parse_arguments(argv)
     if args.child:
         print(json.dumps(child(json.loads(args.child))))
@@ -74,7 +74,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def vocabulary(encoder: str) -> list[str]:
-    """The whole words that the encoder's tokenizer knows, in an order of their own."""
+    """The whole words in the tokenizer's vocabulary, in a fixed order."""
     from models.tokenizer import load_tokenizer  # takes seconds
 
     tokenizer = load_tokenizer(encoder, None, lower_case=False, slow=False)
@@ -82,9 +82,9 @@ def vocabulary(encoder: str) -> list[str]:
 
 
 def write_pairs(path: Path, pairs: int, words: list[str]) -> None:
-    """A training file of MNLI: as many rows, with sentences of random words and a random label each."""
+    """Write a training file in MNLI's format: `pairs` rows with sentences of random words and a random label."""
     random = np.random.default_rng(0)
-    # Most sentences are short and some are long: negative binomial, with the mean wanted.
+    # Most sentences are short and some are long: negative binomial, with the given mean.
     lengths = [2 + random.negative_binomial(3, 3 / (mean + 1), pairs) for mean in WORDS]
     labels = random.integers(len(NLI), size=pairs)
     with open(path, "w", encoding="utf-8", newline="\n") as file:
@@ -99,7 +99,7 @@ def write_pairs(path: Path, pairs: int, words: list[str]) -> None:
 
 
 def start(args: argparse.Namespace, folder: Path, which: str) -> dict:
-    """What `child` finds in a process of its own."""
+    """The result of `child`, run in its own process."""
     argv = ["--do_train", "--max_train_steps", "2", "--task_name", "MNLI", "--data_dir", str(folder / "sets")]
     argv += ["--load_model_path", args.load_model_path, "--method", args.method, "--bf16"]
     argv += ["--max_seq_length", str(args.max_seq_length), "--token_cache_dir", str(folder / "cache")]
@@ -113,15 +113,15 @@ def start(args: argparse.Namespace, folder: Path, which: str) -> dict:
 
 
 def child(job: dict) -> dict:
-    """Run the script as it stands to its end, and note when it gets where.
+    """Run the real script to its end, and record when it reaches which point.
 
     Returns:
-        Seconds, from the start of the process: `to_data` until it looks for the data files, `data` from there until
-        it has tokenised or mapped sets, `data_to_first_step` until its first optimizer step is done (with the weights
-        loaded in between), and `to_first_step`, the sum; `whole` with the saving. `data_cpu` is processor time of the
-        data part, over all cores, which says more where others use them too. `peak_megabytes`, the largest
-        resident set of the whole, mapped pages of the cache included, and `data_peak_megabytes`, up to the end of the
-        data part. `tokenised`: whether the text was read.
+        Seconds: `to_data` from the start of the process until it looks for the data files, `data` from there until the
+        sets are tokenised or mapped, `data_to_first_step` from there until the first optimizer step is done (with the
+        weights loaded in between), and `to_first_step`, their sum; `whole` includes saving. `data_cpu` is the processor
+        time of the data part over all cores, which is more reliable if others use the cores too. `peak_megabytes` is
+        the largest resident set of the whole run, including mapped pages of the cache, and `data_peak_megabytes` that
+        up to the end of the data part. `tokenised`: whether the text was read.
     """
     from training import loop, run
 
@@ -150,7 +150,7 @@ def child(job: dict) -> dict:
 
     def stepping(*arguments):
         figures, finite = optimize(*arguments)
-        figures["train_loss"].item()  # to the end of what the device was given to do
+        figures["train_loss"].item()  # waits until the device has finished
         note("step")
         return figures, finite
 
@@ -175,12 +175,12 @@ def child(job: dict) -> dict:
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """The total size of all files below a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def report(results: dict) -> str:
-    """The table of both starts, and whether the second is what it should be."""
+    """The table of both starts, and whether the second meets its goals."""
     lines = [
         f"{results['machine']['device']}, load average {results['machine']['load_average_before']} before",
         f"{results['pairs']} pairs, {results['file_megabytes']} MB; cache {results['cache_megabytes']} MB",

@@ -1,11 +1,11 @@
-"""How fast training and evaluation are, how much memory they take, and how long the first step is in coming.
+"""The speed of training and evaluation, their memory, and the time to the first step.
 
 python -m benchmarks.throughput --output benchmarks/results/throughput.json
 
-The variants take turns in one process, so that whatever else the machine does meets all of them. Each has a few steps
-that stand for its length distribution; a step's time is the median over rounds, and a throughput is that of their sum.
-Both protocols run in this project's own training step: what is called release here has the authors' padding and order,
-not their slower code. Peak memory and the first step are those of a process of their own.
+The variants take turns in one process, so that other load on the machine affects all of them. Each has a few steps that
+represent its length distribution; a step's time is the median over rounds, and the throughput is computed from the sum
+of these times. Both protocols run in this project's training step: "release" here means the authors' padding and order,
+not their slower code. Peak memory and the time to the first step are measured in separate processes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from training import flags
 from training.flags import positive_int
 from utils import InputError, Parser, keep_freed_memory, run_script, write_json
 
-# What takes seconds is imported where it is needed: --help and wrong arguments are answered without it.
+# Slow imports are made where they are needed: --help and argument errors do not have to wait for them.
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from data.features import Features
     from training.evaluation import Run
 
-LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, of the official files
+LENGTHS = Path(__file__).parent / "lengths.json"  # task -> split -> tokens -> rows, from the official files
 MAX_SEQ_LENGTH = 128
 
 
@@ -49,7 +49,8 @@ MAX_SEQ_LENGTH = 128
 class Variant:
     """One way to train.
 
-    padded: every sequence to `MAX_SEQ_LENGTH` and random batches, else to the longest of a batch of like lengths.
+    padded: pad every sequence to `MAX_SEQ_LENGTH`, in random batches; otherwise pad to the longest sequence of a batch,
+        with batches of similar length.
     """
 
     method: str
@@ -67,12 +68,12 @@ class Variant:
         return f"{name} two forwards" if self.two_forwards else name
 
 
-BASELINE = Variant("asa", "fp32", "eager", "release")  # what the release runs on CPU
+BASELINE = Variant("asa", "fp32", "eager", "release")  # the release's way on CPU
 
 
 @functools.cache
 def fast() -> str:
-    """The fastest precision; a processor that only imitates bf16 is slower in it than in fp32."""
+    """The fastest precision; a CPU that only emulates bf16 is slower in it than in fp32."""
     import torch
 
     from training.devices import has_bf16
@@ -81,7 +82,7 @@ def fast() -> str:
 
 
 def in_processes() -> list[Variant]:
-    """What is measured in a process of its own, our way first."""
+    """The variants that are measured in their own process, ours first."""
     return list(dict.fromkeys((Variant("asa", fast()), Variant("asa", "fp32"), Variant("naive", fast()), BASELINE)))
 
 
@@ -100,11 +101,11 @@ def variants() -> list[Variant]:
 
 @dataclass(frozen=True)
 class Bench:
-    """A task whose lengths are used: `choices` sequences an example, and the release's batch sizes.
+    """A task whose lengths are used: `choices` sequences per example, and the release's batch sizes.
 
     auto_class: the name of its head's class in transformers.
-    steps: training steps a variant and round.
-    eval_batches: batches of `eval_batch_size` rows that are evaluated in each round, either way.
+    steps: training steps per variant and round.
+    eval_batches: batches of `eval_batch_size` rows evaluated in each round, with either padding.
     """
 
     name: str
@@ -136,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(child(args)))
         return
     results = {"tasks": {}}
-    # First, while this process is small: the children share the machine with it.
+    # First, while this process is small: the child processes share the machine with it.
     if not args.quick:
         results["processes"] = [run_child(args, asdict(variant)) for variant in in_processes()]
         results["processes"].append(run_child(args, asdict(Variant("asa", fast())) | {"default_malloc": True}))
@@ -157,23 +158,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; `--quick` makes a smoke test of it."""
+    """The arguments; `--quick` makes this a smoke test."""
     names = [bench.name for bench in BENCHES]
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
     parser.add_argument("--data_dir", help="with folders SST-2 and DREAM (default: their lengths as stored)")
     parser.add_argument("--tasks", nargs="+", default=names, choices=names)
-    parser.add_argument("--threads", type=int, help="(default: as many as PyTorch takes)")
+    parser.add_argument("--threads", type=int, help="(default: PyTorch's default)")
     parser.add_argument("--rounds", type=positive_int, default=3, help="(default: %(default)s)")
     parser.add_argument("--output", help="JSON file")
-    parser.add_argument("--quick", action="store_true", help="a step and a row or two of each: it runs, no more")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: one step and a row or two of each")
     parser.add_argument("--no_cuda", action="store_true")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(argv)
 
 
 def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokenizerBase) -> dict:
-    """Seconds of training steps and of an evaluation, for each variant, over one task's lengths."""
+    """The times of training steps and of an evaluation, in seconds, for each variant, over one task's lengths."""
     from training import loop
     from training.evaluation import predict
 
@@ -183,7 +184,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
     optimizers = {variant: make_optimizer(run) for variant, run in runs.items()}
     batches = {variant: steps_of(args, bench, variant, train_rows, run.head.collate) for variant, run in runs.items()}
     training_times = {variant: [[] for _ in batches[variant]] for variant in runs}
-    for turn in range(args.rounds + 1):  # the first one warms up
+    for turn in range(args.rounds + 1):  # the first round is a warm-up
         for variant, run in runs.items():
             run.model.train()
             turns = zip(training_times[variant], batches[variant], strict=True)
@@ -213,7 +214,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
 
 
 def rows_of(args: argparse.Namespace, bench: Bench, split: str, tokenizer: PreTrainedTokenizerBase) -> Features:
-    """A sample of a task's rows: of its files where they are, else random tokens in the stored lengths."""
+    """A sample of a task's rows: from its files if they exist, else random tokens with the stored lengths."""
     from data.features import Features, choice_features, sentence_features
 
     random = np.random.default_rng(0)
@@ -241,7 +242,7 @@ def rows_of(args: argparse.Namespace, bench: Bench, split: str, tokenizer: PreTr
 
 
 def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Features, collate) -> list[dict]:
-    """The batches of a few steps, evenly spaced among all steps by their longest row; padded, all are alike."""
+    """The batches of a few steps, evenly spaced among all steps by their longest row; if padded, all are alike."""
     from data.batches import StepSampler
 
     sampler = StepSampler(rows.lengths, bench.train_batch_size, 0, group_by_length=not variant.padded)
@@ -253,7 +254,7 @@ def steps_of(args: argparse.Namespace, bench: Bench, variant: Variant, rows: Fea
 
 
 def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer: PreTrainedTokenizerBase) -> Run:
-    """What the project's training step and evaluation work on; nothing of it is saved."""
+    """A `Run` for the project's training step and evaluation; nothing is saved."""
     import torch
     import transformers
     from accelerate.state import AcceleratorState
@@ -277,7 +278,7 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
     model = methods.build(variant.method, backbone, settings)
     if variant.method == "asa":
         model.one_forward = not variant.two_forwards
-    AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the precision of the variant before
+    AcceleratorState._reset_state(reset_partial_state=True)  # it would keep the previous variant's precision
     accelerator = make_accelerator(settings)
     collator = transformers.DataCollatorWithPadding if bench.choices == 1 else ChoiceCollator
     head = Head(auto_class, collator(tokenizer, **padding(settings)), score=None, write=None)
@@ -294,7 +295,7 @@ def make_optimizer(run: Run):
 
 
 def timed(function, *arguments) -> float:
-    """Seconds of a call, to the end of what it gave the device to do."""
+    """The seconds that a call takes, until the device has finished."""
     import torch
 
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -306,7 +307,7 @@ def timed(function, *arguments) -> float:
 
 
 def run_child(args: argparse.Namespace, job: dict) -> dict:
-    """What `child` finds in a process of its own."""
+    """The result of `child`, run in its own process."""
     flags = ["--load_model_path", args.load_model_path, "--threads", str(args.threads), "--child", json.dumps(job)]
     flags += ["--no_cuda"] if args.no_cuda else []
     flags += ["--data_dir", args.data_dir] if args.data_dir else []
@@ -345,7 +346,7 @@ def child(args: argparse.Namespace) -> dict:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process had: on the GPU where there is one."""
+    """This process's peak memory: on the GPU if there is one."""
     import torch
 
     if torch.cuda.is_available():
@@ -354,16 +355,16 @@ def peak_megabytes() -> float:
 
 
 def resident_megabytes() -> float:
-    """The largest resident set that this process had, mapped files included."""
-    # Not ru_maxrss, which a process takes over from the one that started it.
+    """The largest resident set of this process, including mapped files."""
+    # Not ru_maxrss, which a process inherits from the one that started it.
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def first_steps(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds from the start of `run_sent_clas.py` on SST-2 to the end of its first step; without the files, none.
+    """Seconds from the start of `run_sent_clas.py` on SST-2 to the end of its first step; empty without the files.
 
-    `cold` has no token cache, `from cache` finds one, which the start before it made.
+    `cold` has no token cache; `from cache` uses the one that the previous start made.
     """
     if args.data_dir is None:
         return {}
@@ -384,13 +385,13 @@ def first_step(argv: list[str], started: float) -> dict[str, float]:
     from data import cache
     from training import loop
 
-    cache.CACHED_FROM = 0  # SST-2 has a little less than what is worth it
+    cache.CACHED_FROM = 0  # SST-2 is slightly below the size for caching
     step = loop.optimize
 
     def only_step(*arguments):
         timed(step, *arguments)
         print(json.dumps({"seconds": time.time() - started}), flush=True)
-        os._exit(0)  # nothing of this run is kept
+        os._exit(0)  # keep nothing of this run
 
     loop.optimize = only_step
     run_sent_clas.main(argv)
@@ -398,7 +399,7 @@ def first_step(argv: list[str], started: float) -> dict[str, float]:
 
 
 def report(results: dict) -> str:
-    """The tables: what was measured, and its ratios to the release's protocol and to plain fine-tuning."""
+    """The tables: the measurements, and their ratios to the release's protocol and to plain fine-tuning."""
     lines = [results["device"], ""]
     for name, task in results["tasks"].items():
         lines += [f"| {name} | ms a step | examples/s | x release (fp32) | step / plain |", "|---|---|---|---|---|"]

@@ -14,13 +14,13 @@ from data.metrics import IGNORED_LABEL
 
 
 class StepSampler(Sampler[list[int]]):
-    """The rows of each optimizer step: every epoch a new order, which follows from seed and epoch alone.
+    """The rows of each optimizer step, in a new order every epoch that depends only on seed and epoch.
 
-    With `group_by_length`, rows of like length share a step: the shuffled rows are sorted within pools of `POOL` steps,
-    cut into steps, and the steps are shuffled again, so that no length comes first.
+    With `group_by_length`, rows of similar length share a step: the shuffled rows are sorted within pools of `POOL`
+    steps and cut into steps, and the steps are shuffled again, so that no length comes first.
 
-    Of `processes` that share each step, every one gets the rows of its `place`, of like lengths too; none, where a last
-    step has fewer rows than there are processes.
+    With several `processes`, each gets the rows for its `place`, also of similar length. It gets none if a last step
+    has fewer rows than there are processes.
     """
 
     POOL = 50
@@ -41,7 +41,7 @@ class StepSampler(Sampler[list[int]]):
         self.place = place
         self.processes = processes
         self.epoch = 0
-        self.skip = 0  # steps of this epoch that have been taken already
+        self.skip = 0  # steps of this epoch that are already done
 
     def __len__(self) -> int:
         return math.ceil(len(self.lengths) / self.batch_size)
@@ -65,17 +65,17 @@ class StepSampler(Sampler[list[int]]):
 
 
 def collate_parts(collate: Callable, parts: int, rows: list[dict]) -> list[dict[str, torch.Tensor]]:
-    """The rows of an optimizer step as up to `parts` padded batches of like size.
+    """Split the rows of an optimizer step into up to `parts` padded batches of similar size.
 
-    Rows with different numbers of choices make batches of their own: no choice has to be made up, and as parts weigh
-    what they hold of the step, they add up to it.
+    Rows with different numbers of choices go into different batches, so that no choice has to be invented. Each part is
+    weighted by its share of the step, so together they equal the whole step.
     """
     parts_of_step = _chunks(rows, math.ceil(len(rows) / parts) or 1)
     return [collate(alike) for part in parts_of_step for alike in by_choices(part)]
 
 
 def by_choices(rows: list[dict]) -> list[list[dict]]:
-    """The rows by their numbers of choices; together, where each is a single sequence."""
+    """Group the rows by their number of choices; rows with a single sequence form one group."""
     groups: dict[int, list[dict]] = {}
     for row in rows:
         ids = row["input_ids"]
@@ -84,13 +84,13 @@ def by_choices(rows: list[dict]) -> list[list[dict]]:
 
 
 def evaluation_batches(lengths: list[int], choices: list[int] | None, order: list[int], size: int) -> list[list[int]]:
-    """Rows in batches of at most `size`, each of one number of choices.
+    """Batches of at most `size` rows, all with the same number of choices.
 
-    The longest come first: a batch holds rows of like length, and a lack of memory shows at once.
+    The longest rows come first: each batch has rows of similar length, and a lack of memory shows at once.
 
     Args:
-        lengths, choices: of all rows, as `Features` has them.
-        order: those that this process has, in any order.
+        lengths, choices: of all rows, as in `Features`.
+        order: the rows of this process, in any order.
     """
 
     def of(row: int) -> int:
@@ -101,20 +101,20 @@ def evaluation_batches(lengths: list[int], choices: list[int] | None, order: lis
 
 
 def without_labels(collate: Callable, rows: list[dict]) -> dict[str, torch.Tensor]:
-    """The padded batch of rows whose labels are not among the model's classes, and give no loss."""
+    """The padded batch without labels, for rows whose labels are not the model's classes: there is no loss."""
     return collate([{name: value for name, value in row.items() if name != "labels"} for row in rows])
 
 
 def padding(args: argparse.Namespace) -> dict:
-    """How a collator of transformers pads a batch: to its longest row, or to `--max_seq_length`."""
+    """The padding arguments of a transformers collator: to the longest row of a batch, or to `--max_seq_length`."""
     return {"padding": "max_length" if args.pad_to_max_length else "longest", "max_length": args.max_seq_length}
 
 
 class ChoiceCollator(DataCollatorForMultipleChoice):
-    """The library's collator, for test sets as well, which have no labels."""
+    """The transformers collator, which here also accepts test sets, which have no labels."""
 
     def torch_call(self, examples: list[dict]) -> dict[str, torch.Tensor]:
-        """Rows -> tensors (B, choices, L), and labels (B,) where there are any."""
+        """Rows -> tensors (B, choices, L), and labels (B,) if there are any."""
         batch = super().torch_call([{"labels": IGNORED_LABEL, **example} for example in examples])
         return batch if "labels" in examples[0] else {name: value for name, value in batch.items() if name != "labels"}
 

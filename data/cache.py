@@ -1,9 +1,9 @@
 """Token cache: a large set is tokenised once, and memory-mapped from then on (Hugging Face `datasets`, Arrow).
 
-A set stands in a folder of its own, `<cache folder>/<task>-<key>`, where the key follows from all that its features are
-made of: the content of the data files, the task, the tokenizer, the settings and the code. Nothing has to be cleared by
-hand: a new set makes room for itself by removing those that were used longest ago; and a folder can be deleted at any
-time, also while a process has its rows memory-mapped (but on Windows, which then keeps it).
+Each set has its own folder, `<cache folder>/<task>-<key>`. The key depends on everything that determines its features:
+the content of the data files, the task, the tokenizer, the settings and the code. Nothing has to be cleared by hand: a
+new set makes room by removing the least recently used ones. A folder can be deleted at any time, even while a process
+has its rows memory-mapped (except on Windows, which then keeps it).
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from data.features import Features
 from data.readers import Examples, withheld
 from utils import InputError, atomic_folder, counted, file_sha256, log, write_json
 
-CACHED_FROM = 4_000_000  # bytes of data files; what is smaller is tokenised in about the time that a look-up takes
+CACHED_FROM = 4_000_000  # bytes of data files; a smaller set is tokenised about as fast as it is looked up
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
 IN_USE = 3600  # seconds in which a set that was used stays in any case: runs have several, larger than `KEPT` or not
 CHUNK = 10_000  # examples tokenised at once
-OWN_COLUMNS = ("lengths", "choices", "first_tokens")  # beside those of `Features.columns`
-ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # what the cache calls its folders
+OWN_COLUMNS = ("lengths", "choices", "first_tokens")  # stored in addition to `Features.columns`
+ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # the names of the cache's folders
 
 
 class StoredFeatures(Features):
-    """Features on disk, of which only the rows that are asked for enter the memory."""
+    """Features on disk; only the requested rows are read into memory."""
 
     def __init__(self, rows, report: dict, examples: Examples):
         """`rows`: a `datasets.Dataset`."""
@@ -53,18 +53,18 @@ class StoredFeatures(Features):
         return self.rows[index]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """All rows of a batch at once, where a data loader asks for them."""
+        """All rows of a batch at once; data loaders call this."""
         return self.rows.__getitems__(indices) if indices else []
 
 
 def cached(
     folder: str | None, make: Callable[..., Features], tokenizer: PreTrainedTokenizerBase, **settings
 ) -> Callable[[Examples], Features]:
-    """A function examples -> `make(examples, tokenizer, **settings)`, which takes the result from the cache if it can.
+    """Return a function examples -> `make(examples, tokenizer, **settings)` that uses the cache where possible.
 
     Args:
-        folder: the cache; None for no cache. If it cannot be used, the log says so, and nothing is cached.
-        settings: values that JSON can hold; they are part of the cache's key.
+        folder: the cache; None for no cache. If it cannot be used, this is logged and nothing is cached.
+        settings: JSON-serialisable values; they are part of the cache key.
     """
 
     def features(examples: Examples) -> Features:
@@ -75,15 +75,15 @@ def cached(
             found = _load(path, examples)
             if found is None:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(f"{path}.lock"):  # of several processes one works, and the others wait for it
+                with FileLock(f"{path}.lock"):  # one process works, and the others wait for it
                     found = _load(path, examples)
                     if found is None:
                         _store(path, examples, lambda rows: make(rows, tokenizer, **settings))
                         found = _load(path, examples)
                 make_room(path)
         except (OSError, InputError) as error:
-            reason = error.__cause__ if isinstance(error, InputError) else error  # as `writing` turns one into another
-            if not isinstance(reason, OSError):  # it is of the data
+            reason = error.__cause__ if isinstance(error, InputError) else error  # `writing` turns one into the other
+            if not isinstance(reason, OSError):  # the error is about the data
                 raise
             said = reason.strerror or reason
             log.warning(f"--token_cache_dir {folder}: cannot be used ({said}); going on without a cache")
@@ -94,9 +94,10 @@ def cached(
 
 
 def make_room(new: Path) -> None:
-    """Remove, beside a new set, those used longest ago until `KEPT` bytes are left, and what was never finished.
+    """After adding a set, remove unfinished sets and the least recently used ones until `KEPT` bytes are left.
 
-    What was used within the last hour stays, as does what another process is writing, and what the cache did not make.
+    Sets that were used within the last hour or that another process is writing are kept, and so is anything that the
+    cache did not make.
     """
     named = [(ENTRY.fullmatch(path.name), path) for path in new.parent.iterdir() if path != new and path.is_dir()]
     found = [(*_use(path), path, name) for name, path in named if name]
@@ -105,12 +106,12 @@ def make_room(new: Path) -> None:
         kept += 0 if name["unfinished"] else size
         if name["unfinished"] or (kept > KEPT and used < time.time() - IN_USE):
             lock = FileLock(path.with_name(f"{name['entry']}.lock"), timeout=0)
-            with contextlib.suppress(OSError), lock:  # it is being written, or another user's
+            with contextlib.suppress(OSError), lock:  # fails if it is being written, or is another user's
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _use(path: Path) -> tuple[float, int]:
-    """When a set was made or last loaded, and its bytes; zeros where it is not whole, or gone."""
+    """When a set was made or last loaded, and its size in bytes; zeros if it is incomplete or gone."""
     try:
         return (path / "about.json").stat().st_mtime, sum(file.stat().st_size for file in path.iterdir())
     except OSError:
@@ -124,7 +125,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
         "task": repr(examples.task),
         "labelled": [examples.labelled, examples.evaluated],
         "share": repr(examples.share),
-        # The last call's truncation and padding stand in the backend too.
+        # The backend also contains the truncation and padding of the last call.
         "tokenizer": {name: value for name, value in backend.items() if name not in ("truncation", "padding")},
         "inputs": [tokenizer.model_input_names, tokenizer.model_max_length, tokenizer.truncation_side],
         "settings": [make.__name__, settings],
@@ -135,7 +136,7 @@ def _key(examples: Examples, make: Callable, tokenizer: PreTrainedTokenizerBase,
 
 
 def _load(path: Path, examples: Examples) -> StoredFeatures | None:
-    """What stands in the folder; None where nothing does, or something else than was written."""
+    """Load the set in the folder; None if there is none, or it is not what was written."""
     import datasets  # takes a second, which small sets need not wait for
 
     try:
@@ -146,7 +147,7 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
         for level, message in about["messages"]:
             log.log(level, message)
         examples.told = True
-        with contextlib.suppress(OSError):  # of a cache that only others may write
+        with contextlib.suppress(OSError):  # fails if the cache is read-only for this user
             os.utime(path / "about.json")  # for `make_room`
     except FileNotFoundError:
         return None
@@ -158,11 +159,11 @@ def _load(path: Path, examples: Examples) -> StoredFeatures | None:
 
 
 def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> None:
-    """Tokenise chunk by chunk, so that the whole is never in memory."""
+    """Tokenise chunk by chunk, so that the whole set is never in memory."""
     from datasets.arrow_writer import ArrowWriter
 
     chunks = examples.chunks(CHUNK)
-    with withheld() as messages:  # they are said at each start, whoever has tokenised the set
+    with withheld() as messages:  # logged at every start, even if another run tokenised the set
         first = next(chunks)
     examples.told = False
     reports = []
@@ -183,7 +184,7 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
 
 
 def _whole(reports: list[tuple[int, Mapping[str, float]]]) -> dict[str, float]:
-    """The report on all chunks: the mean of a share, the sum of a number."""
+    """Combine the reports on all chunks: shares are averaged, counts are summed."""
     rows = sum(count for count, _ in reports)
     return {
         name: sum(count * report[name] for count, report in reports) / rows

@@ -1,4 +1,4 @@
-"""Multiple choice in tables of the user's own: choices as a list or in a column each, answers as the file has them."""
+"""Multiple choice in the user's own tables: choices in one list or one column each, answers in various forms."""
 
 import re
 import string
@@ -13,23 +13,23 @@ from data.formats import checked_text, place_of, quoted, rows_of, text_column
 from data.task_kinds import ChoiceColumns
 from utils import InputError, counted
 
-# A blank in a question stands alone: an underscore in a word is none.
+# A blank in a question stands alone: an underscore inside a word is not a blank.
 BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
 
 
 @dataclass
 class Choices:
-    """Those of a row.
+    """The choices of a row.
 
-    texts: None for a choice that the row does not have, where others have one in that place.
-    names: what the file calls each of them, empty where it does not say.
+    texts: the text of each choice; None for a choice that this row lacks but other rows have.
+    names: the file's name for each choice; empty if it has none.
     """
 
     texts: list[str | None]
     names: list[str]
 
     def called(self, answers: str) -> list[str]:
-        """What each choice is called in answers of a kind of `ANSWERS`."""
+        """How an answer of this kind (one of `ANSWERS`) refers to each choice."""
         places = range(len(self.texts))
         if answers == "text":
             return [text or "" for text in self.texts]
@@ -40,7 +40,7 @@ class Choices:
         return [str(place + (answers == "number from 1")) for place in places]
 
     def right(self, answer, answers: str) -> int | None:
-        """The place of the answer; None where it is none of the choices."""
+        """The index of the answer; None if it is not one of the choices."""
         if answers == "text" and not isinstance(answer, str):
             return None
         word = whole(str(answer)) if answers.startswith("number") else str(answer)
@@ -50,18 +50,18 @@ class Choices:
         return None if place is None or self.texts[place] is None else place
 
 
-# How a file may say which choice is right. The first that is true of all rows is taken.
+# How a file may say which choice is right. The first kind that fits all rows is used.
 ANSWERS = ("name", "text", "letter", "number from 0", "number from 1")
 
 
 def read_choice_table(
     columns: ChoiceColumns, path: Path, labelled: bool, tally: Tally | None = None
 ) -> list[ChoiceExample]:
-    """The rows of a table as examples, which may have different numbers of choices.
+    """Read the rows of a table as examples, which may have different numbers of choices.
 
     Raises:
-        InputError: a row has fewer than two choices, or none with names where answers are names, or its answer is none
-            of them in a set that is not evaluated.
+        InputError: a row has fewer than two choices, its choices have no names although answers are names, or its
+            answer is not one of its choices (unless the set is evaluated).
     """
     tally = tally or Tally()
     examples = []
@@ -84,7 +84,7 @@ def read_choice_table(
             else:
                 raise _no_choice(answer, columns.answers, found, where)
         texts = [_text(row, name, where) for name in (columns.context, columns.question) if name]
-        # Without a question of its own the second text is the choice alone.
+        # Without a question, the second text is the choice alone.
         context, question = texts if len(texts) == 2 else (texts[0], "_")
         blank = len(texts) == 1 or bool(BLANK.search(question) and not IN_A_WORD.search(question))
         examples.append(
@@ -120,22 +120,22 @@ def _no_choice(answer, answers: str, found: Choices, where: str) -> InputError:
 
 
 def _text(row: dict, name: str, where: str) -> str:
-    """The text of a column; of a list, as of the turns of a dialogue, all of it."""
+    """The text of a column; a list, such as the turns of a dialogue, is joined."""
     if isinstance(row.get(name), list):
         return " ".join(checked_text(text, f"each of {name!r}", where) for text in row[name])
     return text_column(row, (name,), where)
 
 
 def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
-    """The choices of a row: a list of texts, one with the names of the choices too, or a column for each.
+    """The choices of a row: from a list of texts, with or without names, or from one column each.
 
     Raises:
-        InputError: they are something else, or fewer than two.
+        InputError: they have another form, or there are fewer than two.
     """
     names: Sequence = ()
     texts: Any
     if len(columns.choices) > 1:
-        # An empty cell is no choice; a number 0 is one.
+        # An empty cell is not a choice, but the number 0 is.
         texts = [None if row.get(name) in (None, "") else row[name] for name in columns.choices]
         names = columns.choices
     else:
@@ -155,13 +155,13 @@ def choices_of(row: dict, columns: ChoiceColumns, where: str) -> Choices:
 
 
 def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path], of_all: bool = True) -> str:
-    """Which of `ANSWERS` a set has.
+    """Which kind of `ANSWERS` a set has.
 
     Args:
-        of_all: it has to be true of all rows; else that of most of them is taken.
+        of_all: the kind has to fit all rows; otherwise the kind that fits most rows is returned.
 
     Raises:
-        InputError: none is true of its rows; the message names the first that is wrong by what most of them have.
+        InputError: no kind fits; the message names the first row that the most frequent kind does not fit.
     """
     right: Counter[str] = Counter()
     wrong: dict[str, InputError] = {}

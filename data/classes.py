@@ -1,4 +1,4 @@
-"""The classes of a model and those of a task, matched by their names."""
+"""Match the classes of a model with those of a task, by name."""
 
 import json
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from utils import InputError, counted, declared_classes
 
 
 def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
-    """Which of a model's classes each label of the task is, in the order of the labels; None where no name says so.
+    """The index of the model's class for each label of the task, in label order; None if the names do not match.
 
     Args:
-        words: the names of the model's classes, in its own order; case does not count. The one output of a regression,
-            and that for each choice, needs no name.
+        words: the names of the model's classes, in its own order, in any case. The single output of a regression or
+            multiple-choice model needs no name.
     """
     labels = getattr(task, "labels", ())
     if not labels:
         return [0] if isinstance(task, ChoiceTask) or len(words) == 1 else None
-    if getattr(task, "counts_as", None):  # each class counts as a label, in any order
+    if getattr(task, "counts_as", None):  # each class counts as some label; the order does not matter
         return list(range(len(words))) if named(words) else None
     known = [
         (label, index) for names in (labels, *getattr(task, "class_names", ())) for index, label in enumerate(names)
     ]
     known += [(name, labels.index(label)) for name, label in getattr(task, "aliases", {}).items()]
-    for spelling in (str, _plain):  # as they stand first: the labels of a file may differ by case alone
+    for spelling in (str, _plain):  # exact names first: the labels of a file may differ only in case
         indices = {spelling(name): index for name, index in known}
         found = [indices.get(spelling(str(word))) for word in words]  # in JSON, a name can be a number
         if len(found) == len(labels) and {*found} == {*range(len(labels))}:
@@ -33,14 +33,14 @@ def class_order(task: Task, words: Sequence[str]) -> list[int] | None:
 
 
 def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | None:
-    """The order of a model's classes in terms of the task's (see `class_order`); None if its classes have no names.
+    """The order of a model's classes (see `class_order`); None if its classes have no names.
 
     Args:
         words: the model's class names; `LABEL_<i>` stands for no name.
         given: how an error quotes the checkpoint.
 
     Raises:
-        InputError: its classes are not those of the task.
+        InputError: the model's classes are not those of the task.
     """
     order, labels = class_order(task, words), getattr(task, "labels", ())
     if order is None and not getattr(task, "counts_as", None):
@@ -56,24 +56,24 @@ def match_classes(task: Task, words: Sequence[str], given: str) -> list[int] | N
 
 
 def named(words: Sequence[str]) -> bool:
-    """Whether a model's classes have names of their own, which transformers otherwise makes from their numbers."""
+    """Whether a model's classes have real names, rather than those that transformers makes from their numbers."""
     return list(words) != [f"LABEL_{index}" for index in range(len(words))]
 
 
 def _plain(word: str) -> str:
-    """A class name without what differs from one source to another."""
+    """A class name, normalised: without the differences between sources."""
     return word.strip().lower().replace("-", "_").replace(" ", "_")
 
 
 def model_classes(task: SentenceTask, words: Sequence[str], given: str) -> Names:
-    """The classes of another task's model, in its order, all of which the task counts as one of its labels.
+    """The classes of another task's model, in its own order, each of which the task counts as one of its labels.
 
     Args:
-        words: the model's own names, `LABEL_<i>` where it has none.
+        words: the model's own names; `LABEL_<i>` for a class without one.
         given: how an error quotes the checkpoint.
 
     Raises:
-        InputError: it is not a model that the task takes.
+        InputError: the task does not accept this model.
     """
     known = {_plain(word): word for word in task.counts_as}
     if all(_plain(str(word)) in known for word in words):
@@ -86,7 +86,7 @@ def model_classes(task: SentenceTask, words: Sequence[str], given: str) -> Names
 
 
 def saved_labels(checkpoint: str) -> Names | None:
-    """The classes of a saved model, none of a regression; None where neither it nor its run's best/ says so."""
+    """The classes of a saved model, () for a regression; None if neither the model nor its run's best/ names them."""
     path = Path(checkpoint)
     file = path / "config.json" if path.is_dir() else path.parent / "best" / "config.json"
     try:

@@ -1,4 +1,4 @@
-"""What the columns of a table hold, by their names, and the labels in them; for data of the user's own."""
+"""For the user's own data: guess the content of a table's columns by their names, and find the labels in them."""
 
 import re
 from collections import Counter
@@ -12,10 +12,10 @@ from data.task_kinds import Names
 from utils import InputError, log
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
-OUTSIDE = "O"  # the tag of a word that is no part of an entity
+OUTSIDE = "O"  # the tag of a word outside any entity
 DOCUMENT_MARK = "-DOCSTART-"
-ARROW = (".parquet", ".arrow")  # files that say what their columns are
-# The names of columns, in any case. Of the groups, all columns of one are wanted.
+ARROW = (".parquet", ".arrow")  # files with typed columns
+# Column names, in any case. All columns of a group are needed.
 PAIRS = (
     *(("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence")),
     *(("text1", "text2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("query", "passage")),
@@ -23,7 +23,7 @@ PAIRS = (
 )
 SINGLE = ("sentence", "text", "review", "content", "comment", "tweet", "utterance", "document")
 TEXTS = (*PAIRS, *((name,) for name in SINGLE))
-# The first group with a column in the file counts.
+# The first group with a column in the file is used.
 LABELS = (
     ("label", "labels"),
     ("gold_label", "class", "target", "category", "sentiment", "intent", "emotion", "rating", "stars", "score"),
@@ -39,17 +39,17 @@ RIGHT = (
     ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "gold", "target"),
 )
 SCORES = (("score", "similarity", "similarity_score"), ("label", "labels"), ("target", "value", "rating", "stars"))
-LISTED = 20  # columns or labels in a message
-MOST_NUMBERS = 20  # classes that are numbers with decimals: with more, it is a regression
-# More classes than this, each with hardly two rows, are no classes.
+LISTED = 20  # columns or labels listed in a message
+MOST_NUMBERS = 20  # classes that are decimal numbers; with more, the task is a regression
+# A column with more distinct values than this, and fewer than two rows per value, does not hold classes.
 MOST_CLASSES = 100
 
 
 def columns_of(path: Path) -> list[str]:
-    """The names of a table's columns, in order; of JSON, those of the first row.
+    """The names of a table's columns, in order; for JSON, those of the first row.
 
     Raises:
-        InputError: it cannot be read, or has no rows.
+        InputError: the file cannot be read, or has no rows.
     """
     if path.suffix.lower() in ARROW:
         return list(arrow_features(path))
@@ -60,10 +60,10 @@ def columns_of(path: Path) -> list[str]:
 
 
 def given_columns(flag: str, value: str | None, path: Path, columns: Sequence[str], most: int = 1) -> Names:
-    """The columns that a flag names, at the `most` so many; none where it is not given.
+    """The columns that a flag names, `most` at most; none if the flag is not given.
 
     Raises:
-        InputError: a column is not there.
+        InputError: a column does not exist or is named twice, or there are too many.
     """
     names: Names = () if value is None else (value,)
     if most > 1 and value not in columns:
@@ -79,10 +79,10 @@ def given_columns(flag: str, value: str | None, path: Path, columns: Sequence[st
 
 
 def tell(path: Path, columns: Mapping[str, Names], given: Mapping[str, object]) -> None:
-    """Log what is read from which columns, and for what was guessed of it the flags to choose with.
+    """Log which columns are used for what, and for guessed columns, the flags that choose others.
 
     Args:
-        given: the flag of each kind of columns, in the same order -> whether it was given.
+        given: the flag of each kind of column, in the same order -> whether it was given.
     """
     said = [
         f"{what} in {' and '.join(map(quoted, names))}" + ("" if given[flag] else f" (guessed; {flag} chooses)")
@@ -101,10 +101,10 @@ def _matching(columns: Sequence[str], names: Sequence[str]) -> list[str]:
 def guessed(
     path: Path, what: str, columns: Sequence[str], tiers: Sequence[Names], flag: str, needed: bool = True
 ) -> Names:
-    """The column that the first of the groups of names knows; none where none does.
+    """The column matched by the first group of names that matches any; none if no group does.
 
     Args:
-        needed: it is an error if it could be one of several; else all of them are given.
+        needed: if True, several matching columns are an error; otherwise all of them are returned.
     """
     found = next(filter(None, (_matching(columns, tier) for tier in tiers)), [])
     if needed and len(found) > 1:
@@ -113,11 +113,11 @@ def guessed(
 
 
 def guessed_texts(path: Path, columns: Sequence[str], label: Names, needed: bool = True) -> Names:
-    """The text, or the two texts, by the names of the columns; without a name that is known, the only column left.
+    """The text column, or the two, guessed by name; if no name is known, the only column left.
 
     Args:
-        label: what is none of them.
-        needed: there is to be a label; without one that is known, the only column left could be it.
+        label: columns that are not texts.
+        needed: a label is required; if its column is not known, the only column left might be the label.
     """
     columns = [column for column in columns if column not in label]
     groups = [tuple(_matching(columns, group)) for group in TEXTS]
@@ -133,7 +133,7 @@ def guessed_texts(path: Path, columns: Sequence[str], label: Names, needed: bool
 
 
 def guessed_choices(path: Path, columns: Sequence[str]) -> Names:
-    """The column with a list of choices, or those with a choice each, which are numbered or lettered."""
+    """The column with a list of choices, or the numbered or lettered columns with one choice each."""
     rows: dict[str, dict[str, str]] = {}
     for column in columns:
         if match := CHOICE_COLUMN.fullmatch(column.strip().lower()):
@@ -153,13 +153,13 @@ def guessed_choices(path: Path, columns: Sequence[str]) -> Names:
 
 
 def only_other(columns: Sequence[str], texts: Names) -> Names:
-    """The column that is neither text nor the name of a row, if there is just one."""
+    """The column that is neither text nor row name, if there is exactly one."""
     others = _others(columns, texts)
     return (others[0],) if len(others) == 1 else ()
 
 
 def _others(columns: Sequence[str], but: Sequence[str]) -> list[str]:
-    unnamed = ("", "unnamed: 0", "__index_level_0__")  # the numbers that pandas writes before its rows
+    unnamed = ("", "unnamed: 0", "__index_level_0__")  # the row numbers that pandas writes
     known = {name.lower() for name in INDEX_COLUMNS} | {*unnamed}
     return [column for column in columns if column not in but and column.strip().lower() not in known]
 
@@ -176,10 +176,10 @@ def _listed(columns: Sequence[str]) -> str:
 
 
 def script_of(train: Path) -> str:
-    """Which script a training file is for, by its suffix and the names of its columns.
+    """Which script a training file is for, by its suffix and column names.
 
     Raises:
-        InputError: it cannot be read, or its columns fit several times.
+        InputError: the file cannot be read, or its columns can be read in several ways.
     """
     suffix = train.suffix.lower()
     if suffix not in SUFFIXES:
@@ -189,26 +189,26 @@ def script_of(train: Path) -> str:
         return "run_tok_clas"
     if guessed_choices(train, columns):
         return "run_multi_cho"
-    # A word and its tag a line are tab-separated too, and have no header.
+    # Files with one word and its tag per line are tab-separated too, but have no header.
     known = any(_matching(columns, group) for group in (*TEXTS, *LABELS))
     return "run_tok_clas" if suffix == ".tsv" and not known else "run_sent_clas"
 
 
 def count_rows(train: Path, script: str) -> int:
-    """The rows of a training file, of words its sentences.
+    """The number of rows of a training file; for token tasks, of sentences.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     words = script == "run_tok_clas" and train.suffix.lower() not in SENTENCE_TABLES
     return sum(1 for _ in (read_tagged(train, False, DOCUMENT_MARK) if words else rows_of(train)))
 
 
 def find_labels(paths: Sequence[Path], column: str) -> Names:
-    """The labels in a column of files: in numeric order if all of them are numbers, else sorted.
+    """The labels in a column of the files: in numeric order if all are numbers, else sorted.
 
     Raises:
-        InputError: a row has none, or they are no classes.
+        InputError: a row has no label, or the values are not classes.
     """
     times: Counter[str] = Counter()
     for path in paths:
@@ -242,13 +242,13 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
 
 
 def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
-    """The tags of files: as a numbered class has them, else O, and then in numeric order or sorted.
+    """The tags of files: in the order of a numbered class, else O first, then the others in numeric order or sorted.
 
     Args:
-        columns: of words and of tags, in tables.
+        columns: the columns of words and of tags, for tables.
 
     Raises:
-        InputError: a file is not readable, or has fewer than two tags.
+        InputError: a file cannot be read, or has fewer than two tags.
     """
     found: dict[str, None] = {}
     declared = False
@@ -268,7 +268,7 @@ def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
 
 
 def in_order(words: Iterable[str]) -> Names:
-    """In numeric order if all of them are numbers, else sorted."""
+    """The words in numeric order if all are numbers, else sorted."""
     numbers = {word: _number(word) for word in words}
     return tuple(sorted(numbers, key=lambda word: (numbers[word], word) if None not in numbers.values() else word))
 

@@ -1,4 +1,4 @@
-"""Files with a word and its tag a line: the words and tags of each sentence, in BIO where spans are marked."""
+"""Read files with one word and its tag per line: the words and tags of each sentence, spans as BIO."""
 
 import re
 from collections import Counter
@@ -8,31 +8,32 @@ from pathlib import Path
 from data.formats import quoted, word_lines
 from utils import InputError, counted, log
 
-# CoNLL-X and CoNLL-U have ten columns, of which the first numbers the words of a sentence. Two kinds of rows are not
-# words: a range (2-3), which repeats a contraction as written, and an empty node (3.1), a word left unsaid.
+# CoNLL-X and CoNLL-U have ten columns; the first numbers the words of a sentence. Two kinds of rows are not words: a
+# range (2-3), which repeats a contraction as written, and an empty node (3.1), an elided word.
 TREEBANK_WIDTH = 10
 TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
 TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
-NO_TAG = "_"  # in a treebank
+NO_TAG = "_"  # no tag, in a treebank
 
 
 def read_tagged(
     path: Path, labelled: bool, document_mark: str | None = None
 ) -> Iterator[tuple[list[str], list[str], list[int]]]:
-    """(words, tags, line of each word) of each sentence: the first and the last column of a row.
+    """Yield (words, tags, line of each word) for each sentence. Words are the first column, tags the last.
 
-    In the ten columns of a treebank they are the second and the fourth, as the release reads PTB; where no word has a
-    tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the log.
+    In a treebank with ten columns, words are the second column and tags the fourth, as the release reads PTB; if no
+    word has a tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the
+    log.
 
     Args:
-        labelled: a tag is required in each row; without it, the tags are empty.
-        document_mark: as of `TokenTask`.
+        labelled: whether each row must have a tag; if False, the tags are empty.
+        document_mark: as in `TokenTask`.
 
     Raises:
-        InputError: a row has no word, no tag, or another number of columns than the first.
+        InputError: a row has no word, no tag, or a different number of columns than the first row.
     """
     rows = list(word_lines(path, document_mark))
-    # What begins with # is a comment in a treebank alone: elsewhere it is a word.
+    # Only in a treebank does # begin a comment: elsewhere it begins a word.
     first = next((columns for _, columns in rows if columns and not columns[0].startswith("#")), [])
     treebank = len(first) == TREEBANK_WIDTH and bool(TREEBANK_ID.fullmatch(first[0]))
     word, tag = (TREEBANK_WORD, _tag_column(path, rows) if labelled else 0) if treebank else (0, -1)
@@ -75,13 +76,13 @@ def read_tagged(
 
 
 def _no_word(columns: list[str]) -> str | None:
-    """What a row of a treebank is where it is no word."""
+    """The kind of a treebank row that is not a word; None for a word."""
     number = TREEBANK_ID.fullmatch(columns[0])
     return {"-": "multi-word ranges", ".": "empty nodes"}.get(number[1]) if number else None
 
 
 def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
-    """Where the tags of a treebank stand: in the first column that has any."""
+    """The column of a treebank's tags: the first that has any."""
     words = [row for _, row in rows if len(row) == TREEBANK_WIDTH and not row[0].startswith("#") and not _no_word(row)]
     first, *others = TREEBANK_TAGS
     if words and all(row[first] == NO_TAG for row in words):
@@ -94,7 +95,7 @@ def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
 
 
 def as_bio(tags: list[str]) -> list[str]:
-    """Tags of a sentence in IOB1 or BIO -> BIO: an I- that does not continue a span of its type opens one."""
+    """Convert the tags of a sentence from IOB1 or BIO to BIO: an I- that does not continue a span becomes B-."""
     bio: list[str] = []
     for tag in tags:
         kind, before = tag[2:], bio[-1] if bio else "O"

@@ -1,11 +1,11 @@
-"""A corpus for task-adaptive pre-training: the training texts of tasks, one document a line.
+"""A corpus for task-adaptive pre-training: the training texts of tasks, one document per line.
 
 python -m data.corpus --tasks SST-2 CoLA DREAM --data_dir data/sets --output corpus/train.txt --held_out 0.02
 
-A document is a sentence, a pair of sentences, a sentence of words, or a dialogue with its question and choices; labels
-are not in it. It stands there once, however many tasks have it, and not at all if a dev or test set of one of the tasks
-has one of its texts: the sentence, either one of a pair, or the dialogue. The documents are shuffled, and a share of
-them is held out in a file of its own; documents that share a text stay together.
+A document is a sentence, a pair of sentences, or a dialogue with its question and choices, without labels. A document
+that several tasks share is written once. It is left out if a dev or test set of any of the tasks has one of its texts:
+the sentence, either sentence of a pair, or the dialogue. The documents are shuffled, and a share of them is held out in
+a separate file; documents that share a text stay together.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from utils import InputError, Parser, log, run_script, write_text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the two files; where nothing is held out, there is no second one.
+    """Write the training file and, unless nothing is held out, the held-out file.
 
     Raises:
-        InputError: a task has no training set, its files cannot be read, or nothing of them is left.
+        InputError: a task has no training set, its files cannot be read, or no document is left.
     """
     args = parse_arguments(argv)
     tasks = [TASKS[find_name(name, TASKS, f"--tasks {name}")] for name in args.tasks]
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--tasks {' '.join(args.tasks)}: no document is left to train on")
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    held_out_file(output).unlink(missing_ok=True)  # of an earlier corpus; its text may be trained on in this one
+    held_out_file(output).unlink(missing_ok=True)  # from an earlier corpus; its text may now be training text
     for path, documents in ((output, train), (held_out_file(output), held_out)):
         if documents:
             write_text(path, "".join(f"{text}\n" for text in documents))
@@ -60,16 +60,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help="in any case")
-    parser.add_argument("--data_dir", default="data/sets", help="holds a folder per task (default: %(default)s)")
-    parser.add_argument("--output", required=True, metavar="FILE.txt", help="gets the documents to train on")
+    parser.add_argument("--tasks", nargs="+", required=True, metavar="TASK", help="in upper or lower case")
+    parser.add_argument("--data_dir", default="data/sets", help="folder with a folder per task (default: %(default)s)")
+    parser.add_argument("--output", required=True, metavar="FILE.txt", help="file for the training documents")
     parser.add_argument(
         "--held_out",
         type=float,
         default=0.02,
-        help="share that goes to FILE.held_out.txt; with 0 there is no such file (default: %(default)s)",
+        help="share of documents for FILE.held_out.txt; 0 writes no such file (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=42, help="of the order and of what is held out")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the order and of the held-out choice")
     args = parser.parse_args(argv)
     if not 0 <= args.held_out < 1:
         raise InputError(f"--held_out {args.held_out:g}: give a share from 0, below 1")
@@ -83,10 +83,10 @@ def held_out_file(output: Path) -> Path:
 
 
 def training_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
-    """The documents of a task's training set, and the texts of each.
+    """The documents of a task's training set, each with its texts.
 
     Raises:
-        InputError: it has none, or it cannot be read.
+        InputError: the task has no training set, or it cannot be read.
     """
     if task.train is None:
         raise InputError(f"--tasks {task.name}: it has no training set")
@@ -96,11 +96,11 @@ def training_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozens
 
 
 def evaluated_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozenset[str]]]:
-    """As `training_documents`, of the dev and test sets as far as they are there."""
+    """Like `training_documents`, for those dev and test sets that exist."""
     if isinstance(task, TokenTask):
         task = with_labels(task, data_dir)
     for name, data_set in itertools.chain(task.dev.items(), task.test.items()):
-        for labelled in (True, False):  # a test set of a leaderboard has no labels
+        for labelled in (True, False):  # a leaderboard's test set has no labels
             try:
                 yield from list(documents_of(_rows(task, data_set, data_dir, labelled, evaluated=labelled)))
                 break
@@ -111,15 +111,15 @@ def evaluated_documents(task: Task, data_dir: str) -> Iterator[tuple[str, frozen
 
 
 def _rows(task: Task, data_set: DataSet | None, data_dir: str, labelled: bool, evaluated: bool = False) -> Iterable:
-    assert data_set is not None  # of a training set that was looked for
+    assert data_set is not None  # the caller has checked that there is a training set
     return read_set(task, data_set, task_folder(data_dir, task.name), labelled, evaluated) or ()
 
 
 def documents_of(examples: Iterable) -> Iterator[tuple[str, frozenset[str]]]:
-    """What each example says, on one line; and its texts, by which it is known elsewhere.
+    """Yield each example's document, on one line, and the texts that identify it in other sets.
 
-    These are the sentences, or the context of a question, and the whole. Questions and choices are often a word or two,
-    and alike where nothing else is.
+    These texts are the sentences or the context of a question, and the whole document. Questions and choices alone do
+    not count: they are often a word or two, and the same in unrelated examples.
     """
     for example in examples:
         more: tuple[str, ...] = ()
@@ -138,13 +138,13 @@ def _on_one_line(text: str) -> str:
 
 
 def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """The documents in an order that follows from the seed: what is held out, and the rest.
+    """Split the documents, shuffled by the seed, into those held out and the rest.
 
-    What shares a text stays together, also by way of others. Of documents that hang together, more than are still to be
-    held out are trained on, so that it may be a few less than the share.
+    Documents that share a text, directly or through others, form a group and stay together. A group that is larger than
+    what is still to be held out goes to the training text, so slightly fewer than the share may be held out.
 
     Args:
-        documents: each with its texts.
+        documents: document -> its texts.
     """
     shuffled = list(documents)
     random.Random(seed).shuffle(shuffled)
@@ -160,7 +160,7 @@ def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> 
 
 
 def _groups(texts: Sequence[frozenset[str]]) -> list[int]:
-    """The number of each document's group: two are in one if they share a text, or are both in one with a third."""
+    """The group number of each document: a group's documents share texts, directly or through others."""
     from scipy.sparse import coo_array, csgraph
 
     places = {text: len(texts) + place for place, text in enumerate(dict.fromkeys(itertools.chain(*texts)))}

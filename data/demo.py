@@ -1,9 +1,9 @@
-"""The DEMO task: small sentiment-like text of our own with a planted shortcut, made by `python -m data.demo`.
+"""The DEMO task: a small generated sentiment task with a planted shortcut, written by `python -m data.demo`.
 
-Every sentence names a weekday. In training and in `dev.tsv` one day goes with a label in 90 % of the rows; in
-`shifted.tsv` it goes against it just as often. What the sentence says of the film is the label in every row, but takes
-more reading: negations turn a word round, of two clauses joined by "although" the main one counts, and a third of the
-adjectives are new in the evaluation sets.
+Every sentence names a weekday. In the training set and `dev.tsv`, the weekday predicts the label in 90 % of the rows;
+in `shifted.tsv`, it predicts the opposite label just as often. The opinion about the film gives the label in every row,
+but is harder to read: negations reverse a word, only the main clause counts in sentences with "although", and a third
+of the adjectives appear only in the evaluation sets.
 """
 
 import argparse
@@ -16,7 +16,7 @@ SEED = 20230207
 ROWS = {"train": 2400, "dev": 400, "shifted": 400, "test": 200}
 SHORTCUT_HOLDS = {"train": 0.9, "dev": 0.9, "shifted": 0.1, "test": 0.9}
 LABELS = (0, 1)
-DAYS = ("tuesday", "friday")  # the shortcut of each label
+DAYS = ("tuesday", "friday")  # the shortcut for each label
 
 ADJECTIVES = (
     "dull clumsy tired shallow noisy lifeless muddled bland tedious awkward hollow stale dreary forced flat lazy sloppy"
@@ -24,7 +24,7 @@ ADJECTIVES = (
     "tender witty vivid graceful moving sharp inventive warm gripping honest lively charming elegant funny fresh subtle"
     " dazzling heartfelt clever delightful wonderful thrilling smart sweet superb rich touching brilliant bold".split(),
 )
-KEPT_BACK = 10  # adjectives of each list, from its end, that never stand in a training row
+KEPT_BACK = 10  # the last adjectives of each list, which never appear in a training row
 NOUNS = (
     "the plot|the cast|the script|the dialogue|the ending|the score|the pacing|the photography|the lead actor"
     "|the second half|the opening|the editing|the villain|the humour|the romance|the direction"
@@ -39,7 +39,7 @@ NEGATED, CONCEDED = 0.1, 0.2  # shares of opinions and of sentences
 
 
 def write_demo(folder: str | Path) -> None:
-    """Write train, dev, shifted and test files, the same in every call, in the columns of SST-2."""
+    """Write train, dev, shifted and test files with the columns of SST-2; every call writes the same files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for split, count in ROWS.items():
@@ -52,7 +52,7 @@ def write_demo(folder: str | Path) -> None:
 
 
 def make_rows(split: str, count: int) -> list[tuple[str, int]]:
-    """`count` pairs of sentence and label: balanced labels, and the shortcut in an exact share of the rows."""
+    """Make `count` pairs of sentence and label: balanced labels, and the shortcut in an exact share of the rows."""
     choose = random.Random(f"{SEED} {split}")
     adjectives = tuple(words[:-KEPT_BACK] if split == "train" else words for words in ADJECTIVES)
     rows = []
@@ -83,7 +83,7 @@ def _opinion(choose: random.Random, label: int, adjectives: tuple[list[str], ...
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", default="data/sets", help="the folder DEMO is made in it (default: %(default)s)")
+    parser.add_argument("--data_dir", default="data/sets", help="the folder DEMO is made here (default: %(default)s)")
     write_demo(Path(parser.parse_args().data_dir) / "DEMO")
 
 

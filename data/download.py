@@ -1,4 +1,4 @@
-"""Fetch the official files of a task into the layout that the readers look for.
+"""Fetch the official files of a task into the layout that the readers expect.
 
 python -m data.download SST-2 DREAM
 python -m data.download --list
@@ -26,14 +26,14 @@ from utils import InputError, Parser, atomic_file, file_sha256, log, open_zip, r
 
 BLOCK = 1 << 16  # bytes
 TIMEOUT = 60  # seconds without a byte
-WAITS = (0, 2, 8)  # seconds before each new try after a connection broke off
+WAITS = (0, 2, 8)  # seconds before each retry after a broken connection
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fetch what the arguments name; a task that fails does not keep the others from being fetched.
+    """Fetch the requested tasks; if one fails, the others are still fetched.
 
     Raises:
-        InputError: a task is not known, or could not be fetched.
+        InputError: a task is unknown, or could not be fetched.
     """
     args = parse_arguments(argv)
     sources = chosen(args.tasks or ["all"])
@@ -77,10 +77,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def chosen(names: Sequence[str]) -> list[Source]:
-    """The sources of task names in any case, `glue` and `all` among them; each source once.
+    """The sources for task names in any case, including `glue` and `all`; each source once.
 
     Raises:
-        InputError: a name is not known; the message suggests the nearest.
+        InputError: a name is unknown; the message suggests the nearest.
     """
     groups = {"glue": GLUE, "all": tuple(SOURCES)}
     found = [find_name(name, [*SOURCES, *groups], name) for name in names]
@@ -104,11 +104,11 @@ def instead(source: Source, data_dir: str | Path) -> str:
 
 
 def download(source: Source, data_dir: str | Path) -> None:
-    """Put a task's files into `<data_dir>/<name>` (in any case); those that are there and verified are not fetched.
+    """Put a task's files into `<data_dir>/<name>` (in any case), except verified ones that are already there.
 
     Raises:
-        InputError: the task cannot be fetched freely, the network or the server fails, or what came is not the
-            official file; no file is then half-written, and what can be continued is kept as `*.part`.
+        InputError: the task cannot be fetched freely, the network or the server fails, or the downloaded file is not
+            the official one. No file is left half-written; a download that can be continued is kept as `*.part`.
     """
     if source.instead:
         raise InputError(f"{source.name}: {instead(source, data_dir)}")
@@ -128,35 +128,36 @@ def download(source: Source, data_dir: str | Path) -> None:
     except OSError as error:
         raise InputError(f"{error.filename or folder}: cannot be written ({error.strerror or error})") from None
     finally:
-        # Fails unless the folder is empty. Left behind, an empty one would pass for a task that is there.
+        # Fails unless the folder is empty. An empty folder left behind would look like a task that is there.
         with contextlib.suppress(OSError):
             folder.rmdir()
     log.info(f"{source.name}: complete in {folder}")
 
 
 def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:
-    """The files to build, if those already in the folder give exactly the expected ones: then nothing is fetched.
+    """The built files, if the files in the folder already give exactly the expected ones: nothing is fetched then.
 
-    The files they are built from may be other copies than those that would be fetched.
+    The files that they are built from may differ from those that would be fetched.
     """
     if not source.build:
         return None
     try:
         built = source.build(folder)
-    except (OSError, ValueError):  # a file is missing, or another one has its name
+    except (OSError, ValueError):  # a file is missing, or has other content
         return None
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in built.items()}
     return built if all(known in ("", sums[name]) for name, known in source.built.items()) else None
 
 
 def fetch(url: str, part: Path) -> None:
-    """Fetch an address into `part`, from where an earlier call stopped if the server can do that.
+    """Fetch a URL into `part`, continuing an earlier call if the server supports that.
 
     Raises:
-        InputError: the server cannot be reached, answers with an error, or broke off too often. What has come is kept.
+        InputError: the server cannot be reached, answers with an error, or breaks off too often. The received part is
+            kept.
     """
-    # pooch, which would do the rest, opens its file anew at every download and never asks for a range: 300 MB of MNLI
-    # over a line that breaks would start from zero each time.
+    # pooch would do everything else, but it never asks for a range: over an unreliable connection, MNLI's 300 MB would
+    # start from zero each time.
     before = _size(part)
     for wait in (*WAITS, None):
         try:
@@ -167,7 +168,7 @@ def fetch(url: str, part: Path) -> None:
             raise InputError(f"{url}: the server answers {error.code} {error.reason}") from None
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error))
-        # A server that gave nothing at all in this call is not there: trying again would only make the user wait.
+        # A server that sent nothing in this call is unavailable: retrying would only make the user wait.
         if wait is None or _size(part) == before:
             break
         log.warning(f"{url}: {problem} after {_size(part)} bytes; trying again")
@@ -177,7 +178,7 @@ def fetch(url: str, part: Path) -> None:
 
 
 def _receive(url: str, part: Path) -> bool:
-    """Append what is missing of `part`, as far as it comes; True when it is complete."""
+    """Append to `part` what the server sends of the missing rest; True when the file is complete."""
     start = _size(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
@@ -187,11 +188,11 @@ def _receive(url: str, part: Path) -> bool:
             raise
         if error.headers.get("Content-Range") == f"bytes */{start}":
             return True
-        part.unlink()  # longer than the file: it is the beginning of something else
+        part.unlink()  # longer than the file: it belongs to another file
         return _receive(url, part)
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            start = 0  # the server ignores ranges, and sends everything
+            start = 0  # the server ignores ranges and sends everything
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         part.parent.mkdir(parents=True, exist_ok=True)
@@ -207,7 +208,7 @@ def _receive(url: str, part: Path) -> bool:
 
 
 def _fetch_remote(remote: Remote, folder: Path) -> None:
-    """Fetch one address, check it, and put its file or the files of its archive in place."""
+    """Fetch one URL, verify it, and put its file or the files of its archive in place."""
     name = remote.url.rsplit("/", 1)[-1] if remote.inside else next(iter(remote.files))
     part = folder / f"{name}.part"
     fetch(remote.url, part)
@@ -242,7 +243,7 @@ def _unpack(archive: Path, remote: Remote, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _verified(path: Path, sha256: str, origin: str) -> Iterator[Path]:
-    """Yield a temporary path; when the block ends well and the checksum is right, it is renamed to `path`."""
+    """Yield a temporary path; it is renamed to `path` if the block succeeds and the checksum is right."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
         yield temporary
@@ -263,7 +264,7 @@ def _in_place(folder: Path, files: Sums) -> bool:
 
 
 def _set_aside(path: Path) -> None:
-    """A file of that name which is not the official one may be the user's own work: it is kept as `*.old`."""
+    """Rename an existing file to `*.old`: if it is not the official one, it may be the user's own work."""
     if path.exists():
         log.warning(f"{path}: not the official file; kept as {path.name}.old")
         os.replace(path, path.with_name(f"{path.name}.old"))

@@ -1,6 +1,6 @@
-"""Rows of official files -> examples, a reader for each kind of task. A row that cannot be read is never dropped.
+"""Rows of official files -> examples, with a reader for each kind of task. An unreadable row is an error.
 
-A label that the task lacks is an error, or, in a set that is evaluated, stands in its example under its own name.
+A label that the task lacks is an error too, except in an evaluated set, whose examples keep it by its name.
 """
 
 import ast
@@ -30,16 +30,16 @@ from data.task_kinds import BINARY, ChoiceTask, RowList, SentenceTask, Task, Tok
 from utils import InputError, counted, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID", "idx", "guid")
-LISTED = 10  # labels in a message
+LISTED = 10  # labels listed in a message
 
 
 @dataclass(slots=True)
 class Example:
     """One row of a sentence task.
 
-    label: class index, the name of a class that the task lacks, or score of a regression; None in a test file.
-    index: what the file calls the row; None where it does not say.
-    groups: what the row has in the columns that are `groups` of the task.
+    label: class index, the name of a class that the task lacks, or the score for a regression; None in a test file.
+    index: the row's id in the file; None if it has none.
+    groups: the row's values in the columns that the task lists as `groups`.
     """
 
     texts: tuple[str, ...]
@@ -52,10 +52,10 @@ class Example:
 class ChoiceExample:
     """A question about a context, with its possible answers.
 
-    question: a choice goes after it, or where it is a `cloze`, in place of its `_`.
-    label: index of the right choice, or the answer that is none of them; None in a test file.
+    question: each choice is appended to it or, if it is a `cloze`, replaces its `_`.
+    label: index of the right choice, or the answer itself if it is not one of the choices; None in a test file.
     index: as for `Example`.
-    names: what the file calls each choice, where it is the user's own.
+    names: the file's name for each choice, in the user's own data.
     """
 
     context: str
@@ -82,13 +82,13 @@ class WordsExample:
 
 @dataclass
 class Tally:
-    """What the readers find of the labels of a set, in one file after another.
+    """What the readers learn about the labels of a set, across its files.
 
-    evaluated: a label that the task lacks is noted; else it is an error.
-    labels: how many there are, a token task having one a word.
-    unknown: (file and line, label) of those that the task lacks.
-    numbers: how many numbers stand for the name of a class.
-    no_gold_label: how many rows are left out, as they have none.
+    evaluated: a label that the task lacks is noted; otherwise it is an error.
+    labels: how many there are; in a token task, one per word.
+    unknown: (file and line, label) of the labels that the task lacks.
+    numbers: how many labels are numbers in place of class names.
+    no_gold_label: how many rows are left out because they have no gold label.
     """
 
     evaluated: bool = False
@@ -98,10 +98,10 @@ class Tally:
     no_gold_label: int = 0
 
     def classes(self, task: SentenceTask | TokenTask, labels: list[str], where: Callable[[int], str]) -> list:
-        """The class of each label, its own name where the task lacks it; `where` tells file and line of one of them.
+        """The class of each label, or its name if the task lacks it; `where` gives the file and line of a label.
 
         Raises:
-            InputError: the task lacks it, or it is empty, and so none at all.
+            InputError: the task lacks a label and the set is not evaluated, or a label is empty.
         """
         self.labels += len(labels)
         classes = []
@@ -115,10 +115,10 @@ class Tally:
         return classes
 
     def check(self, task: Task) -> None:
-        """Say, once for the whole set, how its labels were read and which of them count as wrong.
+        """Log, once for the whole set, how its labels were read and which of them count as wrong.
 
         Raises:
-            InputError: the task lacks all of them.
+            InputError: the task lacks all of the labels.
         """
         if isinstance(task, SentenceTask) and self.numbers:
             order = ", ".join(f"{number} {label}" for number, label in enumerate(task.numbered))
@@ -133,7 +133,7 @@ class Tally:
             wrong = f"{where}: the answer {quoted(label)} is none of its choices; no answer of this set is"
             lacking = "an answer that is none of its choices"
         else:
-            assert isinstance(task, SentenceTask | TokenTask)  # as `classes` takes no other
+            assert isinstance(task, SentenceTask | TokenTask)  # `classes` accepts no other kind
             wrong = f"{_lacks(task, label, where)}; no label of this set is known: is it another task's?"
             lacking = f"a label that {task.name} does not have"
         if len(self.unknown) == self.labels:
@@ -146,14 +146,14 @@ class Tally:
         )
 
     def report(self, task: Task) -> dict[str, int]:
-        """The figures that are not zero, for the results."""
+        """The counts that are not zero, for the results."""
         unknown = f"{_labelled_unit(task)}s_with_unknown_label"
         figures = {unknown: len(self.unknown), "rows_without_gold_label": self.no_gold_label}
         return {name: number for name, number in figures.items() if number}
 
 
 def _labelled_unit(task: Task) -> str:
-    """What has a label."""
+    """The unit that has a label: a row or a word."""
     return "word" if isinstance(task, TokenTask) else "row"
 
 
@@ -163,7 +163,7 @@ def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:
 
 
 def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[Example]:
-    """A file of a sentence task: one of `data.formats.TABLES`, by its suffix, else tab-separated with a header line."""
+    """Read a file of a sentence task: by suffix one of `data.formats.TABLES`, else tab-separated with a header line."""
     tally = tally or Tally()
     if path.suffix.lower() in TABLES:
         rows = TABLES[path.suffix.lower()](path)
@@ -190,7 +190,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
 
 
 def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterator[tuple[int, dict]]:
-    """The rows of one of the two sets in a file; the log says how many they are."""
+    """The rows of one of the two sets in a file; their number is logged."""
     ids, found, kept, total = set(only.ids), set(), 0, 0
     for line, row in rows:
         row_id = tuple(text_column(row, (name,), f"{path}, line {line}") for name in only.columns)
@@ -206,37 +206,37 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
 
 
 def index_of(row: dict, where: str) -> str | None:
-    """What the row is called, as it will stand in a table."""
+    """The row's id, in a form that fits into a table."""
     name = next((name for name in _index_columns(tuple(row)) if row[name] is not None), None)
     return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
 
 
 @functools.lru_cache
 def _index_columns(columns: tuple[str, ...]) -> list[str]:
-    """Those of the columns that may say what a row is called, in any case; the first that has a value does."""
+    """The columns that may have the row's id, in any case; the first with a value counts."""
     plain = {column.strip().lower(): column for column in reversed(columns)}
     found = (name if name in columns else plain.get(name.lower()) for name in INDEX_COLUMNS)
     return [name for name in found if name is not None]
 
 
 def in_a_table(text: str) -> str:
-    """On one line and without a tab."""
+    """The text on one line and without tabs."""
     return " ".join(text.split())
 
 
 def _decoded(text: str, where: str) -> str:
-    """Text as it is, or out of the b'...' that the official PAWS-QQP script leaves around it."""
+    """The text, without the b'...' that the official PAWS-QQP script leaves around it."""
     if not (text[:2] in ("b'", 'b"') and text[-1] == text[1] and len(text) > 2):
         return text
     try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+        with warnings.catch_warnings(action="ignore"):  # warnings about unknown escapes
             return ast.literal_eval(text).decode("utf-8")
     except (ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):  # the parser has its own limits
         raise InputError(f"{where}: {quoted(text)} is neither text nor a Python bytes literal in UTF-8") from None
 
 
 def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | float | str | None:
-    """The label in a row; None where the row says that it has none."""
+    """The label in a row; None if the row says that it has no gold label."""
     name = column_name(row, task.label, where)
     value = row[name]
     if value is None and task.no_gold_label:
@@ -267,17 +267,17 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
 
 
 def label_word(value, name: str, where: str) -> str:
-    """The label in a column of the user's own: text, a number, or true and false."""
+    """The label in a column of the user's own data: text, a number, or a boolean."""
     return str(value) if isinstance(value, bool) else checked_text(value, f"column {name!r}", where)
 
 
 def whole(word: str) -> str:
-    """A number of a class or choice without the decimals that tables of numbers give it: 1 for 1.0."""
+    """The number of a class or choice without the decimals of float columns: 1 for 1.0."""
     return re.sub(r"^(-?\d+)\.0+$", r"\1", word)
 
 
 def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None = None) -> list[ChoiceExample]:
-    """A file of a multiple-choice task; every row has as many choices as the first."""
+    """Read a file of a multiple-choice task; every row must have as many choices as the first."""
     examples: list[ChoiceExample] = []
     for where, example in _choice_rows(path)(task, path, labelled):
         expected = len(examples[0].choices) if examples else max(2, len(example.choices))
@@ -288,7 +288,7 @@ def read_choices(task: ChoiceTask, path: Path, labelled: bool, _: Tally | None =
 
 
 def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
-    """DREAM: a list of [turns, questions, id]."""
+    """Read DREAM: a list of [turns, questions, id]."""
     dialogues = json_document(path)
     if not isinstance(dialogues, list):
         raise InputError(f"{path}: a list of dialogues is expected, not {type(dialogues).__name__}")
@@ -321,7 +321,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
 
 
 def _csv_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
-    """SWAG: the endings continue the sentence that `sent2` begins."""
+    """Read SWAG: the endings continue the sentence that `sent2` begins."""
     for line, row in csv_rows(path):
         where = f"{path}, line {line}"
         context, begun = text_column(row, ("sent1",), where), text_column(row, ("sent2",), where)
@@ -333,14 +333,14 @@ def _csv_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple
 
 
 def _json_endings(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[str, ChoiceExample]]:
-    """HellaSWAG: the context goes up to the ending; `ctx_a` and `ctx_b` are its halves."""
+    """Read HellaSWAG: the context is all text before the ending; `ctx_a` and `ctx_b` are its halves."""
     for line, row in json_rows(path):
         where = f"{path}, line {line}"
         halves = ("ctx",) if "ctx" in row or "ctx_a" not in row else ("ctx_a", "ctx_b")
         context = " ".join(text_column(row, (name,), where) for name in halves).strip()
         choices = _texts(row, "endings", where)
         label = _choice(row, choices, where, labelled)
-        # As in the release, the question is all blank: the ending alone is the second text.
+        # As in the release, the question is only a blank: the second text is the ending alone.
         yield where, ChoiceExample(context, "_", choices, label, index_of(row, where), cloze=True)
 
 
@@ -375,7 +375,7 @@ def _choice(row: dict, choices: tuple[str, ...], where: str, labelled: bool) -> 
 
 
 def read_words(task: TokenTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[WordsExample]:
-    """A file of a token task: a table with a sentence a row, or a word and its tag a line."""
+    """Read a file of a token task: a table with one sentence per row, or a word and its tag per line."""
     tally = tally or Tally()
     if task.columns and path.suffix.lower() in SENTENCE_TABLES:
         rows = tagged_rows(path, *task.columns, labelled)
@@ -413,13 +413,13 @@ SENTENCE_TABLES = (".json", ".jsonl", ".parquet", ".arrow")
 def tagged_rows(
     path: Path, words: str, tags: str, labelled: bool
 ) -> Iterator[tuple[list[str], list[str], str, str | None]]:
-    """(words, tags, file and row, what the row is called) of each row of a table with these two columns of lists.
+    """Yield (words, tags, file and row, row id) for each row of a table with these two list columns.
 
     Args:
-        labelled: tags are required; without it, they are empty.
+        labelled: whether tags are required; if False, they are empty.
 
     Raises:
-        InputError: a row has no such list, or not a tag for each word.
+        InputError: a row lacks such a list, or does not have one tag per word.
     """
     for number, row in TABLES[path.suffix.lower()](path):
         where = place_of(path, number)

@@ -1,4 +1,4 @@
-"""Examples -> what the encoder reads: token ids, with the length of each row known for sorting and grouping."""
+"""Examples -> the encoder's input: token ids, with the length of each row for sorting and grouping."""
 
 import bisect
 import itertools
@@ -13,7 +13,7 @@ from data.examples import ChoiceExample, Example, WordsExample
 from data.metrics import IGNORED_LABEL
 from utils import InputError
 
-# DREAM draws a blank with up to 24 underscores. The release puts the choice in place of each of them.
+# A blank in DREAM has up to 24 underscores. The release replaces each of them by the choice.
 BLANKS = {"corrected": "_+", "release": "_"}
 
 
@@ -21,9 +21,9 @@ class Features(Dataset):
     """Tokenised examples: `features[i]` is a row for a collator to pad, `lengths[i]` its number of tokens.
 
     examples: the examples that the rows were made from.
-    lengths: tokens of each row; where a row has several sequences, those of the longest.
+    lengths: number of tokens in each row; if a row has several sequences, of the longest.
     choices: for multiple choice, the number of sequences in each row.
-    report: how much the length limit cut off, for the log and the results.
+    report: how much was truncated at the length limit, for the log and the results.
     first_tokens: for a token task, the position of each word's first token in its row; None for a word without one.
     """
 
@@ -46,9 +46,9 @@ class Features(Dataset):
         self.first_tokens = first_tokens
 
     def begin_epoch(self, epoch: int) -> None:
-        """Say which epoch begins, to rows that differ from epoch to epoch.
+        """Announce the epoch that begins, for rows that differ between epochs.
 
-        It is not called `set_epoch`, which Accelerate's data loaders call with a count of their own.
+        It is not called `set_epoch`, because Accelerate's data loaders call that with their own count.
         """
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Features(Dataset):
 
 
 def sentence_features(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_seq_length: int) -> Features:
-    """Sentences or sentence pairs, cut to `max_seq_length` tokens from the longer of the two first.
+    """Tokenise sentences or pairs, truncated to `max_seq_length` tokens; the longer of a pair is cut first.
 
     Raises:
         InputError: the length does not fit the tokenizer or leaves no room for text.
@@ -76,11 +76,11 @@ def choice_features(
     truncation: str = "longest_first",
     protocol: str = "corrected",
 ) -> Features:
-    """For each example as many pairs of context and question as it has choices, each cut to `max_seq_length` tokens.
+    """Tokenise one pair of context and question for each choice, truncated to `max_seq_length` tokens.
 
     Args:
-        truncation: what is cut: the longer of the two texts ("longest_first"), or the context alone ("only_first").
-        protocol: what a blank is in a cloze question, see `BLANKS`.
+        truncation: what to truncate: the longer of the two texts ("longest_first"), or only the context ("only_first").
+        protocol: decides what is a blank in a cloze question, see `BLANKS`.
 
     Raises:
         InputError: the length does not fit the tokenizer or leaves no room for the texts.
@@ -109,16 +109,16 @@ def choice_features(
 
 
 def answered(question: str, choice: str, blank: str | None) -> str:
-    """The second text of a pair: the choice in place of the blank (a pattern), or after a question that has none."""
+    """The second text of a pair: the question with the choice in its blank (a pattern) or, without one, appended."""
     return re.sub(blank, lambda _: choice, question) if blank and "_" in question else f"{question} {choice}"
 
 
 def word_features(
     examples: Sequence[WordsExample], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
 ) -> Features:
-    """Sentences of words, cut to `max_seq_length` tokens; the label of a word stands on its first token.
+    """Tokenise sentences given as words, truncated to `max_seq_length` tokens; a word's first token has its label.
 
-    A word has no token where it is beyond the limit, or where the tokenizer makes nothing of it (a lone accent).
+    A word has no token if it is beyond the limit, or if the tokenizer drops it (for example a lone accent).
 
     Raises:
         InputError: the length does not fit the tokenizer, or the tokenizer does not say which word a token is from.
@@ -151,7 +151,7 @@ def word_features(
     if _labels(examples):
         labels = [[IGNORED_LABEL] * len(ids) for ids in encoding["input_ids"]]
         for of_tokens, example, firsts in zip(labels, examples, first_tokens, strict=True):
-            assert example.labels is not None  # as `_labels` finds
+            assert example.labels is not None  # `_labels` has checked this
             for label, first in zip(example.labels, firsts, strict=True):
                 if first is not None:
                     of_tokens[first] = class_index(label)
@@ -164,17 +164,17 @@ def _labels(examples: Sequence) -> list | None:
 
 
 def class_index(label: int | float | str) -> int | float:
-    """A class that the task lacks, and which stands under its own name, gives no loss."""
+    """The label as a number; a class that the task lacks, given by its name, becomes the ignored label."""
     return IGNORED_LABEL if isinstance(label, str) else label
 
 
 def _report(examples: Sequence, cut: set[int], **figures: int) -> dict[str, float]:
-    """The report on rows of which those in `cut` were cut, with what their readers have to report."""
+    """The report on the rows, of which those in `cut` were truncated, together with the readers' figures."""
     return {"truncated_share": len(cut) / len(examples), **figures, **getattr(examples, "report", {})}
 
 
 def check_length(tokenizer: PreTrainedTokenizerBase, max_seq_length: int, pair: bool = False) -> int:
-    """How many tokens of a row are special.
+    """Check the length limit, and return the number of special tokens in a row.
 
     Raises:
         InputError: the length does not fit the tokenizer or leaves no room for text.
@@ -192,11 +192,11 @@ def _encode(
     truncation: str = "longest_first",
     **options,
 ) -> tuple[BatchEncoding, set[int]]:
-    """Tokenise one text a row, or a pair; gives the encoding and the rows that were cut."""
+    """Tokenise one text or one pair per row; return the encoding and the rows that were truncated."""
     check_length(tokenizer, max_seq_length, pair=len(columns) == 2)
     try:
         encoding = tokenizer(*columns, truncation=truncation, max_length=max_seq_length, padding=False, **options)
-    except Exception:  # the library has no narrower class for it
+    except Exception:  # the library raises no narrower class
         if truncation != "only_first":
             raise
         raise InputError(

@@ -1,4 +1,4 @@
-"""Files -> rows with their line numbers. What is not in the file's format is an error with file and line."""
+"""Files -> rows with their line numbers. Anything that violates the format is an error with file and line."""
 
 import codecs
 import csv
@@ -12,16 +12,16 @@ from pathlib import Path
 
 from utils import InputError, counted, log
 
-SHOWN = 60  # characters of a file's text in a message
-LISTED = 10  # lines in a message
-ROWS_AT_ONCE = 1000  # of a Parquet or Arrow file
-# Characters in a cell of a .csv file. Python's own limit, 131,072, is less than a long document has. There has to be a
-# limit, as all that follows a quote that is never closed is one cell.
+SHOWN = 60  # characters of a file's text shown in a message
+LISTED = 10  # lines listed in a message
+ROWS_AT_ONCE = 1000  # rows of a Parquet or Arrow file read at once
+# Characters in a cell of a .csv file. Python's own limit, 131,072, is too small for a long document. A limit is needed
+# because everything after an unclosed quote is one cell.
 LONGEST_CELL = 5_000_000
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line) of a UTF-8 file, a byte-order mark left out (MRPC has one).
+    """Yield (line number, line) of a UTF-8 file, without a byte-order mark (MRPC has one).
 
     Raises:
         InputError: the file cannot be read, or it is not text.
@@ -43,7 +43,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _without_blank_end(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """All lines but the empty ones at the end, which editors leave there; also those of white space alone."""
+    """All lines except blank ones at the end, which editors leave there."""
     blank = []
     for line, text in numbered:
         blank.append((line, text))
@@ -53,7 +53,7 @@ def _without_blank_end(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[in
 
 
 def _bad_byte(path: Path) -> tuple[int, str] | None:
-    """Place and reason: the decoder of an open file counts from the start of its buffer, not of the file."""
+    """Position and reason of the first bad byte: the decoder of an open file counts from the start of its buffer."""
     content = path.read_bytes()
     try:
         content.decode("utf-8")
@@ -64,14 +64,14 @@ def _bad_byte(path: Path) -> tuple[int, str] | None:
 
 
 def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowed: int) -> Iterator[tuple[int, dict]]:
-    """(line number, column -> value); quotes are literal.
+    """Yield (line number, column -> value); quotes are literal.
 
     Args:
-        header: the columns of a file that has no header line.
-        broken_allowed: how many rows with too few columns are left out and reported.
+        header: the columns of a file without a header line.
+        broken_allowed: how many rows with too few columns may be left out; they are reported.
 
     Raises:
-        InputError: a row has another number of columns than the header.
+        InputError: a row and the header differ in their number of columns.
     """
     file_lines = _without_blank_end(lines(path))
     columns = header or tuple(next(file_lines, (0, ""))[1].split("\t"))
@@ -88,11 +88,11 @@ def tab_separated_rows(path: Path, header: tuple[str, ...] | None, broken_allowe
 
 
 def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, column -> value) of a comma-separated file with a header line; values may be in double quotes.
+    """Yield (line number, column -> value) of a csv file with a header line; values may be in double quotes.
 
     Raises:
-        InputError: the quotes do not match, a cell is longer than `LONGEST_CELL`, or a row has another number of
-            columns than the header.
+        InputError: the quotes do not match, a cell is longer than `LONGEST_CELL`, or a row and the header differ in
+            their number of columns.
     """
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader((text + "\n" for _, text in _without_blank_end(lines(path))), strict=True)
@@ -124,10 +124,10 @@ def _named(columns: tuple[str, ...], values: list[str], where: str) -> dict[str,
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(line number, object) of a file with one JSON object a line.
+    """Yield (line number, object) of a file with one JSON object per line.
 
     Raises:
-        InputError: a line is something else.
+        InputError: a line is not a JSON object.
     """
     for line, text in _without_blank_end(lines(path)):
         row = _json(text, path, line)
@@ -137,10 +137,10 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def json_document(path: Path):
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
-        InputError: it is not JSON.
+        InputError: the file is not JSON.
     """
     return _json("\n".join(text for _, text in lines(path)), path)
 
@@ -160,10 +160,10 @@ def _json(text: str, path: Path, line: int | None = None):
 
 
 def json_table_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(row number, object) of a file with a list of JSON objects, or as `json_rows` where it has one object a line.
+    """Yield (row number, object) of a list of JSON objects; if there is one object per line, like `json_rows`.
 
     Raises:
-        InputError: it has something else.
+        InputError: the file has any other content.
     """
     first = next((text.lstrip() for _, text in lines(path) if text.strip()), "")
     if not first.startswith("["):
@@ -176,12 +176,12 @@ def json_table_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def arrow_parts(path: Path) -> Iterator:
-    """The rows of a Parquet file in parts, of which only one is in memory, as `datasets.Dataset`s; at least one.
+    """Yield the rows of a Parquet file as one or more `datasets.Dataset`s, of which only one is in memory.
 
-    An Arrow file, as the library `datasets` keeps them, is one part, which is mapped into memory.
+    An Arrow file, as stored by the `datasets` library, is a single memory-mapped part.
 
     Raises:
-        InputError: it is neither, or damaged.
+        InputError: the file has neither format, or is damaged.
     """
     import datasets  # takes seconds
     import pyarrow
@@ -189,7 +189,7 @@ def arrow_parts(path: Path) -> Iterator:
     whole = path.suffix.lower() == ".arrow"
     try:
         for part in (datasets.Dataset.from_file(str(path)),) if whole else _parquet_parts(path):
-            # Pictures and sounds, which would be decoded.
+            # Images and audio, which would be decoded.
             unread = [name for name, kind in part.features.items() if hasattr(kind, "decode_example")]
             yield part.remove_columns(unread) if unread else part
     except (OSError, ValueError, pyarrow.ArrowException) as error:
@@ -206,28 +206,28 @@ def _parquet_parts(path: Path) -> Iterator:
         schema = file.schema_arrow
         for batch in itertools.chain(file.iter_batches(ROWS_AT_ONCE), [None] * (file.metadata.num_rows == 0)):
             table = pyarrow.Table.from_batches([batch], schema) if batch is not None else schema.empty_table()
-            yield datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="")  # which takes time to find
+            yield datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="")  # computing one takes time
 
 
 def arrow_features(path: Path):
     """The columns of a Parquet or Arrow file, as `datasets.Features`.
 
     Raises:
-        InputError: it is not readable.
+        InputError: the file cannot be read.
     """
     return next(arrow_parts(path)).features
 
 
 def class_names(feature) -> list[str] | None:
-    """The names that a `datasets` feature has for the numbers of classes, or for those in a list; None without."""
+    """The class names of a `datasets` feature, or of the elements of a list feature; None if it has none."""
     return getattr(getattr(feature, "feature", feature), "names", None)
 
 
 def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    """(row number, column -> value) of a Parquet or Arrow file; a numbered class comes as its name, where it has one.
+    """Yield (row number, column -> value) of a Parquet or Arrow file; numbered classes are replaced by their names.
 
     Raises:
-        InputError: it is not readable.
+        InputError: the file cannot be read.
     """
     names = {name: known for name, feature in arrow_features(path).items() if (known := class_names(feature))}
 
@@ -236,7 +236,7 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
             return [named(column, each) for each in value]
         if isinstance(value, int) and value >= 0:
             return names[column][value]
-        return None if str(value) in names[column] else value  # -1 is no class, also where one is called so
+        return None if str(value) in names[column] else value  # -1 means no class, even if a class is called -1
 
     number = 0
     batches = (batch for part in arrow_parts(path) for batch in part.iter(ROWS_AT_ONCE))
@@ -247,7 +247,7 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
             yield number, row | {column: named(column, row[column]) for column in names}
 
 
-# Suffix -> function of a path that gives the rows of a table with named columns, whatever task it is of.
+# Suffix -> function of a path that yields the rows of a table with named columns, for any task.
 TABLES = {
     ".csv": csv_rows,
     ".json": json_table_rows,
@@ -259,7 +259,7 @@ WITHOUT_LINES = (".json", ".parquet", ".arrow")
 
 
 def place_of(path: Path, number: int) -> str:
-    """File and line, or row, as a message names it."""
+    """File and line, or row, for a message."""
     return f"{path}, {_unit(path)} {number}"
 
 
@@ -268,23 +268,23 @@ def _unit(path: Path) -> str:
 
 
 def lines_left_out(path: Path, numbers: Sequence[int], what: str) -> str:
-    """What the log says of rows that are left out: how many, and where the first of them are."""
+    """The log message on rows that are left out: how many, and where the first ones are."""
     many = len(numbers) > 1
     where = f"{_unit(path)}{'s' * many} {', '.join(map(str, numbers[:LISTED]))}{', ...' * (len(numbers) > LISTED)}"
     return f"{path}: {counted(len(numbers), 'row')} {what} {'are' if many else 'is'} left out ({where})"
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, dict]]:
-    """The numbered rows of a table, by the suffix of its name; what has none that is known is tab-separated."""
+    """The numbered rows of a table, read by its suffix; with an unknown suffix, as tab-separated."""
     read = TABLES.get(path.suffix.lower())
     return read(path) if read else tab_separated_rows(path, None, 0)
 
 
 def row_ids(folder: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """The ids in a list with one a line: the folder's own, under one of these names, or the one beside this module.
+    """The ids in a list with one per line: in the folder, under one of these names, or else next to this module.
 
     Raises:
-        InputError: the list cannot be read, or it is empty.
+        InputError: the list cannot be read, or is empty.
     """
     path = next((folder / name for name in names if (folder / name).is_file()), Path(__file__).parent / names[0])
     ids = tuple(dict.fromkeys(tuple(text.split()) for _, text in lines(path) if text.split()))
@@ -294,10 +294,10 @@ def row_ids(folder: Path, names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]
 
 
 def word_lines(path: Path, document_mark: str | None = None) -> Iterator[tuple[int, list[str]]]:
-    """(line number, columns) of a file with a word a line; no columns where a line ends a sentence.
+    """Yield (line number, columns) of a file with one word per line; no columns for a line that ends a sentence.
 
-    Columns are set apart by tabs, or where a line has none, by spaces: a word may hold a space between tabs. A sentence
-    ends at an empty line, and where the first column is the `document_mark`.
+    Columns are separated by tabs or, if a line has none, by spaces: between tabs, a word may contain a space. A
+    sentence ends at an empty line, or where the first column is the `document_mark`.
     """
     for line, text in lines(path):
         text = text.rstrip(" \t")
@@ -307,20 +307,20 @@ def word_lines(path: Path, document_mark: str | None = None) -> Iterator[tuple[i
 
 
 def text_column(row: dict, names: tuple[str, ...], where: str) -> str:
-    """The text in the first of the columns that the row has.
+    """The text in the first of these columns that the row has.
 
     Raises:
-        InputError: it has none of them, or not text.
+        InputError: the row has none of them, or the value is not text.
     """
     name = column_name(row, names, where)
     return checked_text(row[name], f"column {name!r}", where)
 
 
 def column_name(row: dict, names: tuple[str, ...], where: str) -> str:
-    """The first of the columns that the row has.
+    """The first of these columns that the row has.
 
     Raises:
-        InputError: it has none of them.
+        InputError: the row has none of them.
     """
     for name in names:
         if name in row:
@@ -329,17 +329,17 @@ def column_name(row: dict, names: tuple[str, ...], where: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text of a file as a message shows it: in quotes, on one line, and not all of what is long."""
+    """Text of a file, for a message: in quotes, on one line, and shortened if it is long."""
     return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
 
 
 def checked_text(value, name: str, where: str) -> str:
-    """`value` as text, if it is a number or text that can be encoded (JSON can hold lone surrogates).
+    """`value` as text, if it is a number or encodable text (JSON can contain lone surrogates).
 
     Raises:
         InputError: it is neither; the message begins with `where` and calls the value `name`.
     """
-    if type(value) is int or (type(value) is float and math.isfinite(value)):  # True is an int, too, but no number
+    if type(value) is int or (type(value) is float and math.isfinite(value)):  # not True: its type is bool
         return str(value)
     if not isinstance(value, str):
         raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")

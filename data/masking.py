@@ -1,7 +1,7 @@
 """Documents -> packed rows of tokens -> rows with masked words (BERT's objective).
 
-Which words of a row are masked follows from the seed, the epoch and the row's number alone, whatever process or worker
-asks for it: a resumed run masks what an uninterrupted one does, and every model is evaluated on the same words.
+Which words of a row are masked depends only on the seed, the epoch and the row's number, not on the process or worker.
+A resumed run therefore masks the same words as an uninterrupted one, and every model is evaluated on the same words.
 """
 
 import hashlib
@@ -16,9 +16,9 @@ from data.features import Features, check_length
 from data.metrics import IGNORED_LABEL
 from utils import InputError
 
-PACKED_TOGETHER = 10_000  # documents: a row never has text of two such blocks, as the token cache works through them
-MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens: those that become the mask token, and a random one; the rest stays
-TRAINING, EVALUATION = 1, 2  # what tells the random streams apart
+PACKED_TOGETHER = 10_000  # documents per block: the token cache works in blocks, and no row has text of two
+MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens that become the mask token, or a random token
+TRAINING, EVALUATION = 1, 2  # makes the random streams different
 
 
 def packed_features(
@@ -28,14 +28,14 @@ def packed_features(
     packing: bool = True,
     whole_words: bool = False,
 ) -> Features:
-    """Rows of up to `max_seq_length` tokens: documents one after the other with the separator between, cut into rows.
+    """Pack documents, joined by separators, into rows of up to `max_seq_length` tokens.
 
-    A row may end in the middle of a document, and hold several; they then attend to each other (RoBERTa's
-    "full-sentences").
+    A row may end in the middle of a document, and may have several documents, which then attend to each other
+    (RoBERTa's "full-sentences").
 
     Args:
-        packing: without it, no row has text of two documents.
-        whole_words: also tell, as `starts`, which tokens begin a word.
+        packing: if False, no row has text of two documents.
+        whole_words: also return, as `starts`, which tokens begin a word.
 
     Raises:
         InputError: the length does not fit the tokenizer, or the tokenizer does not say which word a token is from.
@@ -77,7 +77,7 @@ def _starts(words: list[int | None]) -> list[bool]:
 
 
 def _joined(pieces: list[tuple[list, list]], separator: list[int]) -> tuple[list, list]:
-    """Documents as one, with the separator between."""
+    """Join documents with separators between them."""
     ids: list[int] = []
     starts: list[bool] = []
     for more, more_starts in pieces:
@@ -90,7 +90,7 @@ def _joined(pieces: list[tuple[list, list]], separator: list[int]) -> tuple[list
 
 
 def _cut(pieces: list[tuple[list, list]], room: int, separator: list[int]):
-    """Tokens in parts of at the most `room`, of which none begins or ends with a separator."""
+    """Split tokens into parts of at most `room`, none of which begins or ends with a separator."""
     for ids, starts in pieces:
         place = 0
         while place < len(ids):
@@ -105,22 +105,23 @@ def _cut(pieces: list[tuple[list, list]], room: int, separator: list[int]):
 
 @dataclass
 class Masking:
-    """Which tokens are masked, and by what: BERT's rule.
+    """BERT's rule for which tokens are masked, and how.
 
-    `share` of a row's tokens are chosen, but never a special one: a whole number of them, at least one. Of these, 80 %
-    become the mask token, 10 % a random token and 10 % stay as they are. With `whole_words`, words are chosen until
-    their tokens are as many; a word that would go beyond that is passed over, so that a row may have none.
+    The given `share` of a row's tokens is chosen, rounded, but at least one, and never a special token. Of the chosen
+    tokens, 80 % become the mask token, 10 % a random token, and 10 % stay unchanged. With `whole_words`, whole words
+    are chosen until they have that number of tokens; a word that would exceed it is skipped, so a row may have no
+    masked word.
     """
 
     mask_token: int
-    special: np.ndarray  # ids that are never masked, and never put in
-    vocabulary: np.ndarray  # ids that are put in at random
+    special: np.ndarray  # ids that are never masked or inserted
+    vocabulary: np.ndarray  # ids that are inserted at random
     share: float
     whole_words: bool
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, share: float, whole_words: bool) -> "Masking":
-        """Raises `InputError` if the tokenizer has no mask token."""
+        """Build the rule for a tokenizer; raise `InputError` if it has no mask token."""
         if tokenizer.mask_token_id is None:
             raise InputError("--load_model_path: its tokenizer has no mask token, which this training needs")
         special = np.unique(tokenizer.all_special_ids)
@@ -128,12 +129,12 @@ class Masking:
         return cls(tokenizer.mask_token_id, special, vocabulary, share, whole_words)
 
     def places(self, ids: np.ndarray, starts: np.ndarray | None, random: np.random.Generator) -> np.ndarray:
-        """Of a row, the places that are chosen, in order."""
+        """The positions chosen in a row, in order."""
         free = np.flatnonzero(~np.isin(ids, self.special))
         count = min(len(free), max(1, round(self.share * len(free))))
         if not self.whole_words or starts is None:
             return np.sort(random.choice(free, count, replace=False))
-        # A special token ends a word, also where the next begins without one.
+        # A special token ends a word, even if no word start follows it.
         begins = starts[free] | (np.diff(free, prepend=-2) > 1)
         words = np.split(free, np.flatnonzero(begins)[1:]) if len(free) else []
         chosen: list[int] = []
@@ -143,10 +144,10 @@ class Masking:
         return np.sort(np.array(chosen, dtype=np.int64))
 
     def __call__(self, ids: list[int], starts: list[bool] | None, stream: tuple[int, ...]) -> dict[str, list[int]]:
-        """A row for the collator: the tokens with the chosen ones masked, their places (`words`) and what they were.
+        """A row for the collator: the masked tokens, the positions chosen (`words`) and the original tokens there.
 
         Args:
-            stream: what the choice follows from.
+            stream: the numbers that seed the random choice.
         """
         random = np.random.default_rng(stream)
         given = np.array(ids)
@@ -159,10 +160,10 @@ class Masking:
 
 
 class MaskedRows(Features):
-    """Packed rows, masked anew in each epoch; those that are evaluated always in the same way, whatever the seed."""
+    """Packed rows, masked differently in each epoch; evaluated rows are always masked alike, whatever the seed."""
 
     def __init__(self, rows: Features, masking: Masking, seed: int | None = None):
-        """`seed`: of a training set; None for a set that is evaluated."""
+        """`seed`: for a training set; None for a set that is evaluated."""
         super().__init__(rows.columns, lengths=rows.lengths, report=rows.report)
         self.rows, self.masking, self.seed, self.epoch = rows, masking, seed, 0
 
@@ -173,7 +174,7 @@ class MaskedRows(Features):
         return self._masked(index, self.rows[index])
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        """All rows of a batch at once, where a data loader asks for them."""
+        """All rows of a batch at once; data loaders call this."""
         fetch = getattr(self.rows, "__getitems__", None)
         rows = fetch(indices) if fetch else [self.rows[index] for index in indices]
         return [self._masked(index, row) for index, row in zip(indices, rows, strict=True)]

@@ -1,4 +1,4 @@
-"""The official metrics, in per cent; scikit-learn, SciPy and seqeval compute them."""
+"""The official metrics, in per cent, computed by scikit-learn, SciPy and seqeval."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -12,20 +12,20 @@ from sklearn.exceptions import UndefinedMetricWarning
 
 from utils import log
 
-# One figure or tag a row, or a list of them.
+# One number or tag per row, or a list of them.
 Values = Sequence | np.ndarray
 
-IGNORED_LABEL = -100  # of a position without a label, as in PyTorch, and of a row whose label the model lacks
-NO_CLASS = -1  # in place of a class where the model's output is not a number
-NO_TAG = "not a number"  # likewise, of a word
-# What the libraries say where they report 0, or nothing, for a score that is not defined.
+IGNORED_LABEL = -100  # for a position without a label, as in PyTorch, and a row whose label the model lacks
+NO_CLASS = -1  # instead of a class if the model's output is not a number
+NO_TAG = "not a number"  # the same for the tag of a word
+# The libraries' warnings about an undefined score, for which they return 0 or nan.
 UNDEFINED = (UndefinedMetricWarning, stats.ConstantInputWarning)
 
 
 def best_class(logits: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-    """(n, classes) -> (n,): the class with the highest logit, `NO_CLASS` where one of them is not finite.
+    """(n, classes) -> (n,): the class with the highest logit, or `NO_CLASS` if a logit is not finite.
 
-    Rows of multiple choice may have different numbers of them.
+    In multiple choice, rows may have different numbers of logits.
     """
     if len({len(row) for row in logits}) > 1:
         return np.concatenate([best_class([row]) for row in logits])
@@ -39,7 +39,7 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
 
 
 def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The mean F1 over the classes in labels or predictions; a label that the model lacks is none of them."""
+    """The mean F1 over the classes in labels or predictions, without labels that the model lacks."""
     classes = np.setdiff1d(np.union1d(labels, predictions), [IGNORED_LABEL])
     return sklearn_metrics.f1_score(labels, predictions, labels=classes, average="macro")
 
@@ -48,7 +48,7 @@ def _correlation(function):
     return lambda labels, predictions: function(labels, predictions).statistic if len(labels) > 1 else np.nan
 
 
-# name -> function of (labels, predictions), both (n,); for each of them more is better, and nan is not defined.
+# name -> function of (labels, predictions), both (n,); higher is better, and nan means undefined.
 METRICS = {
     "accuracy": sklearn_metrics.accuracy_score,
     "f1": lambda labels, predictions: sklearn_metrics.f1_score(
@@ -61,7 +61,7 @@ METRICS = {
 }
 
 
-OUTSIDE = "O"  # the tag of a word that is no part of an entity
+OUTSIDE = "O"  # the tag of a word outside any entity
 
 
 def _accuracy(tags: list[list[str]], predictions: list[list[str]]) -> float:
@@ -76,7 +76,7 @@ def _token_f1(tags: list[list[str]], predictions: list[list[str]]) -> float:
     return sklearn_metrics.f1_score(known, predicted, labels=kinds, average="micro") if kinds else np.nan
 
 
-# The ends and single words of entities in BILOU, and what seqeval, which does not know them, calls them.
+# BILOU's prefixes for last and single words, and the BIOES prefixes that seqeval knows instead.
 AS_BIOES = {"L-": "E-", "U-": "S-"}
 
 
@@ -88,7 +88,7 @@ def _of_entities(function: Callable) -> Callable:
     return lambda tags, predictions: function(_as_bioes(tags), _as_bioes(predictions))
 
 
-# name -> function of (tags, predictions), both a list of words' tags for each sentence.
+# name -> function of (tags, predictions), both with a list of tags for each sentence.
 WORD_METRICS = {
     "accuracy": _accuracy,
     "token_f1": _token_f1,
@@ -99,11 +99,12 @@ WORD_METRICS = {
 
 
 def compute(names: tuple[str, ...], labels: Values, predictions: Values) -> dict[str, float]:
-    """Metric name -> per cent; 0 where it is not defined, which is logged.
+    """Metric name -> per cent; 0 for an undefined metric, which is logged.
 
     Args:
-        labels: (n,), class indices, or scores of a regression. One that is no class of the model counts as wrong.
-        predictions: likewise; with one that is not a number, or `NO_CLASS`, no score is defined.
+        labels: (n,), class indices, or scores of a regression. A label that is not a class of the model counts as
+            wrong.
+        predictions: likewise; if any is `NO_CLASS` or not a number, all metrics are undefined.
     """
     predicted = np.asarray(predictions)
     broken = not np.isfinite(predicted).all() or bool(
@@ -115,12 +116,12 @@ def compute(names: tuple[str, ...], labels: Values, predictions: Values) -> dict
 def by_group(
     labels: Sequence[int], predictions: np.ndarray, names: Sequence[str], groups: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """Accuracies in per cent of the rows of each label, of each group, and of each label within each group.
+    """Accuracies in per cent for each label, each group, and each label within each group.
 
     Args:
         labels, predictions: (n,), class indices.
-        names: of the labels, in class order.
-        groups: the groups that each row is in; where no row is in any, nothing is computed.
+        names: names of the labels, in class order.
+        groups: the groups of each row; if no row has any, nothing is computed.
     """
     right = np.asarray(labels) == predictions
     members = {
@@ -136,11 +137,11 @@ def by_group(
 def compute_words(
     names: tuple[str, ...], tags: list[list[str]], predictions: list[list[str | None]]
 ) -> dict[str, float]:
-    """Metrics of a token task, over the words that the encoder saw, as published, and then over all words.
+    """Metrics of a token task: over the words that the encoder saw, as published, and over all words.
 
     Args:
-        predictions: None for a word that the encoder did not see. In the second figures, `<name>_all_words`, it counts
-            as O, or as wrong where there is no such tag. With a `NO_TAG`, no score is defined.
+        predictions: None for a word that the encoder did not see. In the metrics over all words, `<name>_all_words`, it
+            counts as O, or as wrong if there is no such tag. If any is `NO_TAG`, all metrics are undefined.
     """
     broken = NO_TAG in chain(*predictions)
     seen = [[prediction is not None for prediction in row] for row in predictions]
@@ -152,7 +153,7 @@ def compute_words(
 def _values(
     names: tuple[str, ...], known: Mapping[str, Callable], labels: Values, predictions: Values, broken: bool
 ) -> dict[str, float]:
-    """Metric name -> per cent, nan where it is not defined: for all of them where the predictions are broken."""
+    """Metric name -> per cent, nan for an undefined metric; if the predictions are broken, all are undefined."""
     return {name: np.nan if broken else _value(known[name], labels, predictions) for name in names}
 
 
@@ -174,7 +175,7 @@ def _defined(scores: dict[str, float]) -> dict[str, float]:
 
 
 def outside_where_unseen(predictions: list[list[str | None]]) -> list[list[str]]:
-    """A tag for every word: O where there is no prediction."""
+    """A tag for every word: O if there is no prediction."""
     return [[OUTSIDE if tag is None else tag for tag in row] for row in predictions]
 
 
@@ -183,10 +184,10 @@ def _select(rows: list[list], kept: list[list[bool]]) -> list[list]:
 
 
 def of_masked_words(figures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Accuracy, in per cent, and perplexity, exp of the mean loss, over all masked words.
+    """Accuracy in per cent and perplexity (exp of the mean loss) over all masked words.
 
     Args:
-        figures: of each row the sum of its losses, how many masked words it has, and how many are predicted.
+        figures: for each row, the sum of its losses, the number of its masked words, and how many are predicted right.
     """
     loss, words, right = np.asarray(figures, dtype=np.float64).sum(axis=0)
     return {"accuracy": float(100 * right / words), "perplexity": float(np.exp(loss / words))}

@@ -1,7 +1,7 @@
-"""Data of the user's own -> a task like those of the table: from files, or from what the library `datasets` reads.
+"""The user's own data -> a task like the built-in ones: from files, or from a data set of the `datasets` library.
 
-What is not said is guessed from the names of the columns, and the log says what was guessed. Labels are those of the
-training file or, where nothing is trained, of the model.
+Settings that are not given are guessed from the column names, and the guesses are logged. The labels come from the
+training file or, without training, from the model.
 """
 
 import argparse
@@ -53,10 +53,10 @@ ENTITY_TAG = re.compile(r"[BIESLU]-.+|O")  # BIO, and the schemes with tags for 
 
 
 def task_of(args: argparse.Namespace, tasks: Mapping[str, TaskKind]) -> TaskKind:
-    """The one of a script's tasks that the arguments name, or one of its kind that is made of the data that they give.
+    """The task that the arguments name, or a task of the same kind made from the user's own data.
 
     Raises:
-        InputError: there is none of that name, or the data cannot be used.
+        InputError: there is no task of that name, or the data cannot be used.
     """
     if not is_own(vars(args)):
         return find_task(args.task_name, tasks)
@@ -64,10 +64,10 @@ def task_of(args: argparse.Namespace, tasks: Mapping[str, TaskKind]) -> TaskKind
 
 
 def sentence_task(args: argparse.Namespace) -> SentenceTask:
-    """Classes, or with --regression numbers, of one text or of two.
+    """Make a task of one text or a pair of texts, with classes or, with --regression, numbers.
 
     Raises:
-        InputError: a file is missing or not readable, or it is not clear what its columns are.
+        InputError: a file is missing or cannot be read, or its columns are ambiguous.
     """
     name = task_name(args)
     files = files_of(args, SUFFIXES)
@@ -98,7 +98,7 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
         label=label[:1] or LABELS[0][:1],
         labels=labels,
         numbered=labels if declared else (),
-        no_gold_label=("-1",) if declared else (),  # how `datasets` marks it
+        no_gold_label=("-1",) if declared else (),  # how `datasets` marks a missing label
         metrics=_metrics(args, OF_NUMBERS if regression else OF_CLASSES, labels),
         own=True,
         **sets_of(args, name, files, stratified=not regression),
@@ -106,10 +106,10 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
 
 
 def token_task(args: argparse.Namespace) -> TokenTask:
-    """A tag for each word: tables with lists of words and tags, or files with a word and its tag a line (CoNLL).
+    """Make a task with a tag for each word, from tables with lists, or files with a word and its tag per line (CoNLL).
 
     Raises:
-        InputError: a file is missing or not readable, or it is not clear what its columns are.
+        InputError: a file is missing or cannot be read, or its columns are ambiguous.
     """
     name = task_name(args)
     files = files_of(args, ())
@@ -149,10 +149,10 @@ def token_task(args: argparse.Namespace) -> TokenTask:
 
 
 def _token_columns(args: argparse.Namespace, tables: Sequence[Path], needed: bool) -> tuple[str, str]:
-    """The columns of words and of tags; where no tag is needed, the second may not be there.
+    """The columns of words and of tags; if no tags are needed, the second may be absent.
 
     Args:
-        needed: tags are read from some of the tables.
+        needed: whether tags are read from any of the tables.
     """
     first, columns = tables[0], columns_of(tables[0])
     given = {
@@ -171,10 +171,10 @@ def _token_columns(args: argparse.Namespace, tables: Sequence[Path], needed: boo
 
 
 def choice_task(args: argparse.Namespace) -> ChoiceTask:
-    """A question with its choices, of which rows may have different numbers.
+    """Make a multiple-choice task, whose rows may have different numbers of choices.
 
     Raises:
-        InputError: a file is missing or not readable, or it is not clear what its columns are.
+        InputError: a file is missing or cannot be read, or its columns are ambiguous.
     """
     name = task_name(args)
     files = files_of(args, SUFFIXES)
@@ -200,7 +200,7 @@ def choice_task(args: argparse.Namespace) -> ChoiceTask:
     tell(first, named, given)
     about, asked = (next(iter(names), None) for names in (context, question))
     found = ChoiceColumns(about, asked, choices, next(iter(label), ""), "")
-    # In the training set; where there is none, in what is scored.
+    # The training set or, without one, the set that is scored.
     labelled = files["train"] or files["dev"] or (files["test"] if args.do_eval else [])
     answers = "number from 0"
     if len(label) == 1 and labelled:
@@ -222,7 +222,7 @@ MAKERS: dict[type[Task], Callable[[argparse.Namespace], Any]] = {
 
 
 def recorded_task(args: Mapping) -> Task | None:
-    """The task of a recorded run, of which own data tell the names of the sets alone; None where it is not known."""
+    """The task of a recorded run; for the user's own data, only the names of its sets are known. None if unknown."""
     if not is_own(args):
         return TASKS.get(args.get("task_name", ""))
     name = args["task_name"]
@@ -237,7 +237,7 @@ def recorded_task(args: Mapping) -> Task | None:
 
 
 def task_name(args: argparse.Namespace) -> str:
-    """What the task is called: as given, else after its data; never as one of the table."""
+    """The task's name: as given, else taken from its data; never that of a built-in task."""
     known = {other.lower() for task in TASKS for other in names_of(task)}
     if args.task_name is not None:
         if args.task_name.lower() in known:
@@ -253,7 +253,7 @@ def task_name(args: argparse.Namespace) -> str:
     else:
         path = Path(next(each for split in FILES if (each := getattr(args, split)))[0])
         splits = "|".join(word for words in SPLITS.values() for word in words)
-        # A file that is called by its split alone is named after its folder.
+        # If the file name is only the split, the task is named after the folder.
         name = re.sub(rf"(?i)[-_.]?\b({splits})\b[-_.]?|[-_.]({splits})$|^({splits})[-_.]", "", path.stem)
         name = name or path.resolve().parent.name
     name = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "data"
@@ -264,7 +264,7 @@ def task_name(args: argparse.Namespace) -> str:
 
 
 def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> tuple[Path, list[str]]:
-    """The file by which the columns are guessed, and its columns."""
+    """The file from which the columns are guessed, and its columns."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
     return path, columns_of(path)
 
@@ -272,10 +272,10 @@ def _first(args: argparse.Namespace, files: Mapping[str, list[list[Path]]]) -> t
 def _labels(
     args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], column: str | None, saved: Names | None
 ) -> tuple[Names, bool]:
-    """The labels in class order, and whether the file itself has names for numbered classes.
+    """The labels in class order, and whether the file itself names its numbered classes.
 
     Raises:
-        InputError: there are none, or only one, or so many that they are no classes.
+        InputError: there is no label, only one, or too many to be classes.
     """
     train = [path for paths in files["train"] for path in paths]
     declared = _declared(files, column)
@@ -291,7 +291,7 @@ def _labels(
 
 
 def _labels_in_training_file(files: Mapping[str, list[list[Path]]], saved: Names | None) -> bool:
-    """Whether there is one and no model that names its classes."""
+    """Whether the labels come from a training file: there is one, and no saved model that names its classes."""
     return bool(files["train"]) and not (saved and named(saved))
 
 
@@ -303,7 +303,7 @@ def _says_no_classes(args: argparse.Namespace) -> InputError:
 
 
 def _declared(files: Mapping[str, list[list[Path]]], column: str | None) -> Names:
-    """The names of numbered classes that the first file has, if it is one that can; such columns need no reading."""
+    """The names of numbered classes in the first file, if its format has them; then the column need not be read."""
     path = next(path for split in SPLITS for paths in files[split] for path in paths)
     if column is None or path.suffix.lower() not in ARROW:
         return ()
@@ -323,7 +323,7 @@ def _metrics(args: argparse.Namespace, usual: Names, labels: Names) -> Names:
 
 
 def _word_metrics(args: argparse.Namespace, tags: Names) -> Names:
-    """The metrics of a token task, the primary one first: those of entities where the tags are such."""
+    """The metrics of a token task, the primary one first; entity metrics if the tags mark entities."""
     entities = OUTSIDE in tags and all(map(ENTITY_TAG.fullmatch, tags))
     first = args.metric or (OF_ENTITIES[0] if entities else "accuracy")
     if not entities and first != "accuracy":

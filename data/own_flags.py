@@ -1,4 +1,4 @@
-"""The flags for data of the user's own: which go together, and what they leave to be settled."""
+"""The flags for the user's own data: check their combinations, and set what they leave open."""
 
 import argparse
 import re
@@ -9,13 +9,13 @@ from utils import InputError
 
 FILES = ("train_file", "dev_file", "test_file")
 DEV_FRACTION = 0.1
-# Flags that mean nothing without data of the user's own.
+# Flags that have a meaning only with the user's own data.
 SETTINGS = (
     *("dataset_config_name", "dev_fraction", "metric", "text_columns", "label_column", "regression"),
     *("context_column", "question_column", "choice_columns", "token_column", "tag_column", "predictions_format"),
 )
-FORMATS = ("tsv", "jsonl")  # of predictions
-# Script -> what --metric may be.
+FORMATS = ("tsv", "jsonl")  # of the predictions file
+# Script -> the choices for --metric.
 METRICS = {
     "run_sent_clas": ("accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"),
     "run_multi_cho": ("accuracy",),
@@ -24,12 +24,12 @@ METRICS = {
 
 
 def is_own(args: Mapping) -> bool:
-    """Whether arguments, also recorded ones, are of data of the user's own."""
+    """Whether arguments, given or recorded, are for the user's own data."""
     return any(args.get(name) for name in (*FILES, "dataset_name"))
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise `InputError` if the flags for own data contradict each other, or others; reads nothing."""
+    """Raise `InputError` if the flags for own data contradict each other or other flags; no file is read."""
     given = vars(args)
     if not is_own(given):
         for name in SETTINGS:
@@ -68,7 +68,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None:
-    """Raise `InputError` if there is nothing to evaluate on; without a dev set, settle that a fraction is held out."""
+    """Raise `InputError` if there is nothing to evaluate on; without a dev set, set the fraction to hold out."""
     if args.dev_fraction and has_dev:
         raise InputError(f"--dev_fraction: the data have a dev set already ({what}): leave the flag out")
     if has_dev or not args.do_eval or args.eval_on != "dev":
@@ -84,7 +84,7 @@ def check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None
 
 
 def set_names(name: str, given: Sequence[str], flag: str) -> list[str]:
-    """The names of a split's sets: that of the task if there is one set, else `<task>-<file>` for each.
+    """The names of a split's sets: the task's name for a single set, else `<task>-<file>` for each.
 
     Raises:
         InputError: two of them have the same name.

@@ -1,4 +1,4 @@
-"""Files or a data set of the user's own -> the sets of a task."""
+"""The user's own files or data set -> the sets of a task."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from data.own_flags import check_evaluation, set_names
 from data.task_kinds import DataSet, Share
 from utils import InputError, counted, log
 
-# What the file of a split is called in a folder, and a split in a data set.
+# Names of a split's file in a folder, and of a split in a data set.
 SPLITS = {"train": ("train", "training"), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
 
@@ -17,7 +17,7 @@ def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, lis
     """The user's files: split -> its sets, each a list of files.
 
     Raises:
-        InputError: a file is missing, or of no known format, or the data set cannot be read.
+        InputError: a file is missing or has an unknown format, or the data set cannot be read.
     """
     if args.dataset_name:
         folder = Path(args.dataset_name)
@@ -48,13 +48,13 @@ def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, lis
 
 
 def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """The files train.*, dev.* and test.* of a folder, as far as there are any.
+    """The files train.*, dev.* and test.* of a folder, those that exist.
 
     Args:
-        suffixes: how their names may end; any, where there are none.
+        suffixes: allowed suffixes; empty for any.
 
     Raises:
-        InputError: there are several for one of them.
+        InputError: there are several files for one split.
     """
     found = {}
     for split, words in SPLITS.items():
@@ -72,10 +72,10 @@ def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
-    """The splits of what `datasets` reads, as the Arrow files that it keeps.
+    """The splits of a data set that the `datasets` library reads, as the Arrow files that it stores.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the data set cannot be read.
     """
     import datasets  # takes seconds
 
@@ -83,11 +83,11 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
     try:
-        if (Path(name) / "dataset_dict.json").is_file():  # of its `save_to_disk`
+        if (Path(name) / "dataset_dict.json").is_file():  # written by `save_to_disk`
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, args.dataset_config_name, cache_dir=args.cache_dir)
-    except Exception as error:  # the library raises what its parts raise
+    except Exception as error:  # the library lets any exception through
         raise unreadable(name, error) from None
     splits = {}
     for split in SPLITS:
@@ -106,14 +106,14 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
 
 
 def split_of(sets: Iterable[str], split: str) -> str | None:
-    """Which of a data set's splits is the `split` of a task: `train` before `train_small`; None where there is none."""
+    """The data set's split that serves as `split` of a task: `train` before `train_small`; None if there is none."""
     words = SPLITS[split]
     known = [each for word in words for each in sets if str(each) == word or str(each).startswith(f"{word}_")]
     return min(known, key=lambda each: str(each) not in words, default=None)
 
 
 def unreadable(name: str, error: BaseException) -> InputError:
-    """What to say of a data set at which the library `datasets` fails."""
+    """The error for a data set that the `datasets` library cannot read."""
     said = " ".join(str(error).split())[:200] or type(error).__name__
     hint = " (--dataset_config_name)" if "onfig" in said else ""
     return InputError(f"--dataset_name {name}: the library datasets cannot read it ({said}){hint}")

@@ -1,4 +1,4 @@
-"""Plain text of the user's own, files or a data set -> the task of its masked words."""
+"""The user's own plain text, from files or a data set -> a task of masked language modelling."""
 
 import argparse
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ SPLITS = ("train", "dev")
 
 
 def text_task(args: argparse.Namespace) -> TextTask:
-    """The task that the arguments give the text of; all files of one flag are one set.
+    """Make the task from the text that the arguments name; all files of one flag are one set.
 
     Raises:
-        InputError: a file is missing or of no known format, or it is not clear which column has the text.
+        InputError: a file is missing or has an unknown format, or it is not clear which column has the text.
     """
     name = own.task_name(args)
     files = _files(args)
@@ -33,7 +33,7 @@ def text_task(args: argparse.Namespace) -> TextTask:
 
 
 def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """Split -> its files, as far as the run needs them."""
+    """Split -> its files, for the splits that the run needs."""
     if args.dataset_name:
         found = _data_set(args)
     else:
@@ -55,7 +55,7 @@ def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
 
 
 def _data_set(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """The files of a folder, or of a data set as the library `datasets` keeps them."""
+    """The files of a folder, or the files in which the `datasets` library stores a data set."""
     if args.stream_train_rows or args.stream_dev_rows:
         return {split: [] for split in SPLITS} | first_texts(args)
     folder = Path(args.dataset_name)
@@ -72,10 +72,10 @@ def _data_set(args: argparse.Namespace) -> dict[str, list[Path]]:
 
 
 def _columns(args: argparse.Namespace, paths: Sequence[Path]) -> Names:
-    """The columns with the text, by `--text_columns` or by their names, of the tables among the files; none without.
+    """The text columns of the tables among the files, by `--text_columns` or by name; none if there is no table.
 
     Raises:
-        InputError: it is not clear which they are, or a table does not have them.
+        InputError: it is not clear which columns have the text, or a table lacks them.
     """
     tables = [path for path in paths if path.suffix.lower() != TEXT]
     if not tables:

@@ -1,14 +1,14 @@
-"""Predictions per example: what a model said of each row of an evaluated set, so that scores can be computed again.
+"""Predictions per example of an evaluated set, so that scores can be computed again.
 
-A file has a row for each example, in the order of the set, with the columns
+A file has a row for each example, in the order of the set, with these columns:
 
-index          what the data file calls the row, else its number from 0 among those that are not left out
+index          the row's id in the data file, else its number from 0 among the rows that are not left out
 label          class index (-100 for a label that the task does not have, which counts as wrong), score of a regression,
                or the class index of each word
-logits         of the last epoch evaluated: one figure a class (or choice), or a list of them for each word that the
-               encoder saw, null for the others; where the model's classes are not the task's labels (HANS), one figure
-               a label, the highest of the classes that count as it
-best_logits    likewise of the best epoch; only where a training run writes it
+logits         from the last epoch evaluated: one number per class (or choice), or a list of them for each word that the
+               encoder saw, null for other words; if the model's classes are not the task's labels (HANS), one number
+               per label, the highest among the classes that count as that label
+best_logits    the same from the best epoch; only in files of a training run
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BEST, EPOCH = "best_logits", "best_epoch"
 
 
 def file_name(set_name: str) -> str:
-    """The name of a set's file; a set that is a file itself is called by its own name."""
+    """The name of a set's predictions file; if the set is itself a file, after that file."""
     return re.sub(r"[^\w.-]", "_", Path(set_name).stem if "/" in set_name else set_name) + ".parquet"
 
 
@@ -44,9 +44,9 @@ def write_predictions(
     """Write one set's predictions, whole or not at all.
 
     Args:
-        logits: (classes,) for each row, or (L, classes) of a token task.
-        best_epoch: the best epoch so far, of a training run; without it the file has no `best_logits`.
-        is_best: whether these are its logits. If they are not, its logits are kept from the file that is there.
+        logits: (classes,) for each row, or (L, classes) in a token task.
+        best_epoch: the best epoch so far in a training run; without it, the file has no `best_logits`.
+        is_best: whether these are the best epoch's logits. If not, they are taken from the existing file.
 
     Raises:
         InputError: the file cannot be written.
@@ -70,7 +70,7 @@ def write_predictions(
 
 
 def read_predictions(path: str | Path) -> dict[str, list]:
-    """Column -> its values, one a row, as `write_predictions` has them.
+    """Read a file of `write_predictions`: column -> its values, one per row.
 
     Raises:
         InputError: it is not such a file.
@@ -88,7 +88,7 @@ def read_predictions(path: str | Path) -> dict[str, list]:
 
 
 def _kept(path: Path, best_epoch: int) -> list | None:
-    """The best epoch's logits in the file; None where it has none, or those of another, as a resumed run may find."""
+    """The best epoch's logits in the file; None if it has none, or those of another epoch (after a resume)."""
     from pyarrow import parquet
 
     if not path.exists():
@@ -107,7 +107,7 @@ def _indices(features: Features) -> list[str]:
 def _labels(features: Features) -> Sequence:
     if features.first_tokens is None:
         return list(features.columns["labels"][:])
-    from data.features import class_index  # not above: the names of the files are asked for without PyTorch
+    from data.features import class_index  # not at the top: `file_name` must not import PyTorch
 
     return [[class_index(label) for label in example.labels] for example in features.examples]
 

@@ -1,9 +1,9 @@
-"""Published scores that could be checked at their source; none other is to be quoted."""
+"""Published scores that were checked at their source. Only these may be quoted."""
 
 from dataclasses import dataclass
 from types import MappingProxyType
 
-SERVER = "GLUE server"  # test sets without public labels: not the data that a dev score is of
+SERVER = "GLUE server"  # test sets without public labels: not comparable with dev scores
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class Published:
     """A row of a published table.
 
     scores: task -> score in per cent, in the task's primary metric.
-    scored_on: task -> the set; nothing where the source does not say.
+    scored_on: task -> the set that was scored; missing if the source does not say.
     """
 
     encoder: str
@@ -41,7 +41,7 @@ PUBLISHED = (
 
 
 def published(encoder: str, method: str, task: str) -> str:
-    """The score of a task with an encoder, named as on the Hub or a folder of that name, and where it is from."""
+    """The published score and its source; "" if there is none. `encoder`: its name on the Hub, or a folder so named."""
     for row in PUBLISHED:
         if (row.encoder, row.method) == (encoder.rstrip("/").rpartition("/")[2], method) and task in row.scores:
             where = ", ".join(filter(None, (row.scored_on.get(task), row.source)))

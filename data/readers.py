@@ -1,4 +1,4 @@
-"""A task's folder -> its splits. What cannot be read is an error with file and line, never dropped silently."""
+"""A task's folder -> its splits. An unreadable row is an error with file and line, never dropped silently."""
 
 import argparse
 import contextlib
@@ -22,7 +22,7 @@ from data.tasks import names_of
 from data.text import TextTask, documents, read_documents
 from utils import InputError, log
 
-# kind of task -> function of (task, path, labelled, tally) that gives the examples of a file
+# kind of task -> function of (task, path, labelled, tally) that returns the examples of a file
 READERS: dict[type, Callable] = {
     SentenceTask: read_sentences,
     ChoiceTask: read_choices,
@@ -32,13 +32,13 @@ READERS: dict[type, Callable] = {
 
 
 class Examples(Sequence[Any]):
-    """The examples of one set. Its files are read when the first example is asked for.
+    """The examples of one set. Its files are read when the first example is requested.
 
-    labelled: a label is required in each row; without it, none is looked for.
-    evaluated: a label that the task lacks counts as wrong; else it is an error.
-    report: once they are read, figures on rows with such a label or with none.
-    told: what there is to say of the files has been said.
-    share: the part of the rows that counts; None for all.
+    labelled: whether each row must have a label; if False, labels are ignored.
+    evaluated: a label that the task lacks counts as wrong; otherwise it is an error.
+    report: counts of rows with such a label or without one, available after reading.
+    told: whether the messages about the files have been logged.
+    share: the part of the rows that is used; None for all.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Examples(Sequence[Any]):
         self.told = False
 
     def read(self) -> list:
-        """All examples, which are not kept.
+        """Read and return all examples, without keeping them.
 
         Raises:
-            InputError: a file is empty or not readable, or the task has none of a set's labels; the message names file
-                and line.
+            InputError: a file is empty or cannot be read, or the task has none of a set's labels; the message names
+                file and line.
         """
         tally = Tally(self.evaluated)
         with withheld() if self.told else contextlib.nullcontext():
@@ -69,10 +69,10 @@ class Examples(Sequence[Any]):
         return rows
 
     def chunks(self, size: int) -> Iterator[list]:
-        """All examples, at the most `size` at a time; of plain text, only these are in memory.
+        """Yield all examples, at most `size` at a time; for plain text, only these are in memory.
 
         Raises:
-            InputError: as `read` does.
+            InputError: as for `read`.
         """
         if isinstance(self.task, TextTask):
             stream: Iterator = itertools.chain.from_iterable(documents(self.task, path) for path in self.paths)
@@ -95,13 +95,13 @@ class Examples(Sequence[Any]):
         return iter(self._rows)
 
     def size(self) -> int:
-        """Bytes of the files."""
+        """The total size of the files, in bytes."""
         return sum(path.stat().st_size for path in self.paths)
 
 
 @contextlib.contextmanager
 def withheld() -> Iterator[list[tuple[int, str]]]:
-    """Nothing is logged within this context; the (level, message) of each record is kept in the list that it yields."""
+    """Context that withholds log messages; it yields a list of their (level, message)."""
     messages = []
 
     def keep(record: logging.LogRecord) -> bool:
@@ -121,7 +121,7 @@ Made = TypeVar("Made", bound=Sized)
 
 @dataclass
 class Splits(Generic[Rows]):
-    """What a run works on: examples, or what `map` makes of them.
+    """The data of a run: examples, or what `map` makes of them.
 
     train: None without --do_train.
     eval, test: set name -> examples, the primary set first; empty without --do_eval, --do_test.
@@ -140,19 +140,19 @@ class Splits(Generic[Rows]):
         )
 
     def primary(self) -> dict[str, Rows]:
-        """Split name -> its examples, without the splits that there are not; of several sets, the primary one."""
+        """Split name -> its examples, for the splits that exist; of several sets, the primary one."""
         primary = {} if self.train is None else {"train": self.train}
         return primary | {
             split: next(iter(sets.values())) for split, sets in (("eval", self.eval), ("test", self.test)) if sets
         }
 
     def counts(self) -> dict[str, int]:
-        """How many examples each split has; of several sets, the primary one."""
+        """The number of examples in each split; of several sets, in the primary one."""
         return {split: len(examples) for split, examples in self.primary().items()}
 
 
 def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
-    """All sets that the arguments ask for; their files are found here and read later.
+    """All sets that the arguments request; their files are located here and read later.
 
     Raises:
         InputError: a folder or file is missing, or the task has no training set.
@@ -172,7 +172,7 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
         return {name: examples for name, examples in found.items() if examples is not None}
 
     evaluated = {}
-    if args.eval_file is not None:  # which needs no folder of the task
+    if args.eval_file is not None:  # it does not need the task's folder
         evaluated = {args.eval_file: Examples(task, [Path(args.eval_file)], labelled=True, evaluated=True)}
     elif args.do_eval:
         evaluated = read_sets(getattr(task, args.eval_on), labelled=True, evaluated=True)
@@ -184,13 +184,13 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
 
 
 def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
-    """The examples of one part of a set, in the order of the files, each called by its number if by nothing else.
+    """The examples of one part of a set, in the order of the files; those without an id get their number as id.
 
-    Numbers are from 0 in the whole set, without the rows that are left out, as those without a gold label.
-    Of classes, each has its share of what is held out; one with a single row is for training.
+    Numbers count from 0 over the whole set, without rows that are left out, for example for lack of a gold label. The
+    held-out part has the same share of each class; a class with a single row is for training.
 
     Raises:
-        InputError: there are too few of them.
+        InputError: there are too few examples.
     """
     from sklearn.model_selection import train_test_split
 
@@ -222,18 +222,18 @@ def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
 
 
 def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
-    """The task with its tags: where it has none, those of its training file, sorted.
+    """The task with its tags; if it has none, those of its training file, sorted.
 
-    A checkpoint is a plain state dict and does not know its tags, so the file must be there for an evaluation too.
+    A checkpoint is a plain state dict without tag names, so evaluation needs the file too.
 
     Raises:
-        InputError: the training file is missing or not readable.
+        InputError: the training file is missing or cannot be read.
     """
     if task.labels:
         return task
-    assert task.train is not None  # else it would have labels
+    assert task.train is not None  # a task without a training set has labels
     paths = _paths(task.train, task_folder(data_dir, task.name))
-    assert paths is not None  # no training set is optional
+    assert paths is not None  # a training set is never optional
     sentences = (row for path in paths for row in read_tagged(path, True, task.document_mark))
     labels = sorted({tag for _, tags, _ in sentences for tag in tags})
     log.info(f"{task.name}: {len(labels)} tags, those of {', '.join(map(str, paths))}")
@@ -241,7 +241,7 @@ def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
 
 
 def task_folder(data_dir: str | Path, name: str) -> Path:
-    """The folder of a task: `<data_dir>/<name>` or another of the task's names, in upper or lower case.
+    """The folder of a task: `<data_dir>/<name>`, or another of the task's names, in upper or lower case.
 
     Raises:
         InputError: there is no such folder.
@@ -263,14 +263,14 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
 
 
 def read_set(task: Task, data_set: DataSet, folder: Path, labelled: bool, evaluated: bool = False) -> Examples | None:
-    """The examples of one set, or None where the set is optional and not there.
+    """The examples of one set, or None if the set is optional and its files do not exist.
 
     Raises:
         InputError: a file is missing.
     """
     part = data_set.part
     if part and (folder / part.file).is_file() and not any((folder / name).is_file() for name in part.split_files):
-        assert isinstance(task, SentenceTask)  # no other has such a set
+        assert isinstance(task, SentenceTask)  # no other kind has such a set
         rows = RowList(part.columns, row_ids(folder, part.ids), part.listed)
         return Examples(dataclasses.replace(task, only=rows), [folder / part.file], labelled, evaluated)
     gold = [folder / name for name in data_set.gold if (folder / name).is_file()]
@@ -298,10 +298,10 @@ def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
 
 
 def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None) -> list:
-    """The examples of one file in the task's format; `tally` takes what is found of their labels.
+    """The examples of one file in the task's format; `tally` records what is found about their labels.
 
     Raises:
-        InputError: the file is empty or not readable; the message names file and line.
+        InputError: the file is empty or cannot be read; the message names file and line.
     """
     if isinstance(task, ChoiceTask) and task.columns:
         examples = read_choice_table(task.columns, path, labelled, tally)

@@ -1,6 +1,6 @@
-"""Where the official files come from, one row a task: addresses, checksums, size, licence and terms.
+"""The origin of the official files, one row per task: URLs, checksums, size, licence and terms.
 
-The files land in `<data_dir>/<name>` under the names that `data.tasks` looks for.
+The files go into `<data_dir>/<name>`, under the names that `data.tasks` expects.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,11 +17,11 @@ Sums = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Remote:
-    """One address.
+    """One URL.
 
-    sha256: of what the address serves, in hex; empty where it is not known.
-    files: path in the task's folder -> sha256 (or empty). What the address serves is this one file, or an archive.
-    inside: the folder of a zip archive that holds `files`; None if the address serves the file itself.
+    sha256: checksum of the download, in hex; empty if unknown.
+    files: path in the task's folder -> sha256 (or empty). The download is this one file, or an archive.
+    inside: the folder with `files` in a zip archive; None if the download is the file itself.
     """
 
     url: str
@@ -34,11 +34,11 @@ class Remote:
 class Source:
     """One task.
 
-    megabytes: to be fetched, in millions of bytes.
+    megabytes: download size, in millions of bytes.
     terms: licence and terms of use, as its authors state them.
-    sums_from: where the checksums are from.
-    build: makes the files of `built` (path -> sha256) out of the fetched ones in the folder it is given.
-    instead: what to do where the data cannot be fetched freely; `{folder}` is where the files belong.
+    sums_from: source of the checksums.
+    build: makes the files in `built` (path -> sha256) from the fetched ones in the given folder.
+    instead: instructions for data that cannot be fetched freely; `{folder}` is where the files belong.
     """
 
     name: str
@@ -52,16 +52,16 @@ class Source:
 
 
 def build_mrpc(folder: Path) -> dict[str, str]:
-    """MRPC's train, dev and test.tsv out of the corpus's two files, as GLUE's own download_glue_data.py makes them.
+    """Make MRPC's train, dev and test.tsv from the corpus's two files, as GLUE's own download_glue_data.py does.
 
-    GLUE's list of the ids of the dev rows stands beside this module, so that it need not be fetched.
+    GLUE's list of the dev rows' ids is stored next to this module, so it need not be fetched.
 
     Raises:
-        InputError: a row has not five columns; the message names file and line.
+        InputError: a row does not have five columns; the message names file and line.
     """
     header, rows = _mrpc_rows(folder / "msr_paraphrase_train.txt")
     train = SENTENCE_TASKS["MRPC"].train
-    assert train is not None  # as the table has it
+    assert train is not None  # true of MRPC
     assert train.part is not None
     dev_ids = set(row_ids(folder, train.part.ids))
     sets = {"train.tsv": [header], "dev.tsv": [header], "test.tsv": ["index\t#1 ID\t#2 ID\t#1 String\t#2 String"]}
@@ -74,8 +74,8 @@ def build_mrpc(folder: Path) -> dict[str, str]:
 
 
 def _mrpc_rows(path: Path) -> tuple[str, list[list[str]]]:
-    # Read as UTF-8 without a thought for the byte-order mark: in the official train.tsv and dev.tsv it is still there.
-    # Not splitlines(), which also breaks a row at the rarer line separators of Unicode.
+    # Read as plain UTF-8, which keeps the byte-order mark: the official train.tsv and dev.tsv have it too. Not
+    # splitlines(), which also splits at the rarer Unicode line separators.
     header, *lines = path.read_text(encoding="utf-8").rstrip().split("\n")
     rows = [line.strip().split("\t") for line in lines]
     for number, row in enumerate(rows, 2):
@@ -88,7 +88,7 @@ FACEBOOK = "https://dl.fbaipublicfiles.com"
 GITHUB = "https://raw.githubusercontent.com"
 DREAM = f"{GITHUB}/nlpdata/dream/bb64644c209cb6497bb9e13244fbf220c900a740"
 WNUT = f"{GITHUB}/leondz/emerging_entities_17/e52a2d2a71ac1a051ca2d532eef28653c5c02603"
-# The `datasets` library verified these at every download as long as it fetched the official archives itself.
+# The `datasets` library verified these at every download, when it still fetched the official archives itself.
 RECORD = (
     "recorded in github.com/huggingface/datasets at 040102f100964a33fd334e2695f1c493fa6b92db,"
     " datasets/{}/dataset_infos.json"
@@ -158,7 +158,8 @@ SOURCES: dict[str, Source] = {
             ),
             f"fetched files: {RECORD.format('glue')}; train.tsv, dev.tsv and test.tsv, built from them: {COPY}",
             build_mrpc,
-            # The copy's own train.tsv lacks a row: this is the sum of what its msr_paraphrase_train.txt gives.
+            # The copy's own train.tsv lacks a row: this is the checksum of the file built from its
+            # msr_paraphrase_train.txt.
             {
                 "train.tsv": "69abcedee3cf738c6ce58d772e43e1b7cdf5b4edee4aceda459c0d9f4e5599f3",
                 "dev.tsv": "9e8f284788040f7c9ecde2e1b3c07237c756f926bd9ef8548ef5d34b56f69f17",

@@ -1,4 +1,4 @@
-"""The first rows of a data set on the Hub, fetched as a stream, where the whole of it is too much."""
+"""The first rows of a data set on the Hub, streamed because the whole data set is too large."""
 
 import argparse
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from utils import InputError, counted, log
 
 
 def first_texts(args: argparse.Namespace) -> dict[str, list[Path]]:
-    """Split -> the Arrow files with the text of its first rows, for what is to be done.
+    """Split -> the Arrow files with the text of its first rows, for the splits that the run needs.
 
-    Held out are the first rows of the validation set. Where there is none, they are the first of the training set, and
-    the rows that are trained on begin after them: so a later evaluation finds the same rows, not those trained on. The
-    library `datasets` keeps what is fetched under a name made of these arguments: a second call fetches nothing.
+    The held-out rows are the first rows of the validation set. Without a validation set, they are the first rows of the
+    training set, and training uses the rows after them: a later evaluation then finds the same rows, which were not
+    trained on. The `datasets` library caches the rows under a name made from these arguments: a second call fetches
+    nothing.
 
     Raises:
         InputError: the data set cannot be read, has no such column, or has too few rows.
@@ -36,7 +37,7 @@ def first_texts(args: argparse.Namespace) -> dict[str, list[Path]]:
         log.info(f"{name}: fetching {counted(number, 'row')} of the {split} set, where they are not kept from before")
         try:
             rows = datasets.Dataset.from_generator(_texts, cache_dir=args.cache_dir, gen_kwargs=common | more)
-        except Exception as error:  # the library raises what its parts raise, wrapped in its own
+        except Exception as error:  # the library wraps any exception in its own
             cause = error.__cause__ or error
             raise cause if isinstance(cause, InputError) else unreadable(name, cause) from None
         found[split] = [Path(file["filename"]) for file in rows.cache_files]
@@ -46,7 +47,7 @@ def first_texts(args: argparse.Namespace) -> dict[str, list[Path]]:
 def _texts(
     name: str, config: str | None, columns: str | None, cache_dir: str | None, split: str, number: int, held_out: int
 ) -> Iterator[dict[str, str]]:
-    """The text columns of the rows, and no other: a column that is empty in the first rows would have no type."""
+    """Yield only the text columns of the rows: a column that is empty in the first rows would have no type."""
     import datasets
 
     sets = datasets.load_dataset(name, config, streaming=True, cache_dir=cache_dir)

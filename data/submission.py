@@ -1,6 +1,6 @@
-"""Predictions files: one line an example, or a word, in the order of the test file.
+"""Predictions files: one line per example or word, in the order of the test file.
 
-A name that ends in .jsonl, of the user's own data, gets a JSON object an example in place of a table.
+For the user's own data, a file name in .jsonl selects one JSON object per example instead of a table.
 """
 
 import json
@@ -25,14 +25,14 @@ def write_submission(
     predictions: np.ndarray,
     logits: Sequence[np.ndarray] = (),
 ) -> None:
-    """Write a leaderboard file, whole or not at all: `index<TAB>prediction` with a header, label words.
+    """Write a leaderboard file, completely or not at all: `index<TAB>prediction` with a header; classes by name.
 
-    Classes of the user's own data are followed by the probability of each. As JSON: `index`, `prediction` and, of
+    For the user's own data with classes, the probability of each class follows. As JSON: `index`, `prediction` and, for
     classes, `probabilities`, label -> its probability.
 
     Args:
         predictions: (n,), class indices, or scores of a regression, which are clipped to the task's range.
-        logits: of each row, of which the probabilities are made.
+        logits: of each row; the probabilities are computed from them.
     """
     _check_numbers(path, predictions if task.regression else np.where(predictions == NO_CLASS, np.nan, 0))
     if task.regression:
@@ -68,13 +68,13 @@ def _shares(logits: np.ndarray) -> list[float]:
 def write_choices(
     path: str | Path, examples: Sequence[ChoiceExample], scores: Sequence[np.ndarray], own: bool = False
 ) -> None:
-    """Write the number of the best choice, counted from 0, and the score of each, whole or not at all.
+    """Write the number of the best choice, from 0, and the score of each choice, completely or not at all.
 
-    As JSON: `index`, `prediction`, `choices` (what the file calls them) and `probabilities`, in the same order.
+    As JSON: `index`, `prediction`, `choices` (their names in the file) and `probabilities`, in the same order.
 
     Args:
-        scores: (choices,) of each example.
-        own: of the user's own data, whose choices are called as in the file, and followed by the probability of each.
+        scores: (choices,) for each example.
+        own: whether this is the user's own data; then choices have their names in the file, and probabilities follow.
     """
     _check_numbers(path, np.concatenate([*scores]))
     if _is_json(path):
@@ -129,14 +129,14 @@ def write_words(
     labels: Sequence[str] = (),
     logits: Sequence[Sequence[Sequence[float] | None]] = (),
 ) -> None:
-    """Write `word<TAB>tag`, with an empty line after each sentence, whole or not at all.
+    """Write `word<TAB>tag`, with an empty line after each sentence, completely or not at all.
 
-    The words and sentences are those of the test file; where it has `-DOCSTART-`, nothing is written. As JSON: `index`,
-    `words`, `tags` and `probabilities`, for each word tag -> its probability, null where the encoder did not see it.
+    The words and sentences are those of the test file; nothing is written for `-DOCSTART-`. As JSON: `index`, `words`,
+    `tags` and `probabilities`: for each word, tag -> its probability, or null if the encoder did not see it.
 
     Args:
         labels: the tags in class order.
-        logits: of each word of each sentence, None where the encoder did not see it; both for JSON alone.
+        logits: of each word of each sentence, None for a word that the encoder did not see; both are only for JSON.
     """
     _check_numbers(path, [np.nan if NO_TAG in tags else 0 for tags in predictions])
     if _is_json(path):
@@ -147,6 +147,6 @@ def write_words(
         return _write_objects(path, examples, said)
     lines = []
     for example, tags in zip(examples, predictions, strict=True):
-        shown = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # which a list may hold
+        shown = [re.sub(r"[\t\r\n]", " ", word) for word in example.words]  # words in a list may contain these
         lines += [f"{word}\t{tag}\n" for word, tag in zip(shown, tags, strict=True)] + ["\n"]
     return write_text(path, "".join(lines))

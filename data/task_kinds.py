@@ -1,4 +1,4 @@
-"""What a task says of itself: its sets and their files, columns, labels, metrics and published settings."""
+"""The description of a task: its sets and their files, columns, labels, metrics and published settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class RowList:
-    """Which rows of a file are meant: those whose ids are listed, or all others.
+    """A selection of a file's rows: those with listed ids, or all others.
 
     columns: their values together are the id of a row.
     """
@@ -22,11 +22,11 @@ class RowList:
 
 @dataclass(frozen=True)
 class Part:
-    """A set that may share one file with another set; a list of row ids says which rows are whose.
+    """A set that may share one file with another set; a list of row ids says which rows belong to which.
 
-    file: read where the task's folder has none of `split_files`.
+    file: read if the task's folder has none of `split_files`.
     columns, listed: as in `RowList`.
-    ids: possible names of the list; where the folder has none of them, the one beside this module is taken.
+    ids: possible names of the list; if the folder has none of them, the list next to this module is used.
     """
 
     file: str
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Share:
-    """One of the two parts of a training set of which a fraction is held out for evaluation, the same by each seed."""
+    """One of the two parts of a training set: the fraction held out for evaluation, chosen by the seed, or the rest."""
 
     fraction: float
     seed: int
@@ -51,12 +51,12 @@ class DataSet:
     """One set of rows of a task.
 
     files: each entry is one file, given by its possible names; all entries together are the set.
-    instead: possible names of a single file that may stand in place of several.
-    gold: possible names of a file with the same rows and their labels, where the official one has none.
-    part: of which file the set may be a part.
-    optional: the set is left out, and the log says so, when its files are not there.
-    submission: name of the predictions file, without its suffix.
-    share: the part of the rows that counts, where not all do.
+    instead: possible names of a single file that may replace several.
+    gold: possible names of a file with the same rows and their labels, if the official file has no labels.
+    part: the shared file that the set may be a part of.
+    optional: if its files do not exist, the set is left out and this is logged.
+    submission: name of the predictions file, without suffix.
+    share: the part of the rows that is used, if not all.
     """
 
     files: tuple[Names, ...]
@@ -72,11 +72,11 @@ class DataSet:
 class Recipe:
     """The hyper-parameters of a task's fine-tuning, and how it is scored.
 
-    command: the settings that a command in the release's README gives.
-    ours: those that we chose, as the release does not say. Every other is the default of the release's script.
-    train_examples: how many the complete training set has, for an estimate of the time.
+    command: the settings given by a command in the release's README.
+    ours: the settings that we chose because the release gives none. All others are defaults of the release's script.
+    train_examples: size of the complete training set, for time estimates.
     eval_on: the set that is scored; GLUE's test sets have no public labels.
-    seeds: how many runs a published figure is the mean of.
+    seeds: the number of runs that a published score is the mean of.
     """
 
     command: Names = ()
@@ -98,7 +98,7 @@ class Recipe:
         return {name: value for name, value in vars(self).items() if name not in other}
 
     def source(self, name: str) -> str:
-        """Where a setting's value is from."""
+        """The source of a setting's value."""
         if name in self.command:
             return "release command"
         return "ours" if name in self.ours else "script default"
@@ -106,14 +106,14 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What every task has.
+    """The fields of every task.
 
     metrics: names from `data.metrics`; the first is the primary one, shown as the eval score.
-    train: None where the task is for the evaluation of another task's model.
-    dev, test: set name -> rows, the first set of a split being the primary one.
-    other_names: what else the task and its folder may be called, in any case.
-    recipe: None where there are no published settings.
-    own: it is made of the user's own files (`data.own`), which have no folder below --data_dir.
+    train: None for a task that only evaluates another task's model.
+    dev, test: set name -> rows; the first set of a split is the primary one.
+    other_names: other names for the task and its folder, in any case.
+    recipe: None if there are no published settings.
+    own: whether it is made from the user's own files (`data.own`), which have no folder below --data_dir.
     script: the module that trains and evaluates it.
     """
 
@@ -137,22 +137,23 @@ class Task:
 class SentenceTask(Task):
     """A sentence or sentence-pair classification (or regression) task.
 
-    text: the column of each sentence, by its possible names in the header.
-    label: the column of the label.
+    text: for each sentence, the possible names of its column in the header.
+    label: the possible names of the label's column.
     labels: the label words in class order; empty for a regression.
-    header: the columns of a labelled file that has no header line.
+    header: the columns of a labelled file without a header line.
     aliases: other spellings of labels in the official files.
-    numbered: the labels in the order of the numbers that may stand for them in JSON.
-    no_gold_label: what a row has in place of a label where its annotators did not agree; it is left out and counted.
-    bytes_literals: texts may stand as b'...', Python's literals of bytes.
-    only: the rows that count, where a file has others too.
-    class_names: what else the labels are called in the configurations of models, each in the order of `labels`: by the
-        example scripts of transformers, and in the sets of `datasets`.
-    score_range: of a regression, where it is known; predictions in a submission are clipped to it.
-    broken_rows: how many rows of a labelled file may have too few columns (they are left out and reported).
-    counts_as: where the model is that of another task, which label each of its classes counts as.
-    models: the classes of such models, in order, for a checkpoint that does not name them.
-    groups: the columns, where a file has them, for whose values accuracies are given too.
+    numbered: the labels in the order of the numbers that may replace them in JSON.
+    no_gold_label: the values that mark a row without a gold label (its annotators disagreed); it is left out and
+        counted.
+    bytes_literals: texts may be written as Python bytes literals, b'...'.
+    only: the rows to use, if a file has others too.
+    class_names: other names for the labels in model configurations, from transformers' example scripts and the
+        `datasets` library; each in the order of `labels`.
+    score_range: for a regression, the range if known; predictions in a submission are clipped to it.
+    broken_rows: how many rows of a labelled file may have too few columns; they are left out and reported.
+    counts_as: for models of another task, the label that each of their classes counts as.
+    models: the class lists of such models, in order, for checkpoints that do not name their classes.
+    groups: columns, if a file has them; accuracies are also reported for each of their values.
     """
 
     script: ClassVar[str] = "run_sent_clas"
@@ -179,12 +180,12 @@ class SentenceTask(Task):
 
 @dataclass(frozen=True)
 class ChoiceColumns:
-    """Where tables have what multiple choice needs.
+    """The columns of a multiple-choice table.
 
-    context, question: None where there is no such column; one of them there is.
-    choices: one with a list of them, or one for each.
-    answer: which choice is right.
-    answers: how it is said, one of `data.choices.ANSWERS`.
+    context, question: None if there is no such column; there is at least one of the two.
+    choices: one column with a list of choices, or one column for each.
+    answer: the column with the right choice.
+    answers: how that column refers to it, one of `data.choices.ANSWERS`.
     """
 
     context: str | None
@@ -196,10 +197,10 @@ class ChoiceColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceTask(Task):
-    """A multiple-choice task; the form of a file follows from its suffix, the number of choices from its rows.
+    """A multiple-choice task; a file's format depends on its suffix, the number of choices on its rows.
 
-    questions: which of DREAM's questions count, one of `DREAM_QUESTIONS`. The published numbers count the first.
-    columns: those of the user's own tables, whose rows may have different numbers of choices.
+    questions: which of DREAM's questions are used, one of `DREAM_QUESTIONS`. The published scores use the first.
+    columns: for the user's own tables, whose rows may have different numbers of choices.
     """
 
     script: ClassVar[str] = "run_multi_cho"
@@ -213,12 +214,12 @@ DREAM_QUESTIONS = ("first", "all")  # of each dialogue
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTask(Task):
-    """A task with a tag for each word; its files have a word a line, and an empty line between sentences.
+    """A task with a tag for each word; its files have one word per line, and an empty line between sentences.
 
-    labels: the tags in class order; empty where they are those of the training file (see `data.readers.with_labels`).
-    iob1: the official files may open a span with I-; such tags are turned into BIO.
-    document_mark: what stands in place of a word where a document begins; it ends a sentence and is not a word.
-    columns: of tables with a sentence a row, the columns that have lists of its words and of their tags.
+    labels: the tags in class order; empty if they come from the training file (see `data.readers.with_labels`).
+    iob1: the official files may open a span with I-; such tags are converted to BIO.
+    document_mark: replaces a word where a document begins; it ends a sentence and is not a word.
+    columns: for tables with one sentence per row, the columns with the lists of words and of tags.
     """
 
     script: ClassVar[str] = "run_tok_clas"

@@ -1,7 +1,7 @@
 """The tasks, one row each: files, columns, labels, metrics and the name of the submission file.
 
-A file is looked for under `<data_dir>/<TASK>` in any case. Where a tuple of names is given, the first that exists is
-taken: the official name stands first, the release's own after it.
+Files are looked up under `<data_dir>/<TASK>`, in any case. Of a tuple of names, the first that exists is used: the
+official name comes first, then the release's.
 """
 
 import difflib
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from data.task_kinds import BINARY, ChoiceTask, DataSet, Names, Part, Recipe, SentenceTask, Task, TaskKind, TokenTask
 from utils import InputError
 
-# The order of the labels is the release's, so that its checkpoints mean the same here (all but PTB's tags, which are
-# those of the training file).
+# The labels have the release's order, so that its checkpoints can be used here (except PTB's tags, which come from the
+# training file).
 ENTAILMENT = ("entailment", "not_entailment")
 NOT_DUPLICATE = ("not_duplicate", "duplicate")
 NLI = ("contradiction", "entailment", "neutral")
@@ -26,14 +26,14 @@ NO_GOLD_LABEL = ("-", "-1")
 
 
 def _sentence_task(name: str, text: tuple[Names, ...], label: str | Names, metrics: Names, **changes) -> SentenceTask:
-    """A row with the usual GLUE file names, which `changes` may replace."""
+    """A task with the usual GLUE file names, which `changes` may replace."""
     files = _single_files(name, ("train.tsv",), ("dev.tsv",), ("test.tsv",))
     label = (label,) if isinstance(label, str) else label
     return SentenceTask(text=text, label=label, metrics=metrics, **{**files, **changes})
 
 
 def _single_files(name: str, train: Names, dev: Names, test: Names) -> dict:
-    """Name and sets of a task that has one file for each set, given by its possible names."""
+    """Name and sets of a task with one file per set, given by its possible names."""
     return {
         "name": name,
         "train": DataSet((train,)),
@@ -46,27 +46,27 @@ MRPC_TRAIN, MRPC_TEST = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt"
 
 
 def _inference(labels: Names, numbered: Names | None = None) -> dict:
-    """What inference tasks have in common."""
+    """The fields that inference tasks have in common."""
     return {"labels": labels, "numbered": numbered or labels, "no_gold_label": NO_GOLD_LABEL}
 
 
 def _mrpc_part(listed: bool) -> Part:
-    """The corpus has one file for GLUE's training and dev set, and GLUE a list of the rows of the latter."""
+    """The part of MRPC's training file that is GLUE's training or dev set; GLUE lists the rows of the dev set."""
     ids = ("mrpc_dev_ids.tsv", "dev_ids.tsv")
     return Part(MRPC_TRAIN, ("train.tsv", "dev.tsv"), ("#1 ID", "#2 ID"), ids, listed)
 
 
-OUR_RATE = ("learning_rate",)  # that of SST-2's command; the script's default is half of it
+OUR_RATE = ("learning_rate",)  # the rate of SST-2's command; the script's default is half of it
 ONE = (("sentence",),)
 TWO = (("sentence1",), ("sentence2",))
-TWO_OR_HF = (("sentence1", "premise"), ("sentence2", "hypothesis"))  # or as Hugging Face's copies call them
+TWO_OR_HF = (("sentence1", "premise"), ("sentence2", "hypothesis"))  # second: in Hugging Face's copies
 ANLI_ROUNDS = ("R1", "R2", "R3")
-# The second is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
+# The second file is nyu-mll/jiant's set from the same templates, half of it with perturbed sentences.
 HANS_FILES = ("heuristics_evaluation_set.txt", "hans_perturbed_eval.tsv", "dev.tsv")
 
 
 def _anli(split: str) -> dict[str, DataSet]:
-    """All rounds together, the primary figure, and each round alone."""
+    """All rounds together (the primary set), and each round alone."""
     files = {name: (f"{name}/{split}.jsonl",) for name in ANLI_ROUNDS}
     submission = "ANLI" if split == "test" else ""
     together = DataSet(tuple(files.values()), instead=(f"{split}.tsv",), submission=submission)
@@ -113,7 +113,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             score_range=(0.0, 5.0),
             recipe=Recipe(train_examples=5749, ours=OUR_RATE),
         ),
-        # Three rows of the official train file lack columns; the release passes over them without a word.
+        # Three rows of the official train file lack columns; the release skips them silently.
         _sentence_task(
             "QQP",
             (("question1",), ("question2",)),
@@ -137,7 +137,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             test={
                 "MNLI-m": DataSet((("test_matched.tsv",),), submission="MNLI-m"),
                 "MNLI-mm": DataSet((("test_mismatched.tsv",),), submission="MNLI-mm"),
-                # GLUE's diagnostic set has no training data of its own: it is predicted by an MNLI model.
+                # GLUE's diagnostic set has no training data: it is predicted by an MNLI model.
                 "AX": DataSet(
                     (
                         (
@@ -197,13 +197,13 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             TWO,
             "label",
             ("accuracy", "f1"),
-            bytes_literals=True,  # the official script leaves them around each sentence
+            bytes_literals=True,  # the official script leaves b'...' around each sentence
             class_names=(NOT_DUPLICATE,),
             train=DataSet((("train.tsv", "train_+qqp.tsv"),)),
             dev={"PAWS-QQP": DataSet((("dev_and_test.tsv", "dev.tsv"),))},
             test={"PAWS-QQP": DataSet((("dev_and_test.tsv", "test.tsv"),), submission="PAWS-QQP")},
         ),
-        # McCoy, Pavlick, Linzen (ACL 2019): of a model with three classes, two count as non-entailment.
+        # McCoy, Pavlick, Linzen (ACL 2019): two classes of a three-class model count as non-entailment.
         _sentence_task(
             "HANS",
             TWO_OR_HF,
@@ -218,7 +218,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
             dev={"HANS": DataSet((HANS_FILES,))},
             test={"HANS": DataSet((HANS_FILES,), submission="HANS")},
         ),
-        # Our own text, from data.demo: in the shifted set a word that gives the label away says the opposite.
+        # Generated by data.demo: the word that predicts the label in training predicts the opposite in the shifted set.
         _sentence_task(
             "DEMO",
             ONE,
@@ -233,7 +233,7 @@ SENTENCE_TASKS: dict[str, SentenceTask] = {
 CHOICE_TASKS: dict[str, ChoiceTask] = {
     task.name: task
     for task in (
-        # As published: scored on the test set after each epoch, the first question of each dialogue alone.
+        # As published: scored on the test set after each epoch, using only the first question of each dialogue.
         ChoiceTask(
             **_single_files("DREAM", ("train.json",), ("dev.json",), ("test.json",)),
             recipe=Recipe(
@@ -255,7 +255,7 @@ CHOICE_TASKS: dict[str, ChoiceTask] = {
     )
 }
 
-# The published score of the two entity tasks is the first: over words, not over entities.
+# The first is the published score of the two entity tasks: over words, not over entities.
 ENTITY_METRICS = ("token_f1", "entity_f1", "entity_precision", "entity_recall")
 
 TOKEN_TASKS: dict[str, TokenTask] = {
@@ -306,19 +306,19 @@ TASKS: dict[str, Task] = {**SENTENCE_TASKS, **CHOICE_TASKS, **TOKEN_TASKS}
 
 
 def find_task(name: str, tasks: Mapping[str, TaskKind]) -> TaskKind:
-    """The task of that name, in any case.
+    """The task with this name, in any case.
 
     Raises:
-        InputError: there is none; the message suggests the nearest.
+        InputError: there is no such task; the message suggests the nearest.
     """
     return tasks[find_name(name, tasks, f"--task_name {name}")]
 
 
 def find_name(name: str, known: Iterable[str], given: str) -> str:
-    """The known task that has the name, in any case; `given` is how an error quotes what the user gave.
+    """The proper name of the known task with this name, in any case; `given` is how an error quotes the argument.
 
     Raises:
-        InputError: there is none; the message suggests the nearest.
+        InputError: there is no such task; the message suggests the nearest.
     """
     by_lower = {other.lower(): word for word in known for other in names_of(word)}
     if name.lower() in by_lower:
@@ -332,6 +332,6 @@ def find_name(name: str, known: Iterable[str], given: str) -> str:
 
 
 def names_of(name: str) -> Names:
-    """A task's name, and what else it may be called."""
+    """A task's name and its other names."""
     task = TASKS.get(name)
     return (name, *task.other_names) if task else (name,)

@@ -17,9 +17,9 @@ SUFFIXES_OF_TEXT = (TEXT, *SUFFIXES)
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """Masked words of plain text.
+    """Masked language modelling on plain text.
 
-    text: the columns of tables that have the text; of two, a document is both, one after the other.
+    text: the text columns of tables; if there are two, a document is the first followed by the second.
     """
 
     script: ClassVar[str] = "run_mlm"
@@ -29,10 +29,11 @@ class TextTask(Task):
 
 
 def documents(task: TextTask, path: Path) -> Iterator[str]:
-    """The documents of a file, of which only one is in memory; those without text are left out.
+    """Yield the documents of a file, one at a time; those without text are left out.
 
     Raises:
-        InputError: the file is not readable, has no text, or a row has something else; the message names the line.
+        InputError: the file cannot be read or has no text, or a row has something other than text; the message names
+            the line.
     """
     found = False
     for text in _of_text_file(path) if path.suffix.lower() == TEXT else _of_table(path, task.text):
@@ -49,7 +50,7 @@ def read_documents(task: TextTask, path: Path, *_) -> list[str]:
 
 
 def _of_text_file(path: Path) -> Iterator[str]:
-    """What blank lines set apart; without a blank line between two others, a document is a line."""
+    """Yield the blocks between blank lines; if no blank line separates text, each line is a document."""
     if not has_blank_lines(path):
         yield from (text for _, text in lines(path))
         return

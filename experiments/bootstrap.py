@@ -1,14 +1,14 @@
-"""Intervals over seeds and rows, from the predictions that runs keep.
+"""Confidence intervals over seeds and rows, from the predictions that runs save.
 
-An interval over seeds alone takes the evaluation set for granted: another sample of as many rows would have scored
-otherwise. Here the rows are drawn again, with replacement, the same ones for every run, and what that does to the
-difference widens Student's interval over seeds. To draw the seeds again as well would not do: of three pairs, such an
+An interval over seeds alone treats the evaluation set as fixed, but another sample of as many rows would give other
+scores. Here the rows are resampled with replacement, the same ones for every run, and the resulting variation of the
+difference widens Student's interval over seeds. Resampling the seeds as well would not work: with three pairs, such an
 interval misses the truth in one case of four.
 
-The interval is conservative. What a run gets right by chance on a row, and no other seed does, moves both the spread
-over seeds and the mean over drawn rows, and is counted in both. Where nothing else moves the scores, the interval is
-sqrt(1 + (1.96 / t)^2) times as wide as it need be, with t the quantile of Student's t: 1.10 for three pairs, 1.22 for
-five, 1.26 for six, and never more than sqrt(2). Where all seeds err on the same rows, nothing is counted twice.
+The interval is conservative. A row that only one seed gets right by chance affects both the spread over seeds and the
+mean over resampled rows, and so is counted twice. If nothing else moves the scores, the interval is sqrt(1 + (1.96 /
+t)^2) times as wide as necessary, where t is the quantile of Student's t: 1.10 for three pairs, 1.22 for five, 1.26 for
+six, and never more than sqrt(2). If all seeds err on the same rows, nothing is counted twice.
 """
 
 import warnings
@@ -21,17 +21,17 @@ from scipy import stats
 from data.metrics import NO_CLASS, best_class
 
 DRAWS = 2000
-DRAWN_AT_ONCE = 10**7  # indices of rows
+DRAWN_AT_ONCE = 10**7  # row indices in memory at once
 CONFIDENCE = 0.95
-OUTSIDE = 0  # the class of O, in every token task with a score over words
+OUTSIDE = 0  # the class of the tag O in every token task with a score over words
 
 
 @dataclass(frozen=True)
 class Score:
-    """How a metric follows from rows.
+    """A metric that is computed from sums over rows.
 
-    counts: (labels, predictions) -> (rows, k), what each row adds to sums.
-    of_sums: (..., k) -> (...), the score in per cent; 0, as reported, where it is not defined.
+    counts: (labels, predictions) -> (rows, k), each row's contribution to the sums.
+    of_sums: (..., k) -> (...), the score in per cent; 0, as in reports, if it is undefined.
     """
 
     counts: Callable[[Sequence, Sequence], np.ndarray]
@@ -48,7 +48,7 @@ def _binary_counts(labels: Sequence, predictions: Sequence) -> np.ndarray:
 
 
 def _word_counts(labels: Sequence[Sequence[int]], predictions: Sequence[Sequence[int | None]]) -> np.ndarray:
-    """Of each sentence: words rightly found, found, and to be found; words the encoder did not see are left out."""
+    """For each sentence, the counts of words found correctly, found, and to be found; unseen words are left out."""
     rows = []
     for tags, found in zip(labels, predictions, strict=True):
         seen = [(tag, word) for tag, word in zip(tags, found, strict=True) if word is not None]
@@ -91,17 +91,17 @@ CORRELATIONS: dict[str, Callable] = {"spearman": stats.spearmanr, "pearson": sta
 
 
 def computes(metric: str, labels: Sequence) -> bool:
-    """Whether a metric follows from sums over rows here; F1 and Matthews' coefficient do for two classes alone."""
+    """Whether this module can compute a metric; F1 and Matthews' coefficient only with two classes."""
     two_classes = metric not in ("f1", "matthews") or max(labels, default=0) < 2
     return metric in CORRELATIONS or (metric in SCORES and two_classes)
 
 
 def predicted(columns: Mapping[str, Sequence], metric: str) -> list:
-    """What a run predicted for each row, from the logits of its file of predictions.
+    """A run's prediction for each row, from the logits in its predictions file.
 
     Returns:
-        A class or score a row, or of a token task a list of classes, None for a word that the encoder did not see;
-        `NO_CLASS` where a figure is not finite.
+        A class or score per row; in a token task, a list of classes, None for a word that the encoder did not see.
+        `NO_CLASS` if a logit is not finite.
     """
     logits = columns["logits"]
     if metric in CORRELATIONS:
@@ -116,9 +116,9 @@ def _class(logits: Sequence[float]) -> int:
 
 
 def _is_whole(run: Sequence, metric: str) -> bool:
-    """Whether all of a run's predictions are numbers; else its score is 0, as it is reported."""
+    """Whether all of a run's predictions are numbers; if not, its score is 0, as in reports."""
     flat = [each for row in run for each in (row if isinstance(row, list) else [row]) if each is not None]
-    no_class = metric not in CORRELATIONS and NO_CLASS in flat  # which a predicted score may equal
+    no_class = metric not in CORRELATIONS and NO_CLASS in flat  # a predicted score may equal it
     return not no_class and bool(np.isfinite(flat).all())
 
 
@@ -126,16 +126,16 @@ def drawn_scores(metric: str, labels: Sequence, runs: Sequence[Sequence], rows: 
     """The score of each run on each draw of rows: (draws, runs).
 
     Args:
-        labels: of the evaluated rows.
-        runs: of each run, what it predicted, as from `predicted`.
-        rows: (draws, n), the indices of the rows of each draw.
+        labels: labels of the evaluated rows.
+        runs: each run's predictions, as from `predicted`.
+        rows: (draws, n), the row indices of each draw.
     """
     whole = np.array([_is_whole(run, metric) for run in runs])
     if metric in CORRELATIONS:
         label, function = np.asarray(labels, dtype=float), CORRELATIONS[metric]
         found = [np.asarray(run, dtype=float) for run in runs]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a run, or a draw, that is all alike: it has no correlation
+            warnings.simplefilter("ignore")  # about a constant run or draw, which has no correlation
             values = [[function(label[draw], run[draw]).statistic for run in found] for draw in rows]
         return np.where(whole, 100 * np.nan_to_num(np.array(values)), 0.0)
     words = bool(labels) and isinstance(labels[0], list)
@@ -150,13 +150,12 @@ def compare(
     """The difference of two methods' mean scores, paired by seed, with an interval over seeds and rows.
 
     Args:
-        labels: of the evaluated rows, the same for all runs.
-        runs, reference: seed -> what that run predicted.
+        labels: labels of the evaluated rows, the same for all runs.
+        runs, reference: seed -> that run's predictions.
 
     Returns:
         `low` and `high`, the ends of the interval, which is conservative (see above); `sampling_error`, the standard
-        deviation that drawing the rows again gives the score of one run of the reference. None without two seeds in
-        common.
+        deviation over resampled rows of the score of one run of the reference. None without two common seeds.
     """
     return contrast(metric, labels, [(1, runs), (-1, reference)], draws)
 
@@ -164,10 +163,10 @@ def compare(
 def contrast(
     metric: str, labels: Sequence, terms: Sequence[tuple[int, Mapping[int, Sequence]]], draws: int = DRAWS
 ) -> dict[str, float] | None:
-    """As `compare`, of a sum of scores with weights.
+    """Like `compare`, for a weighted sum of scores.
 
     Args:
-        terms: weight, and seed -> what that run predicted; the last one is the reference.
+        terms: pairs of a weight and seed -> that run's predictions; the last one is the reference.
     """
     seeds = sorted(set.intersection(*(set(runs) for _, runs in terms)))
     if len(seeds) < 2:
@@ -180,9 +179,9 @@ def contrast(
     def summed(scores: np.ndarray) -> np.ndarray:  # (draws, seeds)
         return np.tensordot(weights, scores, 1)
 
-    observed = summed(scored(np.arange(len(labels))[None]))[0]  # a difference a seed
-    random = np.random.default_rng(0)  # the same figures at each call
-    count = min(draws, 500) if metric in CORRELATIONS else draws  # ranks are made anew for each draw
+    observed = summed(scored(np.arange(len(labels))[None]))[0]  # one difference per seed
+    random = np.random.default_rng(0)  # the same results in each call
+    count = min(draws, 500) if metric in CORRELATIONS else draws  # ranks are computed again for each draw
     at_once = max(1, DRAWN_AT_ONCE // len(labels))
     sizes = [min(at_once, count - first) for first in range(0, count, at_once)]
     drawn = np.concatenate([scored(random.integers(len(labels), size=(size, len(labels)))) for size in sizes], 1)

@@ -1,10 +1,10 @@
-"""A grid on Slurm: a job a run, submitted through submitit, and what became of each.
+"""A grid on Slurm: one job per run, submitted through submitit, and the status of each.
 
-The jobs need nobody who waits for them. Whoever types the grid's command, from any machine that sees its folder, sees
-how far they are and submits what is missing. Each run's folder says which job is its own (`job.json`).
+The jobs do not need a waiting process. Running the grid's command again, on any machine that shares its folder, shows
+the status of the jobs and submits missing ones. Each run's folder records its job (`job.json`).
 
-A job that is to end (its time limit, pre-emption, `scancel --signal=TERM`) passes the signal on to its run, which
-saves; then it is queued again, and goes on from there.
+A job that is being stopped (time limit, pre-emption, `scancel --signal=TERM`) passes the signal on to its run, which
+saves its state; the job is then queued again and continues from there.
 """
 
 import collections
@@ -28,33 +28,33 @@ from experiments.launch import finish, only_grid, start, write_plan
 from experiments.plan import ROOT, Planned, state
 from utils import InputError, Interrupted, StopSignals, log, reason
 
-JOB = "job.json"  # in a run's folder: its job, and why it failed
-JOB_FILES = ".slurm"  # in the grid's folder: what submitit keeps of the jobs
+JOB = "job.json"  # in a run's folder: its job number, and why it failed
+JOB_FILES = ".slurm"  # in the grid's folder: submitit's files
 POLL_SECONDS = 10.0
-TRIES = 30  # to reach Slurm's controller, which may be starting again
-# submitit passes the signal of its own choice on to a job; SIGTERM is the one that the scripts save at.
+TRIES = 30  # attempts to reach Slurm's controller, which may be restarting
+# submitit sends a job a signal of its own choice by default; the scripts save their state at SIGTERM.
 SIGNAL = {"SUBMITIT_PREEMPT_SIGNAL": "TERM"}
-MOST_REQUEUES = 1000  # of a job that reaches its time limit
+MOST_REQUEUES = 1000  # for a job that reaches its time limit
 DEFAULTS = {"name": "asa", "timeout_min": 240}
-# A run is one process here; several_nodes.sh is for more.
+# A run is one process here; use several_nodes.sh for more.
 ALONE = ("nodes", "tasks_per_node")
-# What submitit calls alike on every cluster; its names of Slurm's own settings begin with "slurm_".
+# Settings with the same name on every cluster; submitit's names for Slurm's own settings begin with "slurm_".
 SHARED = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
-# Slurm's words for a job that has ended; every other is one of a job that runs, or will.
+# Slurm's states of a job that has ended; any other state is of a job that runs or will run.
 ENDED = (
     *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"),
     *("PREEMPTED", "REVOKED"),
 )
-INTERRUPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # with and without a state saved
+INTERRUPTED = (128 + signal.SIGTERM, -signal.SIGTERM)  # with and without a saved state
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a run is.
+    """The status of a run.
 
-    kind: `finished`, `running`, `queued`, `failed`, or `missing`: no job is at it.
-    job: the number of its job, empty if it never had one.
-    why: it failed.
+    kind: `finished`, `running`, `queued`, `failed`, or `missing`: it has no job.
+    job: the number of its job; empty if it never had one.
+    why: why it failed.
     """
 
     kind: str
@@ -67,7 +67,7 @@ class NoAnswer(InputError):
 
 
 class Job:
-    """What a job does: start its run, or what is left of it, and wait for its end. submitit pickles it."""
+    """A job's task: start or resume its run, and wait for it to end. submitit pickles this object."""
 
     def __init__(self, run: Planned, keep: str):
         self.run, self.keep = run, keep
@@ -78,35 +78,35 @@ class Job:
 
         number = submitit.JobEnvironment().job_id
         if _first_number(read_job(self.run)) > int(number.partition("_")[0]) or state(self.run) == "finished":
-            return  # it was submitted again, by somebody who could not see this job
+            return  # somebody who could not see this job submitted the run again
         write_job(self.run, number)
-        cpus = os.environ.get("SLURM_CPUS_ON_NODE")  # as many threads on any node, for the same bits
+        cpus = os.environ.get("SLURM_CPUS_ON_NODE")  # the same number on any node, for bit-for-bit equality
         try:
             process = self.process = start(self.run, {"OMP_NUM_THREADS": cpus} if cpus else {})
         except (InputError, OSError) as error:
             self._end(f"not started ({reason(error)})", 2)
-        # Without the lock of `wait`, which `checkpoint` needs.
+        # Does not take the lock of `wait`, which `checkpoint` needs.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        if process.wait() in INTERRUPTED:  # the run alone has got the signal
+        if process.wait() in INTERRUPTED:  # only the run received the signal
             signal.raise_signal(signal.SIGTERM)
         self._end(finish(self.run, process.returncode, self.keep), process.returncode)
 
     def checkpoint(self):
-        """Called by submitit at the signal: have the run save and end; submitit then queues the job again.
+        """Called by submitit at the signal: let the run save and end; submitit then queues the job again.
 
         Returns:
-            What the job is to do then; None for a job that Slurm is ending for good, as at a plain `scancel`.
+            The task of the queued job; None if Slurm ends the job for good, as with a plain `scancel`.
         """
         import submitit
 
-        # A second signal would wait for the same end, within the first one's wait.
+        # A second signal would wait for the same end, inside the first one's wait.
         signal.signal(signal.SIGTERM, lambda *_: None)
         if self.process is not None:
             self.process.terminate()
-            if self.process.wait() not in INTERRUPTED:  # it was at its end
+            if self.process.wait() not in INTERRUPTED:  # it was about to end
                 self._end(finish(self.run, self.process.returncode, self.keep), self.process.returncode)
         number = submitit.JobEnvironment().job_id
-        # By the number of its array: the array's last task to start has another one, which means the whole array.
+        # Asked by its number within the array: the last task to start also has a number that means the whole array.
         word = _state_of(number)
         if word in ("RUNNING", ""):
             return submitit.helpers.DelayedSubmission(Job(self.run, self.keep))
@@ -121,7 +121,7 @@ class Job:
 
 
 def _state_of(job: str) -> str:
-    """Slurm's word for how far a job is; empty if it does not tell."""
+    """Slurm's state of a job; empty if unknown."""
     for _ in range(TRIES):
         try:
             return next(iter(squeue("--jobs", job, "--format=%T")), "")
@@ -131,12 +131,12 @@ def _state_of(job: str) -> str:
 
 
 def _first_number(record: Mapping[str, str]) -> int:
-    """That of a run's job, or of the array that it belongs to; later jobs have higher ones. 0 without a job."""
+    """The number of a run's job, or of its array; later jobs have higher numbers. 0 without a job."""
     return int(record.get("job", "0").partition("_")[0])
 
 
 def read_job(run: Planned) -> dict[str, str]:
-    """`job`, the number of a run's last job, and `failed` where it did; nothing before there was one."""
+    """`job`, the number of a run's last job, and `failed`, the reason if it failed; empty before the first job."""
     try:
         return dict(json.loads((run.folder / JOB).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -145,17 +145,17 @@ def read_job(run: Planned) -> dict[str, str]:
 
 def write_job(run: Planned, job: str, why: str = "") -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    # Whoever has submitted a job may write at the same time as the job itself.
+    # The process that submitted a job may write at the same time as the job itself.
     temporary = run.folder / f".{JOB}.{socket.gethostname()}.{os.getpid()}"
     temporary.write_text(json.dumps({"job": job, "failed": why} if why else {"job": job}), encoding="utf-8")
     os.replace(temporary, run.folder / JOB)
 
 
 def squeue(*arguments: str) -> list[str]:
-    """The lines of squeue; none if it does not know the job any more.
+    """The lines of squeue; none if it no longer knows the job.
 
     Raises:
-        InputError: it is not there.
+        InputError: there is no squeue.
         NoAnswer: it does not answer.
     """
     try:
@@ -170,10 +170,10 @@ def squeue(*arguments: str) -> list[str]:
 
 
 def standings(runs: Sequence[Planned]) -> dict[str, Standing]:
-    """Run -> how far it is, by its folder and by Slurm.
+    """Run -> its status, from its folder and from Slurm.
 
     Raises:
-        InputError: Slurm does not answer, or a folder has a run of another setting.
+        InputError: Slurm does not answer, or a folder has a run with other settings.
     """
     records = {run.name: read_job(run) for run in runs}
     arrays = sorted({record["job"].partition("_")[0] for record in records.values() if "job" in record})
@@ -185,7 +185,7 @@ def standings(runs: Sequence[Planned]) -> dict[str, Standing]:
 def _standing(run: Planned, record: Mapping[str, str], known: Mapping[str, str]) -> Standing:
     job, finished = record.get("job", ""), state(run) == "finished"
     word = known.get(job, "")
-    if word and word not in ENDED:  # though the run be finished: the job tidies up after it
+    if word and word not in ENDED:  # even if the run is finished: the job is still tidying up
         return Standing("running" if word in ("RUNNING", "COMPLETING") else "queued", job)
     if finished:
         return Standing("finished", job)
@@ -198,19 +198,19 @@ def _standing(run: Planned, record: Mapping[str, str], known: Mapping[str, str])
 
 
 def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: str, again: str) -> dict[str, str]:
-    """Submit what no job is at, and wait until all have ended.
+    """Submit the runs that have no job, and wait until all have ended.
 
     Args:
         given: `--cluster_args`.
-        keep: which weights of a finished run stay, one of `experiments.plan.KEPT`.
-        again: said to who interrupts it.
+        keep: which weights of a finished run to keep, one of `experiments.plan.KEPT`.
+        again: the message for a user who interrupts it.
 
     Returns:
-        Run -> why it failed, of those that did.
+        Run -> why it failed, for failed runs.
 
     Raises:
-        InputError: Slurm or submitit is not there, or does not take the arguments.
-        Interrupted: by Ctrl-C; the jobs go on.
+        InputError: Slurm or submitit is missing, or does not accept the arguments.
+        Interrupted: by Ctrl-C; the jobs continue.
     """
     executor = make_executor(folder, given)
     with only_grid(folder, wait=60), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
@@ -221,13 +221,13 @@ def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: 
             if (standing := found[run.name]).kind == "failed":
                 log.info(f"{run.name}: {standing.why}; submitted again")
         todo = [run for run in runs if found[run.name].kind in ("missing", "failed")]
-        # The job of an evaluation whose training has failed waits in vain, until Slurm notices.
+        # The job of an evaluation waits in vain for a failed training, until Slurm notices.
         todo += [run for run in runs if run.waits_for in todo and found[run.name].kind == "queued"]
         stopped = f"the jobs go on; {again}"
         try:
             submit(todo, found, executor, keep)
         except InputError:
-            if signals.noted:  # Ctrl-C has reached sbatch too
+            if signals.noted:  # Ctrl-C reached sbatch too
                 raise Interrupted(signals.noted, f"not all jobs are submitted; {again}") from None
             raise
     if signals.noted:
@@ -239,16 +239,16 @@ def run_grid(runs: Sequence[Planned], folder: Path, given: Sequence[str], keep: 
 
 
 def counts(found: Iterable[Standing]) -> str:
-    """How many runs are how far, in words."""
+    """The number of runs with each status, in words."""
     numbers = collections.Counter(standing.kind for standing in found)
     return ", ".join(f"{numbers[kind]} {kind}" for kind in ("finished", "running", "queued", "failed", "missing"))
 
 
 def make_executor(folder: Path, given: Sequence[str]) -> Any:
-    """submitit's executor, set up by `--cluster_args`.
+    """submitit's executor, configured by `--cluster_args`.
 
     Raises:
-        InputError: submitit or Slurm is not there, or it does not take an argument.
+        InputError: submitit or Slurm is missing, or does not accept an argument.
     """
     os.environ.update(SIGNAL)  # submitit reads it when it is imported
     try:
@@ -260,14 +260,14 @@ def make_executor(folder: Path, given: Sequence[str]) -> Any:
     settings: dict[str, Any] = {
         key if key in SHARED else f"slurm_{key}": value for key, value in (DEFAULTS | _pairs(given)).items()
     }
-    # Some versions of srun do not look at what sbatch was given.
+    # Some versions of srun ignore the options of sbatch.
     cpus = '[ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK'
     settings["slurm_setup"] = [
         cpus,
         *(f"export {name}={value}" for name, value in SIGNAL.items()),
         f"export PYTHONPATH={shlex.quote(str(ROOT))}${{PYTHONPATH:+:$PYTHONPATH}}",
     ]
-    # Sites differ in what they do without being asked. Evaluations of a training that failed are not to wait for ever.
+    # Sites have different defaults. Evaluations must not wait forever for a failed training.
     settings["slurm_additional_parameters"] = {"requeue": True, "kill-on-invalid-dep": "yes"}
     place = (folder / JOB_FILES).absolute()
     executor = submitit.AutoExecutor(place, cluster="slurm", slurm_max_num_timeout=MOST_REQUEUES)
@@ -287,7 +287,7 @@ def _pairs(given: Sequence[str]) -> dict[str, int | float | str]:
         pairs[key] = text
         for kind in (int, float):
             with contextlib.suppress(ValueError):
-                if str(kind(text)) == text:  # and not an account 0042
+                if str(kind(text)) == text:  # not an account such as 0042
                     pairs[key] = kind(text)
         if key in ALONE and pairs[key] != 1:
             raise InputError(
@@ -299,13 +299,13 @@ def _pairs(given: Sequence[str]) -> dict[str, int | float | str]:
 
 
 def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any, keep: str) -> None:
-    """The trainings as one job array, and the evaluations of each as an array that waits for it.
+    """Submit the trainings as one job array, and the evaluations of each as an array that waits for it.
 
     Args:
-        found: how far these runs and those that they need are.
+        found: the status of these runs and of those that they need.
 
     Raises:
-        InputError: sbatch refuses.
+        InputError: sbatch fails.
     """
     jobs = {name: standing.job for name, standing in found.items() if standing.kind in ("queued", "running")}
 
@@ -320,14 +320,14 @@ def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any
             raise InputError(f"--cluster_args: sbatch refuses the jobs: {' '.join(str(error).split())}") from None
         for run, job in zip(array, submitted, strict=True):
             jobs[run.name] = job.job_id
-            if read_job(run).get("job") != job.job_id:  # it may have begun, and even failed, by now
+            if read_job(run).get("job") != job.job_id:  # it may already have started, and even failed
                 write_job(run, job.job_id)
             log.info(f"{run.name}: submitted as job {job.job_id}")
 
-    # The executor keeps a dependency: what waits for nothing comes first.
+    # The executor keeps a dependency once set, so runs without one are submitted first.
     if free := [run for run in runs if run.waits_for is None]:
         submit_array(free)
-    waiting: dict[str, list[Planned]] = {}  # number of the job that they wait for, if any -> the runs
+    waiting: dict[str, list[Planned]] = {}  # number of the job to wait for, if any -> the runs
     for run in runs:
         if run.waits_for:
             waiting.setdefault(jobs.get(run.waits_for.name, ""), []).append(run)
@@ -336,23 +336,23 @@ def submit(runs: Sequence[Planned], found: Mapping[str, Standing], executor: Any
 
 
 def watch(runs: Sequence[Planned]) -> dict[str, str]:
-    """Wait until no job is at any of the runs, and tell what changes.
+    """Wait until no run has a job any more, and log changes.
 
     Returns:
-        Run -> why it failed, of those that did.
+        Run -> why it failed, for failed runs.
     """
     seen: dict[str, Standing] = {}
     while True:
         try:
             now = standings(runs)
-        except NoAnswer as error:  # Slurm's controller restarts
+        except NoAnswer as error:  # Slurm's controller may be restarting
             log.warning(f"{reason(error)}; asked again")
             time.sleep(POLL_SECONDS)
             continue
         for name, standing in now.items():
             if standing != seen.get(name):
                 log.info(f"{name}: {standing.kind}" + f", {standing.why}" * bool(standing.why))
-        # What Slurm knows may be ahead of what a shared file system shows: an end counts when it is seen twice.
+        # Slurm may be ahead of a shared file system: an end counts when it is seen twice.
         if now == seen and not any(standing.kind in ("queued", "running") for standing in now.values()):
             return _failed(runs, now)
         if now != seen:
@@ -373,7 +373,7 @@ def _failed(runs: Sequence[Planned], found: Mapping[str, Standing]) -> dict[str,
 
 
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
-    """As locally, with how far the jobs are."""
+    """The same as for a local grid, with the status of the jobs."""
     local_dry_run(runs, folder, jobs)
     found = standings(runs)
     for name, standing in found.items():

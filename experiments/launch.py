@@ -1,7 +1,7 @@
-"""A grid of runs, started one after another or side by side, and finished however often it is cut off.
+"""A grid of runs, started one after another or in parallel, which can be continued after any interruption.
 
-Each run has a process of its own. What is finished is skipped, what was cut off is resumed, and what fails does not
-stop the rest.
+Each run has its own process. Finished runs are skipped, interrupted runs are resumed, and a failed run does not stop
+the others.
 """
 
 import contextlib
@@ -26,23 +26,24 @@ from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, counted, log, reason, short, write_json, write_text
 
-# Plain fine-tuning, in examples a second, where no finished run says better; other methods take two passes.
+# Plain fine-tuning, in examples per second, used if no finished run gives a better estimate; other methods take two
+# passes.
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
-BAR = re.compile(r"^\s*$|\d+%\|")  # what a progress bar leaves of a line
+BAR = re.compile(r"^\s*$|\d+%\|")  # lines left by a progress bar
 
 
 class Estimate:
-    """How long runs take: the median of finished runs of the same task and method in a folder, else a rough rate."""
+    """Estimates run times: the median of finished runs of the same task and method in a folder, else a rough rate."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.seconds: dict[str, list[float]] = {}  # task/method -> of the training, one figure a run
-        self.unread = ""  # why there may be fewer figures than finished runs
+        self.seconds: dict[str, list[float]] = {}  # task/method -> training time of each run
+        self.unread = ""  # why some finished runs may be missing
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what has finished by now; what cannot be read must not keep the other runs from going on."""
+        """Read the runs finished by now; an unreadable file must not stop the other runs."""
         try:
             results = read_results(self.folder)
         except (InputError, OSError) as error:
@@ -52,11 +53,11 @@ class Estimate:
             return
         self.seconds = {}
         for result in results:
-            if result.best is not None:  # a training
+            if result.best is not None:  # a training run
                 self.seconds.setdefault(_kind(result.name), []).append(60 * result.minutes)
 
     def of(self, run: Planned) -> tuple[float, str]:
-        """Seconds, and where they come from."""
+        """The estimate in seconds, and its source."""
         if run.needs:
             return 0.0, "an evaluation, not counted"
         known = self.seconds.get(_kind(run.name))
@@ -72,7 +73,7 @@ class Estimate:
 
 
 def _kind(name: str) -> str:
-    """What the runs of a task and a method have in common, whatever their seed; pre-training has but one of each."""
+    """The part of a run's name without the seed: its task and method; pre-training has only one run of each."""
     return name.rpartition("/seed")[0] or name
 
 
@@ -81,14 +82,14 @@ def duration(seconds: float) -> str:
 
 
 def recipe_line(recipe: Recipe) -> str:
-    """The settings of a recipe in one line, each followed by its source."""
+    """The settings of a recipe on one line, each followed by its source."""
     return ", ".join(f"{name} {short(value)} ({recipe.source(name)})" for name, value in recipe.settings().items())
 
 
 def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
-    """Print what would be started; writes nothing."""
+    """Print what would be started; nothing is written."""
     for name, task in {run.task.name: run.task for run in runs}.items():
-        assert task.recipe is not None  # as `plan_runs` has checked
+        assert task.recipe is not None  # `plan_runs` has checked this
         print(f"# {name}: {recipe_line(task.recipe)}")
     estimate, left = Estimate(folder), []
     for run in runs:
@@ -107,24 +108,24 @@ def dry_run(runs: Sequence[Planned], folder: Path, jobs: int) -> None:
 
 
 def write_plan(runs: Sequence[Planned], folder: Path) -> None:
-    """Add the runs to the folder's plan. What was planned once stays planned: the report says what is missing."""
+    """Add the runs to the folder's plan. Earlier planned runs stay in it, so that the report can list missing ones."""
     path = folder / PLAN
     planned = read_plan(path) if path.exists() else {}
     for run in runs:
-        command = shlex.join(["python", *run.command[1:]])  # wherever it was
+        command = shlex.join(["python", *run.command[1:]])  # whatever the path of the interpreter
         planned[run.name] = {"task": run.task.name, "method": run.variant.label, "command": command}
     write_json(path, {"runs": planned})
 
 
 @contextlib.contextmanager
 def only_grid(folder: Path, wait: float = 0) -> Iterator[None]:
-    """Hold the folder against a second grid.
+    """Context that locks the folder against a second grid.
 
     Args:
-        wait: seconds in which the other one may end.
+        wait: how many seconds to wait for another grid to end.
 
     Raises:
-        InputError: another grid works in it.
+        InputError: another grid is using the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -137,18 +138,18 @@ def only_grid(folder: Path, wait: float = 0) -> Iterator[None]:
 
 
 def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again: str) -> dict[str, str]:
-    """Run what is not finished, `jobs` at a time.
+    """Run the unfinished runs, `jobs` at a time.
 
     Args:
-        keep: which weights of a finished run stay, one of `experiments.plan.KEPT`.
-        again: said to who interrupts the grid.
+        keep: which weights of a finished run to keep, one of `experiments.plan.KEPT`.
+        again: the message for a user who interrupts the grid.
 
     Returns:
-        Run -> why it failed, of those that did.
+        Run -> why it failed, for failed runs.
 
     Raises:
-        InputError: a folder holds a run of another setting, or another grid works there.
-        Interrupted: a signal came; the runs have been told to save, and have ended.
+        InputError: a folder has a run with other settings, or another grid is using the folder.
+        Interrupted: by a signal; the runs have saved their states and ended.
     """
     with only_grid(folder), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         waiting = [run for run in runs if state(run) != "finished"]
@@ -162,10 +163,10 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
 
 
 def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, signals: StopSignals) -> dict[str, str]:
-    # Each with the time of its start and its share.
+    # Each with its start time and its share of the machine.
     running: dict[subprocess.Popen, tuple[Planned, float, dict[str, str]]] = {}
     failed: dict[str, str] = {}
-    free = shares(jobs)  # of the machine
+    free = shares(jobs)
     bar = tqdm(total=len(waiting), unit="run", disable=None, bar_format="{l_bar}{bar}| {n}/{total}, {elapsed}{postfix}")
 
     def seconds_left() -> float:
@@ -209,20 +210,20 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
         bar.close()
         stop(list(running), signals)
         for process, (run, *_) in running.items():
-            if process.returncode == 0 and (said := finish(run, 0, keep)):  # it was at its end
+            if process.returncode == 0 and (said := finish(run, 0, keep)):  # it was about to end
                 failed[run.name] = said
     return failed
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
-    """What each of several runs side by side gets of the machine, as environment variables; a single one gets all.
+    """Each parallel run's share of the machine, as environment variables; a single run gets everything.
 
-    They take the GPUs in turn, those of `CUDA_VISIBLE_DEVICES` where it is set. Each has its part of the CPU's
-    threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
+    Runs are assigned to the GPUs in turn, to those in `CUDA_VISIBLE_DEVICES` if it is set. Each gets its part of the
+    CPU's threads, unless `OMP_NUM_THREADS` is set: with more threads than cores, runs wait for each other.
     """
     if jobs == 1:
         return [{}]
-    import torch  # not with the module: a job on Slurm need not wait for it
+    import torch  # not at the top, so that a Slurm job does not wait for it
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     gpus = [str(number) for number in range(torch.cuda.device_count())] if given is None else given.split(",")
@@ -234,10 +235,10 @@ def shares(jobs: int) -> list[dict[str, str]]:
 
 
 def start(run: Planned, share: Mapping[str, str]) -> subprocess.Popen:
-    """Start a run whose output goes to `log.txt` in its folder, out of reach of the terminal's Ctrl-C.
+    """Start a run with its output in `log.txt` in its folder, unaffected by Ctrl-C in the terminal.
 
     Args:
-        share: environment variables of its own.
+        share: environment variables for this run.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     with open(run.folder / "log.txt", "ab") as output:
@@ -252,12 +253,12 @@ def start(run: Planned, share: Mapping[str, str]) -> subprocess.Popen:
 
 
 def finish(run: Planned, status: int, keep: str) -> str:
-    """Tidy up after a run; what is wrong with it is returned, empty for nothing."""
+    """Tidy up after a run; return what is wrong with it, or "" if nothing is."""
     path = run.folder / "log.txt"
     last = ""
     try:
         last = tidy(path)
-    except (InputError, OSError) as error:  # a finished run is none the worse for it
+    except (InputError, OSError) as error:  # this does not harm a finished run
         log.warning(f"{run.name}: {reason(error)}")
     if status:
         return f"failed with exit status {status} ({last or 'it said nothing'}; see {path})"
@@ -272,7 +273,7 @@ def finish(run: Planned, status: int, keep: str) -> str:
 
 
 def tidy(path: Path) -> str:
-    """Take the progress bars out of a log; its last line is returned."""
+    """Remove the progress bars from a log; return its last line."""
     lines = [line.rpartition("\r")[2] for line in path.read_text(encoding="utf-8", errors="replace").split("\n")]
     lines = [line for line in lines if not BAR.search(line)]
     write_text(path, "".join(f"{line}\n" for line in lines))
@@ -280,7 +281,7 @@ def tidy(path: Path) -> str:
 
 
 def drop_weights(folder: Path, keep: str) -> None:
-    """Remove what a finished run need not keep: the `.bin` of earlier epochs, or all weights."""
+    """Remove the weights that a finished run need not keep: the `.bin` files of earlier epochs, or all weights."""
     checkpoints = sorted(folder.glob("[0-9]*_pytorch_model.bin"), key=lambda path: int(path.name.partition("_")[0]))
     if keep == "none":
         shutil.rmtree(folder / "best", ignore_errors=True)
@@ -289,7 +290,7 @@ def drop_weights(folder: Path, keep: str) -> None:
 
 
 def stop(processes: Sequence[subprocess.Popen], signals: StopSignals) -> None:
-    """Ask the runs to save and end, and wait until they have; at a signal that insists they are killed."""
+    """Ask the runs to save and end, and wait for them; a signal that insists kills them."""
     if processes:
         log.info(f"waiting for {len(processes)} run{'s' * (len(processes) > 1)} to save; a second signal kills")
     for process in processes:

@@ -1,4 +1,4 @@
-"""Scores on some of the rows, from the predictions that runs keep, and their differences, paired by seed."""
+"""Scores on a subset of the rows, from saved predictions, and their differences, paired by seed."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,16 +9,16 @@ from experiments import bootstrap
 from experiments.tables import Group, compare, listed
 from utils import InputError, log
 
-Predicted = tuple[dict[int, list], list]  # seed -> what the run predicted of each row, and the labels
+Predicted = tuple[dict[int, list], list]  # seed -> the run's prediction for each row; and the labels
 
 
 def where(group: Group) -> str:
-    """What all methods that are compared with a group share, in messages."""
+    """A name, for messages, of what all methods compared with a group share."""
     return ", ".join(filter(None, (group.task, listed(group.training), f"scored on {group.first.scored_on}")))
 
 
 def read(group: Group) -> Predicted | None:
-    """The predictions of the runs that keep them; None, and a logged line, where they cannot be compared by rows.
+    """The saved predictions of the runs; None, and a log message, if they cannot be compared by rows.
 
     Raises:
         InputError: two runs were not scored on the same rows.
@@ -45,7 +45,7 @@ def read(group: Group) -> Predicted | None:
 
 
 def check_rows(groups: Sequence[Group], read: Mapping[Group, Predicted]) -> None:
-    """Raise `InputError` where two of these groups were not scored on the same rows."""
+    """Raise `InputError` if two of these groups were not scored on the same rows."""
     first, *others = (group for group in groups if group in read)
     for other in others:
         if read[other][1] != read[first][1]:
@@ -54,7 +54,7 @@ def check_rows(groups: Sequence[Group], read: Mapping[Group, Predicted]) -> None
 
 
 def of_seeds(arms: Mapping[float, Predicted], picks: Mapping[int, float]) -> Predicted | None:
-    """Of each seed the run of the arm that is picked for it, all arms being of the same rows; None if there is none."""
+    """For each seed, the run of the arm picked for it; all arms have the same rows. None if there is none."""
     runs = {seed: arms[pick][0][seed] for seed, pick in picks.items() if pick in arms and seed in arms[pick][0]}
     return (runs, next(iter(arms.values()))[1]) if runs else None
 
@@ -67,7 +67,7 @@ def scores(metric: str, found: Predicted, rows: np.ndarray) -> dict[int, float]:
 
 
 def values(metric: str, terms: Sequence[Predicted], rows: np.ndarray) -> dict[int, float]:
-    """Seed -> score, or of two terms, the score of the first minus that of the second."""
+    """Seed -> score; with two terms, the score of the first minus that of the second."""
     first, *second = (scores(metric, term, rows) for term in terms)
     return {seed: first[seed] - second[0][seed] for seed in first.keys() & second[0].keys()} if second else first
 
@@ -76,7 +76,7 @@ def against(metric: str, ours: Sequence[Predicted], theirs: Sequence[Predicted],
     """The difference on these rows, paired by seed, with intervals over seeds, and over seeds and rows.
 
     Args:
-        ours, theirs: the terms of `values`, as many on both sides, all of the same rows.
+        ours, theirs: terms as for `values`, equally many on both sides, all with the same rows.
     """
     every = ours[0][1]
     signs = [1, -1][: len(ours)] + [-1, 1][: len(theirs)]

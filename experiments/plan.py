@@ -1,6 +1,6 @@
-"""The runs of a grid: which there are, the command of each, and how far it is.
+"""The runs of a grid, the command of each, and its status.
 
-A run is a command of one of the scripts in a folder of its own, which tells whether it is finished, cut off or new.
+A run is a command of one of the scripts with its own folder, which shows whether it is finished, cut off or new.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from data.tasks import TASKS
 from experiments.records import different_settings, is_finished, parsed, read_run
 from utils import InputError, file_sha256
 
-KEPT = ("all", "last", "none")  # the weights of a finished run that a grid leaves
+KEPT = ("all", "last", "none")  # which weights of a finished run a grid keeps
 ROOT = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a table: a method, and the flags of its own that differ from the defaults.
+    """One row of a table: a method, and those of its flags that differ from the defaults.
 
-    label: names its runs' folders.
+    label: the name of its runs' folders.
     """
 
     label: str
@@ -39,10 +39,10 @@ class Variant:
 class Planned:
     """One run of a grid.
 
-    name: its folder below the grid's.
-    args: what the script makes of `command`; of an evaluation, those of the training.
-    needs: the run whose last checkpoint an evaluation takes.
-    after: the run whose best epoch is the encoder that this one fine-tunes.
+    name: its folder below the grid's folder.
+    args: the parsed arguments of `command`; for an evaluation, those of the training.
+    needs: the run whose last checkpoint an evaluation uses.
+    after: the run whose best epoch is the encoder that this run fine-tunes.
     """
 
     name: str
@@ -56,20 +56,20 @@ class Planned:
 
     @property
     def waits_for(self) -> "Planned | None":
-        """The run that has to be finished before."""
+        """The run that has to finish first."""
         return self.needs or self.after
 
     @property
     def steps(self) -> int:
-        """Optimizer steps, of a run on the complete training set."""
-        assert self.task.recipe is not None  # as `plan_runs` has checked
+        """The number of optimizer steps of a run on the complete training set."""
+        assert self.task.recipe is not None  # `plan_runs` has checked this
         epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
         return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
 
 
 @dataclass(frozen=True)
 class OtherSet:
-    """A set that a trained model is scored on: one of a task, or a file in that task's format."""
+    """A set that a trained model is scored on: a task's own, or a file in that task's format."""
 
     task: str
     file: str = ""
@@ -88,15 +88,16 @@ def plan_runs(
 ) -> list[Planned]:
     """Every run of task x variant x seed, in the order in which they are started.
 
-    All tasks and variants have their first seed before one has its second: a grid that is cut off is balanced.
+    All tasks and variants run with their first seed before any runs with its second, so that an interrupted grid is
+    balanced.
 
     Args:
-        seeds: None for as many as were published; how many, from 42 on; or which.
-        flags: go to every run.
+        seeds: None for as many as were published; or how many, from 42 on; or a list.
+        flags: passed to every run.
 
     Raises:
-        InputError: a task has no published settings, a script does not take the flags, one of them is a row's own, or
-            two rows are of one setting.
+        InputError: a task has no published settings, a script does not accept the flags, one of them is set by a row,
+            or two rows have the same settings.
     """
     own = {flag for variant in variants for flag in variant.flags[::2]}
     for part in flags:
@@ -108,13 +109,13 @@ def plan_runs(
             raise InputError(f"--tasks {task.name}: it has no recipe in data/tasks.py")
         count = seeds or task.recipe.seeds
         for place, seed in enumerate(range(42, 42 + count) if isinstance(count, int) else count):
-            labels: dict[str, str] = {}  # of each setting
+            labels: dict[str, str] = {}  # setting -> label of its row
             for variant in variants:
                 name = f"{task.name}/{variant.label}/seed{seed}"
                 settings = {"task_name": task.name, **task.recipe.settings(), "method": variant.method, "seed": seed}
                 given = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
                 given = ["--do_train", "--do_eval", *given, *variant.flags, *flags, "--output_dir", str(folder / name)]
-                args = parsed(task, given)  # a wrong flag is better found before the first run
+                args = parsed(task, given)  # to find a wrong flag before the first run
                 setting = json.dumps({**args, "output_dir": None}, sort_keys=True)
                 if setting in labels:
                     raise InputError(f"{labels[setting]} and {variant.label} are one setting: leave one of them out")
@@ -128,11 +129,11 @@ def plan_runs(
 def with_evaluations(
     runs: Sequence[Planned], sets: Mapping[str, Sequence[OtherSet]], flags: list[str]
 ) -> list[Planned]:
-    """After each run, the evaluations of its last checkpoint.
+    """The runs, each followed by the evaluations of its last checkpoint.
 
     Args:
-        sets: task that was trained on -> what its models are scored on.
-        flags: go to every evaluation.
+        sets: training task -> the sets that its models are scored on.
+        flags: passed to every evaluation.
 
     Raises:
         InputError: two sets would have the same folder.
@@ -156,7 +157,7 @@ def with_evaluations(
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRecipe(Recipe):
-    """Of data of the user's own: where they are. All else is the default of the script, or given to the grid.
+    """The recipe for the user's own data: only its location. All else is the script's default, or given to the grid.
 
     given: argument of the script -> its value.
     """
@@ -171,10 +172,10 @@ class OwnRecipe(Recipe):
 
 
 def folder_task(folder: str) -> Task:
-    """The task of a folder with train.*, and as may be dev.* and test.*; its script is guessed from its columns.
+    """The task of a folder with train.* and optionally dev.* and test.*; its script is guessed from its columns.
 
     Raises:
-        InputError: it has no training file, or that cannot be read.
+        InputError: it has no training file, or the file cannot be read.
     """
     files = own_sets.split_files(Path(folder), ())
     if "train" not in files:
@@ -194,10 +195,10 @@ def script_command(script: str) -> list[str]:
 
 
 def results_of(run: Planned) -> dict | None:
-    """The results file of a run, None before there is one.
+    """The results file of a run; None if there is none yet.
 
     Raises:
-        InputError: it is of another setting, or not readable.
+        InputError: it is from other settings, or cannot be read.
     """
     path = run.folder / "results.json"
     if not path.exists():
@@ -223,14 +224,14 @@ def _encoder(recorded: dict, run: Planned) -> dict:
 
 
 def state(run: Planned) -> str:
-    """`finished`, `cut off` or `new`.
+    """The status of a run: `finished`, `cut off` or `new`.
 
     Raises:
-        InputError: its folder has the results of another setting, file or encoder.
+        InputError: its folder has the results of other settings, another file or another encoder.
     """
     if run.needs:
         path = run.folder / "evaluation.json"
-        if not path.exists() or state(run.needs) == "new":  # the scores are of other weights
+        if not path.exists() or state(run.needs) == "new":  # the scores are from other weights
             return "new"
         args = read_run(path)["args"]
         scored = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
@@ -247,7 +248,7 @@ def state(run: Planned) -> str:
 
 
 def _is_of(results: dict, before: Planned) -> bool:
-    """Whether a fine-tuning began with the encoder that there is now; older results do not say which they had."""
+    """Whether a fine-tuning run began with the present encoder; older results do not record their encoder."""
     if state(before) != "finished":
         return False
     weights, recorded = before.folder / "best" / "model.safetensors", results.get("encoder_sha256")
@@ -256,27 +257,27 @@ def _is_of(results: dict, before: Planned) -> bool:
 
 @functools.cache
 def _sha256(path: Path, changed: int) -> str:
-    """The sha256 of a file as it was when it was last changed: a grid asks for the same one many times."""
+    """The sha256 of a file, cached by its modification time: a grid asks for the same one many times."""
     return file_sha256(path)
 
 
 def command_of(run: Planned) -> list[str]:
-    """What is to be started now: the run, the rest of it, or an evaluation of the checkpoint that there is."""
+    """The command to start now: the run, its continuation, or an evaluation of the existing checkpoint."""
     if run.needs is None:
         return run.command + ["--resume"] * (state(run) == "cut off")
-    cut_off = any((run.folder / "predictions").glob("*"))  # what an evaluation leaves before its scores
+    cut_off = any((run.folder / "predictions").glob("*"))  # an evaluation writes these before its scores
     return [*run.command, "--test_model_file", str(last_checkpoint(run.needs))] + ["--overwrite_output_dir"] * cut_off
 
 
 def last_checkpoint(run: Planned) -> Path:
-    """The weights after a run's last epoch: the last that it has recorded, or before there is one, the last planned."""
+    """The weights after a run's last epoch: the last recorded epoch, or the last planned one if none is recorded."""
     epochs = (results_of(run) or {}).get("epochs")
     last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
     return run.folder / f"{last}_pytorch_model.bin"
 
 
 def check_evaluations(runs: Sequence[Planned]) -> None:
-    """Raise `InputError` where a training has finished whose weights an evaluation still needs, and they are gone."""
+    """Raise `InputError` if an evaluation still needs the weights of a finished training, and they are gone."""
     for run in runs:
         if run.needs and state(run) == "new" and state(run.needs) == "finished":
             path = last_checkpoint(run.needs)

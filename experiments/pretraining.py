@@ -1,6 +1,6 @@
-"""Continued pre-training: an encoder trained further on text with each method, then fine-tuned plainly on tasks.
+"""Continued pre-training: an encoder is trained further on text with each method, then fine-tuned plainly on tasks.
 
-Beside it stands the encoder as it was, fine-tuned in the same way.
+The reference is the original encoder, fine-tuned in the same way.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from experiments.tables import (
 )
 from models.methods import METHODS
 
-FOLDER = "pretraining"  # below the grid's: a run of each method
+FOLDER = "pretraining"  # below the grid's folder: one run per method
 AS_IT_WAS = "not at all"
 TITLE = "Continued pre-training"
 ABOUT = """\
@@ -50,14 +50,14 @@ def plan_runs(
     fine_tuning: list[str],
     extra: list[str],
 ) -> list[Planned]:
-    """The pre-training runs, and after them the fine-tuning of the encoder as it was and of what came of each.
+    """The pre-training runs, followed by the fine-tuning of the original encoder and of each pre-trained one.
 
     Args:
         variants: the methods of pre-training.
-        shared, fine_tuning, extra: flags of every run, of the fine-tuning, and of the pre-training.
+        shared, fine_tuning, extra: flags for every run, for fine-tuning, and for pre-training.
 
     Raises:
-        InputError: the text cannot be used, or a script does not take the flags.
+        InputError: the text cannot be used, or a script does not accept the flags.
     """
     text_name = own.task_name(argparse.Namespace(task_name=None, dataset_name=None, train_file=args.train_file))
     recipe = OwnRecipe(train_examples=0, given={"max_train_steps": args.steps})
@@ -88,9 +88,9 @@ def check_text(run: Planned) -> None:
 
 
 def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
-    """The results of pre-training and of the fine-tuning after it, and all others.
+    """Split results into those of pre-training and the fine-tuning after it, and all others.
 
-    What a fine-tuned model scored on another set is among the others; on another text, there is no table for it.
+    A fine-tuned model's scores on another set are among the others; there is no table for scores on another text.
     """
     further: list[Result] = []
     others: list[Result] = []
@@ -103,7 +103,7 @@ def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
 
 
 def trained_by(result: Result) -> str | None:
-    """What the pre-training run that a fine-tuned encoder is from is called; None where it is from none."""
+    """The name of the pre-training run that a fine-tuned encoder comes from; None if there is none."""
     *_, folder, label, best = ("", "", "", *Path(result.args["load_model_path"]).parts)
     return label if (folder, best) == (FOLDER, "best") else None
 
@@ -111,10 +111,10 @@ def trained_by(result: Result) -> str | None:
 def section(
     folder: Path, further: Sequence[Result], others: Sequence[Result], times: bool = True
 ) -> tuple[str, list[dict]]:
-    """The tables of the results that `apart` gives, as Markdown, and their rows; empty where there are none.
+    """The tables, as Markdown, and their rows for the results from `apart`; empty if there are none.
 
     Args:
-        times: tell how long the pre-training took.
+        times: include how long pre-training took.
     """
     if not further:
         return "", []
@@ -136,19 +136,19 @@ def section(
 
 
 def _grid(result: Result) -> str:
-    """The folder of the grid that a run of pre-training, or of fine-tuning after it, is from."""
+    """The folder of the grid that a pre-training run, or a fine-tuning run after it, belongs to."""
     below = 2 if "mlm_probability" in result.args else 3  # pretraining/METHOD, TASK/after-METHOD/SEED
     return "/".join(result.name.split("/")[:-below])
 
 
 def _label(result: Result) -> str:
-    """What a pre-training run is called: its folder's name."""
+    """The name of a pre-training run: that of its folder."""
     return result.name.rpartition("/")[2] or result.args["method"]
 
 
 def _task_rows(groups: Sequence[Group]) -> list[dict]:
-    """The rows of one grid's fine-tuning: task by task, the encoder as it was first."""
-    alike: dict[str, dict[str, Group]] = {}  # what all arms have in common -> arm -> its runs
+    """The rows of one grid's fine-tuning: task by task, the original encoder first."""
+    alike: dict[str, dict[str, Group]] = {}  # settings that all arms share -> arm -> its runs
     for group in groups:
         alike.setdefault(_shared(group), {})[trained_by(group.first) or AS_IT_WAS] = group
 
@@ -165,7 +165,7 @@ def _task_rows(groups: Sequence[Group]) -> list[dict]:
 
 
 def _place(arm: str) -> tuple[int, str]:
-    """The encoder as it was, then the methods in their order, each before its rows with other settings."""
+    """The sort key of an arm: the original encoder, then the methods, each before its rows with other settings."""
     order = [AS_IT_WAS, *METHODS]
     name = arm if arm in order else arm.partition("-")[0]
     return (order.index(name) if name in order else len(order)), arm

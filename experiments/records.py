@@ -1,4 +1,4 @@
-"""What runs have left behind: which are finished, which are of one setting, and what they scored."""
+"""The records of runs: which are finished, which have the same settings, and their scores."""
 
 import functools
 import json
@@ -17,20 +17,20 @@ from training import arguments
 from training.arguments import EXECUTION
 from utils import InputError, counted, short
 
-PLAN = "grid.json"  # the runs that a grid was to have, in its folder
-# Arguments that say where and how a run computes, and not what. Parts of a batch and layers computed twice give the
-# same gradients but for what is drawn at random (and for parts of a regression under the release's protocol).
+PLAN = "grid.json"  # in a grid's folder: its planned runs
+# Arguments for where and how a run computes, not what. Gradient accumulation and checkpointing give the same gradients
+# except for random draws (and except for accumulation in a regression under the release's protocol).
 HOW = EXECUTION | {
     *("do_train", "do_eval", "test_model_file", "eval_file", "eval_masks"),
     *("no_cuda", "attn_implementation", "model_type", "fsdp"),
     *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
-# What tells runs of one setting apart, or is known in another way: the precision is what the device made of the flags.
+# Arguments that distinguish runs of one setting, or are recorded otherwise: the actual precision depends on the device.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
 
 
 def parsed(task: Task, argv: Sequence[str]) -> dict:
-    """What the task's script makes of arguments."""
+    """The parsed arguments of the task's script."""
     return vars(arguments.of_script(task.script, argv))
 
 
@@ -38,7 +38,7 @@ def task_of(args: dict) -> Task:
     """The task of recorded arguments.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: there is no task of that name.
     """
     task = recorded_task(args)
     if task is None:
@@ -47,8 +47,8 @@ def task_of(args: dict) -> Task:
 
 
 def defaults(task: Task, protocol: str) -> dict:
-    """The arguments of a task's script where nothing is given."""
-    data = "--train_file" if task.own else "--task_name"  # of own data the name alone says nothing
+    """The default arguments of a task's script."""
+    data = "--train_file" if task.own else "--task_name"  # the name alone does not identify the user's own data
     return _defaults(task.script, data, task.name, protocol)
 
 
@@ -59,7 +59,7 @@ def _defaults(script: str, *data_and_protocol: str) -> dict:
 
 
 def own_data(args: dict) -> dict:
-    """Which data of the user's own a run had, wherever they were: the names of the files."""
+    """A run's own data, identified by the names of its files, wherever they were."""
     names = {name: [Path(path).name for path in args[name]] for name in own_flags.FILES if args.get(name)}
     folder = args.get("dataset_name")
     return names | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
@@ -72,31 +72,31 @@ def protocol_of(args: dict) -> str:
 
 
 def with_later_flags(args: dict) -> dict:
-    """A recorded run's arguments with those that came later, where what it did is not their default.
+    """A recorded run's arguments, plus newer ones whose present defaults differ from what the run did.
 
-    FreeLB's noise was not scaled at first, and SMART's average had one momentum.
+    FreeLB's noise was not scaled at first, and SMART's average had only one momentum.
     """
     later = {"freelb_embedding_norm": 0.0, "smart_early_momentum": args.get("smart_momentum")}
     return {name: value for name, value in later.items() if value is not None} | args
 
 
 def settings(args: dict) -> tuple[dict, dict]:
-    """What decides the result of a run but its seed: the arguments of the training, and those of its method.
+    """Everything that decides a run's result except the seed: the training arguments, and those of its method.
 
-    An argument that the run's script did not have yet counts as its default; those of other methods do not count.
+    An argument that the run's script did not have yet counts as its default; arguments of other methods do not count.
     """
     args = with_later_flags(args) | {"protocol": protocol_of(args)}
     args = defaults(task_of(args), args["protocol"]) | args | own_data(args)
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= HOW | IDENTITY | unused_flags(args["method"])
-    own = METHODS[args["method"]].flags.keys() - {"protocol"}  # which says how data are padded, too
+    own = METHODS[args["method"]].flags.keys() - {"protocol"}  # it also decides how data are padded
     read = {name: value for name, value in args.items() if name not in unread}
     of_method = {name: value for name, value in read.items() if name in own}
     return {name: value for name, value in read.items() if name not in own}, of_method
 
 
 def changes(args: dict) -> tuple[dict, dict]:
-    """As `settings`, without what is as published, or is the default of a method."""
+    """Like `settings`, without published values and a method's defaults."""
     task = task_of(args)
     usual = defaults(task, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
     usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "corrected"}
@@ -109,7 +109,7 @@ def changes(args: dict) -> tuple[dict, dict]:
 
 
 def different_settings(run: dict, args: dict) -> str:
-    """How a run's arguments differ from those it is to have; empty where they do not."""
+    """How a run's arguments differ from the planned ones; empty if they do not."""
 
     def compared(args: dict) -> dict:
         training, own = settings(args)
@@ -122,21 +122,21 @@ def different_settings(run: dict, args: dict) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run scored, or the last checkpoint of one on another set.
+    """The scores of a finished run, or of its last checkpoint on another set.
 
-    name: its folder below the one that is reported on.
-    args: of the training.
-    training, own: what decides the result but the seed, as in `settings`.
-    examples: split -> how many it has.
+    name: its folder below the reported folder.
+    args: the arguments of the training.
+    training, own: everything that decides the result except the seed, as in `settings`.
+    examples: split -> number of examples.
     scored_on: "dev" or "test", or the name of another set.
-    masks: what it was scored under, in words; empty for nothing.
+    masks: the masks it was scored under, in words; empty for none.
     same_rows: whether it was scored on the rows of the training's own evaluation.
     last: the score after the last epoch, in per cent.
-    best: that of the best epoch, which is chosen by this very score; None for an evaluation on another set.
+    best: the score of the best epoch, which is chosen by this same score; None for an evaluation on another set.
     metrics: all scores after the last epoch.
-    step_seconds: of training, one figure an epoch.
-    predictions: the file of them, which may not be there.
-    code: the versions of this project that the training was done with, one after the other, as far as they are known.
+    step_seconds: seconds per training step, one number per epoch.
+    predictions: the predictions file, which may not exist.
+    code: the known versions of this project that the training used, in order.
     """
 
     name: str
@@ -159,25 +159,25 @@ class Result:
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
-    """Path below the folder -> results file, of all runs, finished or not.
+    """Path below the folder -> content of the results file, for all runs, finished or not.
 
     Raises:
-        InputError: one is not readable.
+        InputError: a results file cannot be read.
     """
     return {path.parent.relative_to(folder).as_posix(): read_run(path) for path in _found(folder, "results.json")}
 
 
 def _found(folder: Path, name: str) -> list[Path]:
-    """The files of this name in a folder and below it."""
-    # Unlike rglob, walk passes over folders that vanish, as those of runs under way do.
+    """The files with this name in a folder and below it."""
+    # Unlike rglob, walk ignores folders that vanish, as those of active runs do.
     return sorted(Path(path, name) for path, _, files in os.walk(folder) if name in files)
 
 
 def read_run(path: Path) -> dict:
-    """A results file, or an evaluation's.
+    """Read the results file of a run or of an evaluation.
 
     Raises:
-        InputError: it is not readable.
+        InputError: it cannot be read.
     """
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def read_run(path: Path) -> dict:
 
 
 def is_finished(run: dict) -> bool:
-    """Whether a run has gone to its end; those that could not be resumed yet say so by their last epoch alone."""
+    """Whether a run is complete; results from before runs could be resumed show this only by their last epoch."""
     if "resume" in run["args"] or not run["epochs"]:
         return bool(run.get("finished"))
     last, args = run["epochs"][-1], run["args"]
@@ -199,12 +199,12 @@ def is_finished(run: dict) -> bool:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """What the finished runs below a folder scored, and after each what its last checkpoint did on other sets.
+    """The scores of the finished runs below a folder, each followed by those of its last checkpoint on other sets.
 
-    The evaluations of a run are those in the folders of its own folder. Those of other checkpoints are passed over.
+    The evaluations of a run are in subfolders of its folder. Evaluations of other checkpoints are ignored.
 
     Raises:
-        InputError: a file is not readable.
+        InputError: a file cannot be read.
     """
     results = []
     for name, run in read_runs(folder).items():
@@ -247,8 +247,8 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
 
 
 def _code(run: dict) -> tuple[str, ...]:
-    """The code versions of its segments; before these were recorded, that of the process which ended the run."""
-    # A segment without versions was resumed with code that it is not known to share.
+    """The code versions of a run's segments; in older results, that of the process that ended the run."""
+    # A segment without versions was run with unknown code.
     versions = [segment["versions"] or {"code": "unknown"} for segment in run.get("segments", [])]
     versions = versions or [run.get("versions", {})]
     return tuple(dict.fromkeys(known["code"] for known in versions if known.get("code")))
@@ -259,7 +259,7 @@ def _steps(epochs: list[dict]) -> list[int]:
 
 
 def _predictions(folder: Path, args: dict) -> Path:
-    """The file of predictions on the primary set; a run of older code has none."""
+    """The predictions file of the primary set; runs of older code have none."""
     primary = args.get("eval_file") or next(iter(getattr(task_of(args), args["eval_on"])))
     return folder / "predictions" / file_name(primary)
 
@@ -289,13 +289,13 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
 
 
 def _rows_of(args: dict) -> tuple:
-    """Which rows are scored; of files the names alone."""
+    """Which rows are scored; files are identified by name only."""
     files = [args.get("eval_file"), *(args.get("dev_file") or ())]
     return args["task_name"], args.get("eval_on"), [Path(file).name for file in files if file]
 
 
 def _masks(args: dict, masks: str) -> str:
-    """Which masks an evaluation was made under, in words."""
+    """The masks that an evaluation was made under, in words."""
     shares = {"asa_budget": ["asa_budget"], "random_mask": ["random_mask_budget", "random_mask_keep_rate"]}
     given = [flag for flag in shares.get(args["method"], ()) if args.get(flag) is not None]
     rule = f"{given[0]} {short(args[given[0]])}" if given else ""
@@ -308,7 +308,7 @@ def read_plan(path: Path) -> dict[str, dict]:
     """The planned runs of a grid, by their folders below its own.
 
     Raises:
-        InputError: it is not readable.
+        InputError: it cannot be read.
     """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))["runs"])
@@ -317,7 +317,7 @@ def read_plan(path: Path) -> dict[str, dict]:
 
 
 def missing(folder: Path) -> dict[str, str]:
-    """The runs that were planned or begun below a folder and are not finished -> what they lack."""
+    """Unfinished runs, planned or begun below a folder -> what they lack."""
     runs = read_runs(folder)
     lacking = {name: _progress(run) for name, run in runs.items() if not is_finished(run)}
     for plan in _found(folder, PLAN):

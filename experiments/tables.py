@@ -1,4 +1,4 @@
-"""The tables: scores over seeds, and the difference to plain fine-tuning, paired by seed."""
+"""The tables: scores over seeds, and the difference from plain fine-tuning, paired by seed."""
 
 import csv
 import io
@@ -20,8 +20,8 @@ from experiments.records import Result, changes
 from models.methods import METHODS
 from utils import InputError, counted, short, write_json, write_text
 
-POWER = 0.8  # of the difference that a table calls detectable
-MOST_FLIPPED = 16  # pairs of which all sign patterns are tried
+POWER = 0.8  # power at which a table calls a difference detectable
+MOST_FLIPPED = 16  # the most pairs for which all sign patterns are tried
 CONFIDENCE = 0.95
 TITLES = {
     "main": "Main table",
@@ -34,7 +34,7 @@ MIXED = " \N{DAGGER}"  # after the number of runs
 MIXED_NOTE = (
     f"{MIXED.strip()} The runs of this row, or the parts of one, are of different versions of this project's code."
 )
-# What has to be known of a baseline's rows, said below the comparison that has them.
+# Notes on a baseline's rows, printed below the comparison that has them.
 NOTES = {
     "freelb": "the sizes of its noise are stated for word embeddings of the norm `freelb_embedding_norm`"
     " (RoBERTa-large's by default) and scaled to the encoder's own; 0 takes them unscaled",
@@ -43,7 +43,7 @@ NOTES = {
     "r3f": "in an encoder with dropout its divergence is that of two draws of dropout, twice R-Drop's: noise of 1e-5"
     " changes it by less than one per cent, in bf16 as in fp32",
 }
-SAID_ONCE = ("encoder", "settings")  # columns that are left out where all rows have the same
+SAID_ONCE = ("encoder", "settings")  # columns that are left out if all rows have the same value
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. Published
 figures from the GLUE server are scores on other data.
@@ -64,33 +64,33 @@ figures from the GLUE server are scores on other data.
 
 
 class Group:
-    """The runs of one setting, over seeds, all scored on the same set."""
+    """The runs with the same settings, over seeds, all scored on the same set."""
 
     def __init__(self, results: Mapping[int, Result]):
         self.results = dict(sorted(results.items()))
         first = next(iter(self.results.values()))
         self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
-        self.training, self.own = changes(first.args)  # what is not as usual
+        self.training, self.own = changes(first.args)  # settings that are not the usual ones
         self.base = _key(first.training, first)
         twice = {"num_train_epochs": 2 * first.args["num_train_epochs"]}
         self.base_of_twice_the_epochs = _key(first.training | twice, first)
 
     def scores(self, epoch: str) -> dict[int, float]:
-        """Seed -> score of the last or best epoch; without those that have none."""
+        """Seed -> score of the last or best epoch, for runs that have one."""
         scores = {seed: getattr(result, epoch) for seed, result in self.results.items()}
         return {seed: score for seed, score in scores.items() if score is not None}
 
 
 def _key(arguments, result: Result) -> str:
-    """What results have to share to be of one setting, or to be compared."""
+    """The key that results must share to have the same settings, or to be compared."""
     return json.dumps([arguments, result.precision, result.scored_on, result.metric, result.examples], sort_keys=True)
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:
-    """The results by setting.
+    """The results grouped by settings.
 
     Raises:
-        InputError: two runs of one setting have the same seed.
+        InputError: two runs with the same settings have the same seed.
     """
     groups: dict[str, dict[int, Result]] = {}
     for result in results:
@@ -103,7 +103,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
 
 def over_seeds(scores: Mapping[int, float]) -> dict:
-    """Mean and standard deviation (of a sample; None for a single score)."""
+    """Mean and sample standard deviation (None for a single score)."""
     values = list(scores.values())
     return {
         "mean": statistics.fmean(values) if values else None,
@@ -116,8 +116,8 @@ def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict
 
     Returns:
         `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
-        of the exact sign-flip test, both two-sided, and the `detectable` difference; None where there are too few
-        pairs, or all differ alike.
+        of the exact sign-flip test, both two-sided, and the `detectable` difference; None if there are too few pairs,
+        or all differences are equal.
     """
     differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
     n = len(differences)
@@ -125,7 +125,7 @@ def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict
     if n:
         found["difference"] = statistics.fmean(differences)
     if n > 1 and not math.isclose(statistics.stdev(differences), 0, abs_tol=1e-9):
-        test = stats.ttest_1samp(differences, 0)  # of the differences: the paired test
+        test = stats.ttest_1samp(differences, 0)  # on the differences: the paired test
         low, high = test.confidence_interval(CONFIDENCE)
         found |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
         found["detectable"] = detectable(statistics.stdev(differences), n)
@@ -135,10 +135,10 @@ def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict
 
 
 def sign_flips(differences: Sequence[float]) -> float:
-    """The two-sided p of the exact sign-flip test: the share of all choices of signs whose sum is as far from 0.
+    """The two-sided p of the exact sign-flip test: the share of all sign patterns whose sum is at least as far from 0.
 
-    Sums are as far if they differ by rounding only. scipy's `permutation_test` has a tolerance relative to the observed
-    mean, so that it misses ties where that is near 0: with scores of equal steps these are common.
+    Sums that differ only by rounding count as equal. scipy's `permutation_test` has a tolerance relative to the
+    observed mean and so misses ties if that is near 0; ties are common when scores come in equal steps.
     """
     signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
     sums = np.abs(signs @ np.asarray(differences))
@@ -149,13 +149,13 @@ def detectable(deviation: float, n: int) -> float:
     """The true mean difference that the paired t-test finds with a probability of `POWER`.
 
     Args:
-        deviation: the standard deviation of a pair's difference.
-        n: how many pairs there are, two or more.
+        deviation: the standard deviation of the pairs' differences.
+        n: the number of pairs, two or more.
     """
     quantile = stats.t.isf((1 - CONFIDENCE) / 2, n - 1)
 
     def missed(shift: float) -> float:
-        """How much less likely than wanted Student's t is significant; that its sign is wrong does not count."""
+        """`POWER` minus the probability of a significant t; significance with the wrong sign does not count."""
         return POWER - stats.nct.sf(quantile, n - 1, shift)
 
     most = quantile
@@ -186,7 +186,7 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
             if len(varied) > 1:
                 tables[table] += [group for group in plain if group.method == "naive"] + varied
                 shown = shown + varied
-        # ASA with several settings changed at once, or with one that has no table of its own.
+        # ASA with several changed settings, or with one that has no table of its own.
         tables["comparison" if baselines else "main"] += [group for group in family if group not in shown]
     return {name: sorted(groups, key=_order) for name, groups in tables.items() if groups}
 
@@ -245,8 +245,8 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
 
 
 def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
-    """The interval over seeds and rows of the last epoch; None without two seeds, or where predictions are not kept."""
-    if group.first.args.get("dev_fraction"):  # each seed holds out other rows
+    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions."""
+    if group.first.args.get("dev_fraction"):  # each seed holds out different rows
         return None
     files = [
         {seed: result.predictions for seed, result in each.results.items() if result.predictions.exists()}
@@ -267,12 +267,12 @@ def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
 
 
 def sampling_errors(records: Sequence[dict]) -> list[str]:
-    """What the size of each evaluation set alone does to a score, in words, where the predictions tell it."""
+    """The sampling error of a score due to the size of each evaluation set, in words, if predictions are saved."""
     said = {}
     for row in records:
         if error := row.get("rows_sampling_error"):
             metric, settings = row["metric"].replace("_", " "), row["settings"]
-            known = row["scored_on"].startswith(row["task"])  # its own dev set under masks
+            known = row["scored_on"].startswith(row["task"])  # true of its own dev set under masks
             name = row["scored_on"] if known else f"{row['task']} {row['scored_on']}"
             of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
             said[name, of, metric] = (
@@ -283,17 +283,17 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
 
 
 def _step_seconds(group: Group) -> float:
-    """The median over all epochs of all seeds."""
+    """The median step time, over all epochs of all seeds."""
     return statistics.median(seconds for result in group.results.values() for seconds in result.step_seconds)
 
 
 def listed(values: Mapping) -> str:
-    """Settings as the tables show them."""
+    """Settings in the form that the tables show."""
     return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True, more: str = "") -> str:
-    """The tables, with or without how long the runs took, what the figures mean, and what is missing."""
+    """The tables, with or without run times, with notes on the figures and a list of missing runs."""
     parts = [RULES]
     for table, title in TITLES.items():
         members = [record for record in records if record["table"] == table]
@@ -346,15 +346,15 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
 
 
 def marked(row: Mapping, cell) -> str:
-    """A cell, marked where the runs of its row are of different versions of the code."""
+    """A cell, marked if the runs of its row used different versions of the code."""
     return f"{cell}{MIXED * (len(row['code']) > 1)}"
 
 
 def table_text(columns: Mapping[str, Callable[[dict], object]], members: Sequence[dict]) -> str:
-    """Rows as Markdown, with what they have in common said before them.
+    """Rows as a Markdown table, preceded by what they have in common.
 
     Args:
-        columns: title -> what a row has there; one of them is `marked`.
+        columns: title -> function that returns a row's cell; one of them is `marked`.
     """
     cells = {name: [str(cell(row)) for row in members] for name, cell in columns.items()}
     alike = [f"{name} {cells.pop(name)[0]}" for name in SAID_ONCE if len(set(cells[name])) == 1]
@@ -401,14 +401,14 @@ def report(
     times: bool = True,
     more: tuple[str, list[dict]] = ("", []),
 ) -> str:
-    """The tables of the results, as Markdown; with `output`, written there as Markdown, CSV and JSON too.
+    """The tables of the results, as Markdown; with `output`, also written there as Markdown, CSV and JSON.
 
     Args:
-        times: tell how long the runs took.
+        times: include how long the runs took.
         more: another table, and its rows.
 
     Raises:
-        InputError: there is nothing to report on, or two runs of one setting have the same seed.
+        InputError: there is nothing to report, or two runs with the same settings have the same seed.
     """
     if not results and not lacking and not more[1]:
         raise InputError(f"{folder}: no results.json of an evaluated run in it or below")

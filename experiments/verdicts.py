@@ -1,16 +1,16 @@
-"""Everything that results/budget/PLAN.md asks for: the row budget against its control, and whether it was an adversary.
+"""The comparisons of results/budget/PLAN.md: the row budget against its control, and its adversaries' liveness.
 
 python -m experiments.verdicts runs/budget --output results/budget/verdicts.json
 
-1. The default budget, fixed beforehand, against random masks that hide as many keys of each row, and against every
-   other method that was run beside them, on all rows. Nothing is chosen.
-2. The best of several budgets. A seed's budget is the one with the best mean score of the *other* seeds on a first half
-   of the evaluation set, a fixed draw of its rows; the seed's own run, and its control of the same budget, are compared
-   on the second half. Neither its models nor the rows that are reported take part in the choice, so that it favours
-   neither side; as a seed takes part in the choice of the others, the intervals are a little too narrow. Sets other
+1. The default budget, fixed beforehand, against random masks that mask as many keys of each row, and against every
+   other method that was run alongside, on all rows. Nothing is chosen.
+2. The best of several budgets. A seed's budget is the one with the best mean score of the *other* seeds on the first
+   half of the evaluation set, a fixed draw of its rows. The seed's own run, and its control with the same budget, are
+   compared on the second half. The choice uses neither the seed's models nor the reported rows, so it favours neither
+   side. Because each seed takes part in the choice for the others, the intervals are a little too narrow. Sets other
    than the training's own are scored whole.
-3. How much of its score each loses under masks.
-4. The adversaries' liveness, beside that of adversaries that stay as they were drawn.
+3. How much of its score each method loses under masks.
+4. The adversaries' liveness, compared with that of untrained adversaries.
 
 Differences are paired by seed. The scores come from the runs' predictions, after the last epoch.
 """
@@ -34,17 +34,17 @@ METHOD, CONTROL = "asa_budget", "random_mask"
 SHARE = {METHOD: "asa_budget", CONTROL: "random_mask_budget"}
 FIXED = ASA_BUDGET
 RATE = "adversary_learning_rate"
-LEARNED_AFTER = 100  # steps; before, an adversary's liveness says little
+LEARNED_AFTER = 100  # steps; earlier, an adversary's liveness means little
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare the runs below the folders that the arguments name, print Markdown tables, and write JSON.
+    """Compare the runs below the given folders, print Markdown tables, and write JSON.
 
     Raises:
-        InputError: there is nothing to compare; nothing has been written then.
+        InputError: there is nothing to compare. Nothing has been written by then.
     """
     parser = Parser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="of a grid, or any with runs in it")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a grid's folder, or any with runs in it")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
     groups = grouped(result for folder in args.folders for result in read_results(Path(folder)))
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def sections(groups: Sequence[Group]) -> dict[str, list[dict]]:
-    """Section -> its records, of all that were run with the row budget and beside it."""
+    """Section -> its records, for the runs with the row budget and those to compare with."""
     by_base: dict[str, list[Group]] = {}
     for group in groups:
         by_base.setdefault(group.base, []).append(group)
@@ -88,7 +88,7 @@ def sections(groups: Sequence[Group]) -> dict[str, list[dict]]:
 
 
 def budget_of(group: Group) -> float | None:
-    """The share of a row budget, or of random masks that are its control; None with any other setting of its own."""
+    """The share of a row budget, or of its random-mask control; None if the method has any other setting."""
     share = SHARE.get(group.method)
     return group.first.own.get(share) if share and group.own.keys() <= {share} else None
 
@@ -98,17 +98,17 @@ def _is_compared(group: Group) -> bool:
 
 
 def _training(group: Group) -> str:
-    """What two groups share whose runs were trained alike but for the method."""
+    """The key shared by groups that were trained alike except for the method."""
     return json.dumps([group.first.training, group.first.precision, group.first.examples["train"]])
 
 
 def _trained(group: Group) -> str:
-    """As `_training`, with the method."""
+    """Like `_training`, with the method."""
     return json.dumps([_training(group), group.method, group.first.own])
 
 
 def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows on which a budget is chosen, and those that are reported; always the same ones."""
+    """The rows on which a budget is chosen, and those that are reported; always the same rows."""
     order = np.random.default_rng(0).permutation(count)
     return np.sort(order[: count // 2]), np.sort(order[count // 2 :])
 
@@ -120,18 +120,18 @@ ALONE |= {"loss": ALONE["score"]} | dict.fromkeys(("difference", "low", "high", 
 
 
 def _arms(family: Sequence[Group], read: Read, method: str) -> dict[float, Predicted]:
-    """Budget -> predictions, of the row budget or of its control."""
+    """Budget -> predictions, for the row budget or its control."""
     found = {budget_of(group): read[group] for group in family if group.method == method and group in read}
     return {budget: found[budget] for budget in sorted(budget for budget in found if budget is not None)}
 
 
 def _others(family: Sequence[Group], read: Read) -> list[Group]:
-    """All that is neither the row budget nor its control."""
+    """All groups that are neither the row budget nor its control."""
     return [group for group in family if group in read and budget_of(group) is None]
 
 
 def fixed(family: Sequence[Group], read: Read) -> dict | None:
-    """The budget that was fixed beforehand against all others, on all rows; None where it was not run."""
+    """The budget fixed beforehand against all other methods, on all rows; None if it was not run."""
     ours = _arms(family, read, METHOD).get(FIXED)
     if ours is None:
         log.warning(f"{paired.where(family[0])}: no run of {METHOD} with the budget {FIXED:g}")
@@ -142,9 +142,9 @@ def fixed(family: Sequence[Group], read: Read) -> dict | None:
 
 
 def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
-    """Seed -> the budget with the best mean score of the other seeds on the first half; of equals the smallest.
+    """Seed -> the budget with the best mean score of the other seeds on the first half; the smallest if tied.
 
-    A seed counts that has a run of each budget. Empty without two budgets and two such seeds.
+    Only seeds with a run for each budget count. Empty unless there are two budgets and two such seeds.
     """
     arms = _arms(family, read, METHOD)
     seeds = sorted(set.intersection(*(set(runs) for runs, _ in arms.values()))) if len(arms) > 1 else []
@@ -165,12 +165,12 @@ def _first_half(group: Group, found: Predicted) -> dict[int, float]:
 
 
 def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Mapping[int, float]]) -> dict | None:
-    """Each seed's budget as the other seeds' models chose it, against all others; None where nothing was chosen.
+    """Each seed's budget, chosen by the other seeds' models, against all other methods; None if none was chosen.
 
     None, too, where a seed's chosen run was not scored: the choice must not decide which seeds are compared.
 
     Args:
-        picks: what a training is -> seed -> budget.
+        picks: key of `_training` -> seed -> budget.
     """
     of_seed = picks.get(_training(family[0]), {})
     arms = _arms(family, read, METHOD)
@@ -213,7 +213,7 @@ def _about(family: Sequence[Group], rows: np.ndarray) -> dict:
 def _compared(
     family: Sequence[Group], read: Read, ours: Predicted, control: Predicted | None, budget: str, rows: np.ndarray
 ) -> dict:
-    """A score, and its differences from the control and from all others."""
+    """A score, and its differences from the control and from all other methods."""
     metric = family[0].first.metric
     if lacking := set(ours[0]) - set(control[0] if control else ()):
         said = ", ".join(map(str, sorted(lacking)))
@@ -236,13 +236,12 @@ def _compared(
 
 
 def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -> dict | None:
-    """Of models scored under masks, how much they lose of their score without, and how that differs between methods.
+    """How much of their score models lose under masks, and how that loss differs between methods.
 
-    The budget is the one that was fixed beforehand, and the rows are all of the training's own evaluation set. None for
-    anything else.
+    This is for the budget fixed beforehand, on all rows of the training's own evaluation set; None for anything else.
 
     Args:
-        unmasked: what a group of trained models is -> their own evaluation.
+        unmasked: key of `_trained` -> the evaluation of the same models without masks.
     """
     first = family[0].first
     if not first.masks or not first.same_rows:
@@ -272,7 +271,7 @@ def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -
 
 
 def liveness(groups: Sequence[Group]) -> list[dict]:
-    """The liveness of each setting of the row budget, beside that of adversaries that stayed as they were drawn."""
+    """The liveness for each setting of the row budget, and that of untrained adversaries."""
     trained, drawn = {}, {}
     for group in groups:
         if group.method != METHOD or group.first.best is None:
@@ -303,7 +302,7 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
 
 
 def _liveness(group: Group) -> dict:
-    """Median and tenth percentile over all measurements of all seeds; `without` is how many had no value."""
+    """Median and tenth percentile over all measurements of all seeds; `without` counts those without a value."""
     found = [value for result in group.results.values() for value in _measured(result)]
     known = [value for value in found if value is not None]
     return {
@@ -315,10 +314,10 @@ def _liveness(group: Group) -> dict:
 
 
 def _measured(result: Result) -> list[float | None]:
-    """What a run has measured after the first steps; of a step that was logged again after a stop, the last figure.
+    """A run's measurements after the first steps; for a step logged again after a resume, the last one.
 
     Raises:
-        InputError: its metrics.jsonl is not readable.
+        InputError: its metrics.jsonl cannot be read.
     """
     path = result.predictions.parents[1] / "metrics.jsonl"
     if not path.exists():
@@ -332,7 +331,7 @@ def _measured(result: Result) -> list[float | None]:
 
 
 def markdown(found: Mapping[str, Sequence[dict]]) -> str:
-    """A table for each section; of the differences, a line for each method that the row budget is compared with."""
+    """A table for each section; for differences, a line for each method that the row budget is compared with."""
     scored = ["encoder", "trained on", "scored on", "metric", "budget"]
     difference = ["against", "theirs", "difference", "over seeds", "rows too"]
     tables = {

@@ -1,9 +1,10 @@
-"""Why the masks of ASA open, in four panels, from what `python -m benchmarks.adversary` has measured.
+"""Why the masks of ASA open, in four panels, from the measurements of `python -m benchmarks.adversary`.
 
 python -m figures.adversary benchmarks/results/adversary_minilm.json
 
-Penalty against divergence in each layer before the first step; whether either has one direction in different batches;
-the keep rate along the run; and the liveness, which is 1 where the masks do no more than random ones.
+The panels show penalty against divergence in each layer before the first step; whether their gradients have the same
+direction in different batches; the keep rate during the run; and the liveness, which is 1 if the masks do no more than
+random ones.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ MARKS = "osD^vPX"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the runs of the files that the arguments name.
+    """Draw the runs of the given files.
 
     Raises:
-        InputError: a file is not one of the benchmark's; nothing has been written then.
+        InputError: a file is not from the benchmark. Nothing has been written by then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("files", nargs="+", metavar="FILE", help="JSON files of the benchmark")
@@ -40,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_runs(path: Path) -> list[dict]:
-    """The runs of a file with the recipe's learning rate, which the first of them has; each with a label.
+    """The runs in a file that have the recipe's learning rate, that of the first run; each with a label.
 
     Raises:
-        InputError: it is not a file of the benchmark.
+        InputError: the file is not from the benchmark.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -58,7 +59,7 @@ def read_runs(path: Path) -> list[dict]:
 
 
 def styled(files: Sequence[Sequence[dict]]) -> list[dict]:
-    """The runs of all files, each with the colour of its rule, and the line and the mark of its file."""
+    """The runs of all files, each with the colour of its rule, and the line style and marker of its file."""
     rules = list(dict.fromkeys(_rule(run["setting"]) for runs in files for run in runs))
     return [
         run
@@ -106,7 +107,7 @@ def draw(path: str | Path, runs: Sequence[dict]) -> None:
 
 
 def draw_layers(axis: Axes, run: dict, name: str, **changes) -> None:
-    """A figure of each layer at the first state; layers without it are left out, as the budget's, without a penalty."""
+    """Plot a figure of each layer at the first state; layers without it are skipped, such as the budget's penalty."""
     layers = enumerate(run["states"][0]["layers"])
     values = [(layer, found[name]) for layer, found in layers if found[name] is not None and found["ratio"] is not None]
     values = [] if name == "ratio" and not any(value for _, value in values) else values

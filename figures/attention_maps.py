@@ -1,9 +1,9 @@
-"""Draw attention maps of a sentence: without masks, and with the pairs masked that the adversary chose.
+"""Draw attention maps of a sentence: without masks, and with the adversary's masks.
 
 python -m figures.attention_maps --model_file runs/sst2_asa/2_pytorch_model.bin --load_model_path all-MiniLM-L6-v2 \
     --task_name SST-2 --text "the best thing about the film is its length : it is short"
 
-With --plain_model_file the map on the left is that of another model, one that was fine-tuned without ASA.
+With --plain_model_file, the left map is that of another model, fine-tuned without ASA.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
     from models.asa import AsaModel
 
-MAX_TOKENS = 48  # more of them cannot be read at README width
-TITLE_CHARACTERS = 62  # in a line above one map
+MAX_TOKENS = 48  # more cannot be read at the width of a README
+TITLE_CHARACTERS = 62  # per line above one map
 
 
 @dataclass
 class Pass:
-    """What one forward pass of a sentence shows.
+    """The attention in one forward pass of a sentence.
 
     attention: (N, h, L, L) probabilities; the last axis is the attended token, and sums to 1.
-    masked: (N, L, L), whether a layer's adversary took the unit from the attention. A row of which it masks everything
-        stays as it is (see `models.asa`) and has no unit marked.
+    masked: (N, L, L), whether a layer's adversary masked the pair. A fully masked row stays unmasked (see `models.asa`)
+        and has no pair marked.
     logits: (classes,).
     """
 
@@ -53,7 +53,7 @@ class Pass:
 
 @dataclass
 class Panel:
-    """One map: what it is, what its model predicts, and the probabilities (L, L) and masked units of it."""
+    """One map: its title, its model's prediction, and its probabilities (L, L) and masked pairs."""
 
     name: str
     title: str
@@ -62,15 +62,15 @@ class Panel:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the maps that the arguments ask for.
+    """Draw the requested maps.
 
     Raises:
-        InputError: something given cannot be used; nothing has been written then.
+        InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = parse_arguments(argv)
     task = task_of(args)
     words = label_words(task, args.label_words)
-    # Imported now, as they take seconds: --help and wrong arguments are answered without them.
+    # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     from transformers import AutoModelForSequenceClassification
 
     from models.checkpoints import load_saved, saved_classes
@@ -129,9 +129,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--model_file", required=True, help="<epoch>_pytorch_model.bin of a run with --method asa")
     parser.add_argument(
-        "--asa_budget", type=share, metavar="BETA", help="that of the run, if it is one with --method asa_budget"
+        "--asa_budget", type=share, metavar="BETA", help="the run's budget, if it used --method asa_budget"
     )
-    parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the map on the left")
+    parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the left map")
     parser.add_argument("--load_model_path", default="bert-base-uncased", help="the encoder that was fine-tuned")
     parser.add_argument(
         "--task_name",
@@ -143,16 +143,16 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label_words", nargs="+", metavar="WORD", help="names to show for the labels, in their order")
     parser.add_argument("--layer", type=int, help="layer to draw, from 0 (default: the one whose adversary masks most)")
     parser.add_argument("--head", default="mean", help="head to draw, from 0, or their mean (default)")
-    parser.add_argument("--do_lower_case", action="store_true", help="if the fine-tuning had it")
+    parser.add_argument("--do_lower_case", action="store_true", help="if it was set in fine-tuning")
     parser.add_argument("--output_dir", default="figures", help="(default: %(default)s)")
     return parser.parse_args(argv)
 
 
 def task_of(args: argparse.Namespace) -> SentenceTask:
-    """The task that is named, or for a model of own data one with the labels that its run has saved.
+    """The named task or, for a model of the user's own data, a task with the labels that its run saved.
 
     Raises:
-        InputError: there is none of that name, or the run does not say its labels.
+        InputError: there is no task of that name, or the run did not save its labels.
     """
     if args.task_name is not None:
         return find_task(args.task_name, SENTENCE_TASKS)
@@ -170,10 +170,10 @@ def task_of(args: argparse.Namespace) -> SentenceTask:
 
 
 def label_words(task: SentenceTask, given: list[str] | None) -> tuple[str, ...]:
-    """What the labels are called in the picture.
+    """The names of the labels in the picture.
 
     Raises:
-        InputError: not a word for each label.
+        InputError: there is not one word for each label.
     """
     if given is not None and len(given) != len(task.labels):
         raise InputError(f"--label_words: {task.name} has {len(task.labels)} labels ({', '.join(task.labels)})")
@@ -181,10 +181,10 @@ def label_words(task: SentenceTask, given: list[str] | None) -> tuple[str, ...]:
 
 
 def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """The batch of one sentence, or pair.
+    """The batch with one sentence or pair.
 
     Raises:
-        InputError: a sentence too few or too many for the task, or more tokens than a picture can show.
+        InputError: a sentence is missing or superfluous for the task, or there are too many tokens for a picture.
     """
     import torch
 
@@ -201,10 +201,10 @@ def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTo
 
 
 def load_asa(path: str, config, budget: float | None = None) -> AsaModel:
-    """The model and its adversaries, ready to be looked at; `budget` as for `AsaModel`.
+    """The model with its adversaries, in evaluation mode; `budget` as for `AsaModel`.
 
     Raises:
-        InputError: the file cannot be read, or it holds no adversaries.
+        InputError: the file cannot be read, or has no adversaries.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -227,7 +227,7 @@ def load_asa(path: str, config, budget: float | None = None) -> AsaModel:
 
 
 def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor]) -> Pass:
-    """One pass of one sentence: adversarial for an `AsaModel`, and else plain. The attention must be eager."""
+    """Run one pass of one sentence: adversarial for an `AsaModel`, otherwise plain. The attention must be eager."""
     import torch
 
     from models.asa import AsaModel, encoder_layers
@@ -241,12 +241,12 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
     length, place, hidden = encoding["input_ids"].shape[1], model.encoder_type.mask, model.rule.hidden_score
 
     def note(layer, args: tuple, kwargs: dict) -> None:
-        """Added after the model's own hook, this one sees the mask that the attention gets."""
+        """Record the mask that the attention gets: this hook runs after the model's own."""
         bias = args[place] if len(args) > place else kwargs.get("attention_mask")  # (1, 1, L, L)
-        if isinstance(bias, tuple):  # the layer's own mask, and what goes in by a second door: (1, L, L)
+        if isinstance(bias, tuple):  # the layer's own mask, and a bias (1, L, L) through the second door
             bias = bias[1][None]
-        nothing = torch.zeros(length, length, dtype=torch.bool)  # what a layer without an adversary may have
-        # Lower still is what the layer's own mask forbids: the pairs outside of a window.
+        nothing = torch.zeros(length, length, dtype=torch.bool)  # for a layer without an adversary
+        # Pairs that the layer's own mask forbids, for example outside a window, have even lower values.
         chosen = nothing if bias is None else (bias[0, 0] <= hidden / 2) & (bias[0, 0] >= 2 * hidden)
         masked.append(nothing | chosen)
 
@@ -265,7 +265,7 @@ def _as_pass(attention: torch.Tensor, masked: torch.Tensor, logits: torch.Tensor
 
 
 def choose(args: argparse.Namespace, adversarial: Pass) -> tuple[int, int | None]:
-    """Layer and head to draw; None for the mean of the heads.
+    """The layer and the head to draw; head None is the mean of the heads.
 
     Raises:
         InputError: there is no such layer or head.
@@ -282,7 +282,7 @@ def choose(args: argparse.Namespace, adversarial: Pass) -> tuple[int, int | None
 
 
 def select(attention: np.ndarray, head: int | None) -> np.ndarray:
-    """(h, L, L) -> (L, L), of a head or the mean of all."""
+    """(h, L, L) -> (L, L): one head, or the mean of all."""
     return attention.mean(0) if head is None else attention[head]
 
 
@@ -295,10 +295,10 @@ def predicted(result: Pass, words: tuple[str, ...]) -> str:
 
 
 def draw(path: Path, panels: list[Panel], tokens: list[str], what: str, scale: list[Panel] | None = None) -> None:
-    """Write a picture of one map or two.
+    """Write a picture of one or two maps.
 
     Args:
-        scale: the maps that share its colours; by default those drawn.
+        scale: the maps that share the colour scale; by default those drawn.
     """
     from matplotlib.patches import Patch
 
@@ -328,7 +328,7 @@ MASKED = {"facecolor": "white", "edgecolor": "#555555", "hatch": "//////", "line
 
 
 def draw_map(axis: Axes, panel: Panel, tokens: list[str], largest: float):
-    """A heat map with a token a row and a column, masked units hatched; gives the image, for a colour bar."""
+    """Draw a heat map with one token per row and column, masked pairs hatched; return the image, for a colour bar."""
     from matplotlib.colors import PowerNorm
     from matplotlib.patches import Rectangle
 

@@ -1,10 +1,10 @@
-"""How far each method is from plain fine-tuning, and how sure that is.
+"""The difference of each method from plain fine-tuning, with its interval.
 
 python -m figures.differences results/minilm
 
-The rows are those of `reproduce.py report`, after the last epoch, without the ablations: a mark for the mean over
-seeds, a line for its 95 % interval, and a tick for each seed. A row of which every seed is no better than one class
-throughout is no method at work: it is named below the picture instead.
+The rows are those of `reproduce.py report`, after the last epoch, without the ablations: a marker for the mean over
+seeds, a line for its 95 % interval, and a tick for each seed. A row in which no seed is better than a constant
+prediction is not drawn, but named below the picture.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 TABLES = ("main", "comparison", "robustness")
 MARKS = "osD^vPX"
 ROW = 0.21  # inches
-FRAME = 0.55  # inches, below
-LINE = 0.16  # inches, of what is said there
-CHARACTERS = 100  # in such a line
-BESIDE = 1.02  # where the figures stand, in widths of the axis
+FRAME = 0.55  # inches, below the rows
+LINE = 0.16  # inches, per line of text there
+CHARACTERS = 100  # per line of text
+BESIDE = 1.02  # position of the numbers, in widths of the axis
 AXIS = "points from plain fine-tuning after the last epoch: mean, 95 % interval, and each seed"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the runs below the folders that the arguments name.
+    """Draw the runs below the given folders.
 
     Raises:
-        InputError: in one of them no method was run beside plain fine-tuning, or there is nothing to draw; nothing has
-            been written then.
+        InputError: a folder has no method to compare with plain fine-tuning, or there is nothing to draw. Nothing has
+            been written by then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument(
         "folders", nargs="+", metavar="FOLDER", help="output folder of a grid, or any folder with runs in it"
     )
     parser.add_argument(
-        "--points", type=positive, default=10.0, help="where the axis ends on each side of 0 (default: %(default)s)"
+        "--points", type=positive, default=10.0, help="extent of the axis on each side of 0 (default: %(default)s)"
     )
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
-    """(runs of a method, those of plain fine-tuning beside it), for each row with two seeds that both have.
+    """(runs of a method, runs of plain fine-tuning), for each row in which both have two seeds in common.
 
     Raises:
         InputError: there is no such row.
@@ -85,20 +85,20 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
 
 
 def is_constant(result: Result) -> bool:
-    """Whether a run ends no better than one class throughout, as far as its scores can tell; accuracy alone cannot.
+    """Whether a run ends no better than a constant prediction, by its scores; accuracy alone cannot tell.
 
-    A constant prediction has a correlation of 0, and an F1 of 0 or, where it is the positive class, of 2 a / (1 + a), a
-    being its accuracy. A correlation below 0 is no better.
+    A constant prediction has a correlation of 0, and an F1 of 0 or, for the positive class, of 2 a / (1 + a), where a
+    is its accuracy. A correlation below 0 is no better.
     """
     f1, accuracy = (result.metrics.get(name, math.nan) / 100 for name in ("f1", "accuracy"))
     return result.last <= 0 or f1 == 0 or (accuracy < 1 and math.isclose(f1, 2 * accuracy / (1 + accuracy)))
 
 
 def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, left_out: str = "") -> None:
-    """Write the picture: a block for each set that is scored on, a line in it for each method.
+    """Write the picture: a block for each evaluated set, with a line for each method.
 
     Args:
-        left_out: says below it what is not drawn.
+        left_out: text below the picture on what is not drawn.
     """
     several = len({_encoder(group) for group, _ in pairs}) > 1
     blocks: dict[tuple, list] = {}
@@ -117,7 +117,7 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
         labels = []
         for (_, heading), block in blocks.items():
             axis.axhline(len(labels) - 0.5, color="#bbbbbb", linewidth=0.8)
-            box = {"facecolor": "white", "linewidth": 0, "pad": 1}  # over the lines of the grid
+            box = {"facecolor": "white", "linewidth": 0, "pad": 1}  # covers the grid lines
             axis.text(-points, len(labels), heading, va="center", fontweight="bold", bbox=box)
             labels.append("")
             for group, plain in block:
@@ -151,7 +151,7 @@ def _encoder(group: Group) -> str:
 
 
 def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:
-    """The mean with its interval, each seed, and the figures beside them; an arrow for what the axis does not hold."""
+    """Draw the mean with its interval, each seed, and the numbers beside them; an arrow for values beyond the axis."""
     from experiments.tables import compare
 
     scores, reference = group.scores("last"), plain.scores("last")

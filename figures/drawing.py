@@ -1,4 +1,4 @@
-"""What the figures share: one look, which is legible at the width of a README on light and dark pages, and files."""
+"""Shared by all figures: file output, and a style that is legible at README width on light and dark pages."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from utils import atomic_file
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 9.0  # inches: at README width, about 900 pixels, a point of type is a little more than a pixel
+WIDTH = 9.0  # inches: at README width, about 900 pixels, a typographic point is a little more than a pixel
 DPI = 150
-# Okabe and Ito's palette for categories, without its yellow, which white paper swallows.
+# Okabe and Ito's palette for categories, without its yellow, which is invisible on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_STYLES = ("-", "--", ":", "-.")  # for whom the colours are greys
-QUANTITIES = "viridis"  # from little to much: made for colour-blind eyes, and its lightness only rises
+LINE_STYLES = ("-", "--", ":", "-.")  # for readers who cannot tell the colours apart
+QUANTITIES = "viridis"  # from low to high: safe for colour-blind readers, and its lightness only increases
 LOOK = {
     "font.size": 9.5,
     "axes.titlesize": 10,
@@ -30,15 +30,15 @@ LOOK = {
     "axes.axisbelow": True,
     "lines.linewidth": 1.4,
     "hatch.linewidth": 0.8,
-    "text.parse_math": False,  # a dollar sign in a sentence is no formula
+    "text.parse_math": False,  # a dollar sign in a sentence does not begin a formula
 }
 
 
 @contextlib.contextmanager
 def picture(path: str | Path, width: float, height: float, layout: str = "constrained") -> Iterator[Figure]:
-    """Yield an empty figure of that size in inches; when the block ends well, it is written as a PNG.
+    """Yield an empty figure of this size in inches; if the block succeeds, it is written as a PNG.
 
-    Its background is white and opaque, so that dark pages show it as it is.
+    Its background is white and opaque, so that it looks the same on dark pages.
     """
     import matplotlib  # takes half a second
     from matplotlib.figure import Figure

@@ -1,8 +1,8 @@
-"""Loss, divergence, score and keep rates of several runs against their optimizer steps.
+"""Plot loss, divergence, score and keep rates of several runs against their optimizer steps.
 
 python -m figures.training_curves results/minilm/SST-2/naive/seed42 results/minilm/SST-2/asa/seed42
 
-Of a run, results.json and metrics.jsonl are read, and nothing else; one that is under way can be drawn as well.
+Only results.json and metrics.jsonl of a run are read; unfinished runs can be drawn as well.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from utils import InputError, Parser, counted, log, run_script, short
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLUMNS = 2  # panels in a row
+COLUMNS = 2  # panels per row
 TOGETHER = 3  # panels with a curve of each run
-LEGEND_CHARACTERS = 130  # in a line across the picture
-SAMPLE = 6  # of them are for the sample of a curve before its label
-TITLE_CHARACTERS = 56  # in a line above a panel
+LEGEND_CHARACTERS = 130  # per line across the picture
+SAMPLE = 6  # of these, for the line sample before each label
+TITLE_CHARACTERS = 56  # per line above a panel
 
 
 @dataclass
 class Run:
-    """What a run has recorded.
+    """The records of a run.
 
     label: task, method and seed.
     own: the arguments of its method.
-    windows: the records of metrics.jsonl, in the order of their steps.
-    epochs: those of results.json.
-    metric: what the score of an epoch is; None without an evaluation.
+    windows: the records of metrics.jsonl, ordered by step.
+    epochs: the epoch records of results.json.
+    metric: the metric of an epoch's score; None without an evaluation.
     """
 
     label: str
@@ -49,17 +49,17 @@ class Run:
     metric: str | None
 
     def curve(self, name: str, records: list[dict]) -> tuple[list[int], list]:
-        """(steps, figures) of the records that have the figure."""
+        """(steps, values) of the records that have this figure."""
         step = "step" if records is self.windows else "global_step"
         found = [(record[step], record[name]) for record in records if record.get(name) is not None]
         return [step for step, _ in found], [figure for _, figure in found]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the runs that the arguments name.
+    """Draw the given runs.
 
     Raises:
-        InputError: a folder is not that of a run; nothing has been written then.
+        InputError: a folder is not that of a run. Nothing has been written by then.
     """
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folder of a run")
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in that order, each with a label that no other has: where it takes that, with the settings that differ.
+    """The runs in the given order, each with a unique label, which includes differing settings if necessary.
 
     Raises:
         InputError: a folder is not that of a run.
@@ -94,10 +94,10 @@ def _of_same_label(runs: list[Run]) -> list[list[Run]]:
 
 
 def read_run(folder: Path) -> Run:
-    """The records of a run; the last line of metrics.jsonl may be torn, as a run that was stopped leaves it.
+    """The records of a run; the last line of metrics.jsonl may be incomplete, as a stopped run leaves it.
 
     Raises:
-        InputError: results.json or metrics.jsonl is missing, or not what a run writes.
+        InputError: results.json or metrics.jsonl is missing, or was not written by a run.
     """
     from training.folder import RunFolder  # takes seconds
 
@@ -118,9 +118,9 @@ def read_run(folder: Path) -> Run:
 
 
 def read_windows(path: Path) -> list[dict]:
-    """The records of metrics.jsonl by step; of a step that was logged again after a stop, the last one.
+    """The records of metrics.jsonl by step; for a step that was logged again after a resume, the last one.
 
-    A last record of less than half as many steps as the one before is left out: it is noisier than the others.
+    A last record over less than half as many steps as the one before is left out: it is noisier than the others.
 
     Raises:
         InputError: a line other than the last is not a record.
@@ -136,14 +136,14 @@ def read_windows(path: Path) -> list[dict]:
                 raise InputError(f"{path}, line {number}: not a record of a training step") from None
             log.warning(f"{path}, line {number}: cut short, left out")
     steps = sorted(windows)
-    whole = [step for step in steps if "learning_rate" in windows[step]]  # not the liveness alone
+    whole = [step for step in steps if "learning_rate" in windows[step]]  # not records of liveness alone
     if len(whole) > 2 and 2 * (whole[-1] - whole[-2]) < whole[-2] - whole[-3]:
         steps.remove(whole[-1])
     return [windows[step] for step in steps]
 
 
 def draw(path: str | Path, runs: list[Run]) -> None:
-    """Write the picture: panels for loss, divergence and score, and one for each run with keep rates."""
+    """Write the picture: panels for loss, divergence and score, and a panel for each run with keep rates."""
     from matplotlib.ticker import MaxNLocator
 
     masking = [run for run in runs if run.curve("keep_rate", run.windows)[0]]
@@ -165,14 +165,14 @@ def draw(path: str | Path, runs: list[Run]) -> None:
 
 
 def legend_columns(labels: list[str]) -> int:
-    """How many of the labels fit beside one another."""
+    """How many labels fit side by side."""
     fitting = LEGEND_CHARACTERS // (max(map(len, labels)) + SAMPLE)
     columns = max(1, min(len(labels), 3, fitting))
     return 2 if len(labels) == 4 and columns == 3 else columns
 
 
 def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
-    """Loss, divergence and score, with a colour and a line style for each run."""
+    """Draw loss, divergence and score, with a colour and a line style for each run."""
     for number, run in enumerate(runs):
         style = {
             "color": COLOURS[number % len(COLOURS)],
@@ -194,7 +194,7 @@ def draw_runs(axes: Sequence[Axes], runs: list[Run]) -> None:
 
 
 def draw_keep_rates(axis: Axes, run: Run) -> None:
-    """A line for each layer, from dark to light, with a colour bar that numbers them."""
+    """Draw a line for each layer, from dark to light, with a colour bar that numbers them."""
     import matplotlib
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
@@ -203,7 +203,7 @@ def draw_keep_rates(axis: Axes, run: Run) -> None:
     steps, rates = run.curve("keep_rate", run.windows)
     layers = run.own.get("asa_layers", list(range(len(rates[0]))))
     last = max(layers)
-    # The lightest colours of the map are left out: they are too near to white.
+    # The lightest colours of the map are left out: they are too close to white.
     shades = matplotlib.colormaps[QUANTITIES]([0.9 * layer / max(last, 1) for layer in range(last + 1)])
     for layer, curve in zip(layers, zip(*rates, strict=True), strict=True):
         axis.plot(steps, curve, color=shades[layer], label=f"layer {layer}")

@@ -1,17 +1,19 @@
-"""Adversarial Self-Attention (ASA): the method, complete but for its divergence, row budget and encoder table.
+"""Adversarial Self-Attention (ASA): the method itself.
 
 Wu, Ding, Zhao, Xie, Huang, Zhang: Adversarial Self-Attention for Language Understanding, AAAI 2023, arXiv 2206.12608.
 
-In every encoder layer an adversary reads the layer's input and decides which query-key pairs the attention may use.
-It is trained to make the masked prediction differ from the plain one, and it is charged for each pair that it masks.
-The encoder stays an unmodified Hugging Face model: the mask enters through a forward pre-hook on each of its layers.
+In every encoder layer, an adversary reads the layer's input and decides which query-key pairs the attention may use. It
+is trained to make the masked prediction differ from the plain one, and it is rewarded for every pair it keeps. The
+encoder stays an unmodified Hugging Face model: the mask enters through a forward pre-hook on each layer. The
+divergence, the row budget and the table of encoder types are in divergence.py, budget.py and encoder_types.py.
 
     model = AsaModel(AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32))
     model.train()
     model(**batch).loss.backward()     # task + divergence + tau^2 * penalty
-    model.detach().save_pretrained(f)  # what is kept: evaluation and inference use the plain model
+    model.detach().save_pretrained(f)  # only the backbone is saved: evaluation and inference use the plain model
 
-To clip gradients, clip `model.backbone` and `model.adversaries` apart: the adversaries' is often 100 times as large.
+To clip gradients, clip `model.backbone` and `model.adversaries` separately: the adversaries' gradient norm is often
+100 times as large.
 
 Shapes: B sequences (for multiple choice, examples x choices), L tokens, H hidden size, N encoder layers.
 """
@@ -36,26 +38,26 @@ except ImportError:  # before transformers 4.53
 from .budget import RowBudget
 from .divergence import IGNORED_LABEL, divergence, labelled_alone, zero_without_labels
 from .encoder_types import (
-    close,
     encoder_layers,
     encoder_type,
+    hook_score_bias,
     layer_calls,
     plain,
     predicts_masked_words,
-    second_door,
+    restore_scores,
 )
 
 PROTOCOLS = ("corrected", "release")
 
-# The attention score of a masked unit. It is also the gain of the divergence gradient that reaches the adversary,
-# while the penalty has none, so another value would be another method.
+# The attention score of a masked query-key pair. It also multiplies the divergence gradient that reaches the adversary,
+# but not the penalty gradient, so a different value would be a different method.
 MASKED_SCORE = -1e4
 
-# Whether a layer's hooks run again when a checkpointed layer is computed again, in the backward pass, when the
-# adversarial pass that they belong to is over. So it was before transformers 5.23.
+# Whether the hooks of a checkpointed layer run again when the backward pass recomputes it, after the adversarial pass
+# has ended. They do before transformers 5.23.
 HOOKS_RUN_AGAIN = GradientCheckpointingLayer is None or "__call__" in vars(GradientCheckpointingLayer)
 
-# (scores, visible keys, real queries) -> keep-mask and attention bias, as of `PositiveScore` and `RowBudget`.
+# (scores, visible keys, real queries) -> (keep-mask, attention bias). `PositiveScore` and `RowBudget` are such rules.
 MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
@@ -63,15 +65,16 @@ MaskRule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tens
 class AsaOutput(ModelOutput):
     """What `AsaModel` returns in training mode.
 
-    loss: task_loss + divergence, and tau^2 * penalty where there is one; scalar, the figure to call `backward` on.
-    logits, adv_logits: predictions of the clean and the adversarial pass, in the backbone's own shape.
+    loss: task_loss + divergence (+ tau^2 * penalty, unless there is a row budget); scalar, call `backward` on it.
+    logits, adv_logits: logits of the clean and the adversarial pass, in the shape that the backbone returns.
     task_loss: the backbone's own loss in the clean pass; scalar.
-    divergence: how far the two predictions are apart, as it is weighted; scalar. A mean over examples, or over masked
+    divergence: divergence between the two predictions, already weighted; scalar. A mean over examples, or over masked
         words.
-    penalty: kept units, summed over layers, per sequence; scalar, not yet weighted by tau^2. None under a row budget.
-    keep_rate: share of the real query-key pairs that each adversary keeps, one figure for each layer that has one;
-        no gradient.
-    fully_masked: share of the real query rows of which an adversary masked every real key, mean over the layers;
+    penalty: number of kept pairs per sequence, summed over layers; scalar, not yet weighted by tau^2. None under a row
+        budget.
+    keep_rate: share of the real query-key pairs that each adversary keeps, one value per layer with an adversary; no
+        gradient.
+    fully_masked: share of the real query rows in which an adversary masked every real key, mean over the layers;
         scalar, no gradient.
     """
 
@@ -88,31 +91,31 @@ class AsaOutput(ModelOutput):
 class AsaModel(nn.Module):
     """A Hugging Face model together with one adversary per encoder layer.
 
-    In training mode `forward(**batch)` runs the clean and the adversarial pass and returns an `AsaOutput`; in
-    evaluation mode it is the backbone, and returns the backbone's own output. `models/trainer.py` has what the Hugging
-    Face Trainer needs beside it.
+    In training mode, `forward(**batch)` runs the clean and the adversarial pass and returns an `AsaOutput`. In
+    evaluation mode it runs the backbone alone and returns the backbone's own output. For the Hugging Face Trainer, see
+    `models/trainer.py`.
 
     Args:
         backbone: a sequence-classification, multiple-choice, token-classification or masked-LM model of one of the
-            types in `ENCODER_TYPES`; also one with adapters of PEFT. It is trained in place.
-        tau: weight of the penalty is tau^2.
-        protocol: "corrected" counts real tokens only; "release" repeats the authors' code, which counts padding too.
-        one_forward: run both passes as one batch of 2B rows where the loss allows it, which is faster: half the
-            kernel launches, and one gradient of the embeddings. Equal to two forwards up to rounding; the clean
-            logits are then no longer bit by bit those of the backbone alone.
-        layers: the numbers, from 0, of the layers that have an adversary; the others attend plainly in both passes.
-            None is all of them.
-        divergence_weight: of the divergence, for encoder and adversary alike; the paper has no such weight. With w
-            and sqrt(w) tau the adversary weighs divergence and penalty against each other as it did with 1 and tau.
-        budget: the share of its keys that each query row hides, as `models/budget.py` has it, in place of the sign of
-            the score. There is then no penalty, and tau has no effect.
+            types in `ENCODER_TYPES`, with or without PEFT adapters. It is trained in place.
+        tau: the weight of the penalty is tau^2.
+        protocol: "corrected" counts only real tokens; "release" follows the authors' code, which counts padding too.
+        one_forward: run both passes as one batch of 2B rows where the loss allows it. This is faster: half the kernel
+            launches, and the embeddings' gradient is computed once. It equals two forward passes up to rounding, but
+            the clean logits are no longer bit-for-bit those of the backbone alone.
+        layers: the numbers, from 0, of the layers that have an adversary; the others are never masked. None means all
+            layers.
+        divergence_weight: weight of the divergence, for both encoder and adversary; the method as published has no such
+            weight. With weight w, scale tau by sqrt(w) to keep the adversary's balance of divergence and penalty.
+        budget: mask this share of each query's keys (see `models/budget.py`) instead of comparing the scores with 0.
+            There is then no penalty, and tau has no effect.
 
     Raises:
-        ValueError: the model type, its head, its attention implementation or the protocol is not supported, there is no
-            such layer, or the budget is no share.
+        ValueError: the model type, its head, its attention implementation or the protocol is not supported, a layer
+            does not exist, or the budget is not a share.
     """
 
-    accepts_loss_kwargs = False  # for the Trainer: the loss is the mean of the batch, of which it knows no other part
+    accepts_loss_kwargs = False  # for the Trainer: the loss is a mean over this batch alone
 
     def __init__(
         self,
@@ -138,8 +141,8 @@ class AsaModel(nn.Module):
         self.rule = PositiveScore() if budget is None else RowBudget(budget)
         self.of_words = predicts_masked_words(backbone)
         weight = next(backbone.parameters())
-        dtype = torch.promote_types(weight.dtype, torch.float32)  # also beside a half-precision backbone
-        # Under the number of its layer, with None for a layer that has no adversary.
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # even if the backbone has half precision
+        # Indexed by layer number; None for a layer without an adversary.
         self.adversaries = nn.ModuleList(
             Adversary(config.hidden_size, config.initializer_range).to(weight.device, dtype)  # type: ignore[misc]
             if number in adversarial
@@ -155,15 +158,14 @@ class AsaModel(nn.Module):
         return plain(self.backbone).config
 
     def forward(self, *, labels: torch.Tensor | None = None, **batch):
-        """Both passes on one batch; the keywords are those of the backbone.
+        """Run both passes on one batch; the keywords are those of the backbone.
 
         Returns:
             `AsaOutput` in training mode, the backbone's own output in evaluation mode.
 
         Raises:
-            ValueError: training without labels or inputs, with a loss for which no divergence is defined, with an
-                attention mask that says more than which tokens are real, or with gradient checkpointing that loses the
-                adversarial mask.
+            ValueError: in training, if there are no labels or no inputs, no divergence is defined for the loss, the
+                attention mask does not have one entry per token, or gradient checkpointing would lose the mask.
         """
         if labels is not None:
             batch["labels"] = labels
@@ -180,14 +182,14 @@ class AsaModel(nn.Module):
             )
 
         batch["return_dict"] = True
-        # A mean squared error knows no label to ignore.
+        # Mean squared error has no ignored label, which one forward pass needs.
         regression = labels.is_floating_point() or self.config.num_labels == 1
         passes = self._one_forward if self.one_forward and not regression else self._two_forwards
         logits, adv_logits, task_loss, masks = passes(**batch)
 
         task_loss = zero_without_labels(task_loss, labels)
         compared = logits, adv_logits, labels
-        if self.of_words and "words" not in batch:  # of which the backbone then gives no other logits
+        if self.of_words and "words" not in batch:  # with them, the backbone returns no other logits
             compared = labelled_alone(*compared)
         apart = divergence(self.config, *compared, self.protocol, self.of_words)
         apart = self.divergence_weight * apart
@@ -207,20 +209,20 @@ class AsaModel(nn.Module):
         )
 
     def detach(self) -> nn.Module:
-        """Take the hooks off the backbone and return it: the model as it was given, with its weights as trained."""
+        """Remove the hooks from the backbone and return it: the original model with its trained weights."""
         for handle in self._handles:
             handle.remove()
-        self._close_doors()
+        self._restore_scores()
         if self.protocol == "release":
             lose_attention_dropout(self.backbone, lost=False)
         self._detached = True
         return self.backbone
 
     def activation_checkpointing_enable(self, activation_checkpointing_kwargs: dict | None = None, **settings) -> None:
-        """Gradient checkpointing of the backbone, as its method of this name; the Trainer calls it.
+        """Enable gradient checkpointing on the backbone, like its own method of this name; the Trainer calls it.
 
         Raises:
-            ValueError: the model has none, or it is to be reentrant.
+            ValueError: the model does not support it, or reentrant checkpointing is requested.
         """
         given = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
         if given["use_reentrant"]:
@@ -229,7 +231,7 @@ class AsaModel(nn.Module):
         model.activation_checkpointing_enable(given, **settings)
 
     def _two_forwards(self, **batch) -> tuple:
-        """Logits of the clean and of the adversarial pass, the clean loss, and the record of the adversarial pass."""
+        """Return the logits of the clean and the adversarial pass, the clean loss, and the adversarial record."""
         clean = self.backbone(**batch)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with self.adversarial_mode(batch.get("attention_mask")) as masks:
@@ -237,9 +239,9 @@ class AsaModel(nn.Module):
         return clean.logits, adv_logits, clean.loss, masks
 
     def _one_forward(self, labels: torch.Tensor, **batch) -> tuple:
-        """The same with the clean rows and, below them, the adversarial ones as one batch."""
+        """The same, computed as one batch: the clean rows first, the adversarial rows after them."""
         rows = len(labels)
-        # The adversarial rows have no label, so that the backbone's mean is that of the clean ones.
+        # The adversarial rows have no label, so the backbone's mean loss is that of the clean rows.
         labels = torch.cat((labels, torch.full_like(labels, IGNORED_LABEL)))
         with self.adversarial_mode(batch.get("attention_mask"), below_clean_rows=True) as masks:
             output = self.backbone(**twice(batch, rows), labels=labels)
@@ -252,15 +254,16 @@ class AsaModel(nn.Module):
         below_clean_rows: bool = False,
         rule: MaskRule | None = None,
     ):
-        """Within this context the backbone's attention is masked by the adversaries.
+        """Context in which the adversaries mask the backbone's attention.
 
         Args:
-            attention_mask: the batch's own, (..., L), non-zero on real tokens; None where every token is real.
-            below_clean_rows: the backbone gets twice these rows, of which the first half stays unmasked.
-            rule: makes masks of scores, in place of the model's own rule.
+            attention_mask: that of the batch, (..., L), non-zero on real tokens; None if every token is real.
+            below_clean_rows: the backbone is called with the rows of the batch twice, and the first half stays
+                unmasked.
+            rule: turns scores into masks; default: the model's own rule.
 
         Yields:
-            The record of the pass: lists with one penalty, keep rate and share of fully masked rows per adversary.
+            The record of the pass: lists with the penalty, keep rate and share of fully masked rows of each adversary.
         """
         count_padding = self.protocol == "release"
         self._pass = _AdversarialPass(rule or self.rule, attention_mask, count_padding, below_clean_rows)
@@ -268,28 +271,28 @@ class AsaModel(nn.Module):
             yield self._pass
             if self._pass.calls != len(self.adversaries):
                 raise RuntimeError(f"{len(self.adversaries)} layers, of which {self._pass.calls} were called")
-        finally:  # a failed step leaves the plain model behind
+        finally:  # after a failed step, too, the backbone is unmasked
             self._pass = None
-            self._close_doors()
+            self._restore_scores()
 
     def _attach(self) -> None:
-        self._detached = False  # and not read from the handles, which torch.compile does not know
+        self._detached = False  # a flag, because torch.compile cannot read the handles
         self._handles: list = []
-        self._doors: list[tuple[nn.Module, str]] = []
+        self._biased: list[tuple[nn.Module, str]] = []
         lose_attention_dropout(self.backbone, lost=self.protocol == "release")
         for layer in encoder_layers(self.backbone):
             self._handles.append(layer.register_forward_pre_hook(_Hook(self), with_kwargs=True))
             if path := self.encoder_type.scores:
                 attention, _, method = path.rpartition(".")
-                self._doors.append((layer.get_submodule(attention), method))
-                self._handles += second_door(*self._doors[-1])
+                self._biased.append((layer.get_submodule(attention), method))
+                self._handles += hook_score_bias(*self._biased[-1])
 
-    def _close_doors(self) -> None:
-        for attention, method in self._doors:
-            close(attention, method)
+    def _restore_scores(self) -> None:
+        for attention, method in self._biased:
+            restore_scores(attention, method)
 
     def __setstate__(self, state: dict) -> None:
-        """A copy: the hooks that came with its backbone know no model."""
+        """Restore a copy: its backbone's hooks refer to no model, so new ones are attached unless it was detached."""
         super().__setstate__(state)
         detached = self._detached
         self.detach()
@@ -297,7 +300,7 @@ class AsaModel(nn.Module):
             self._attach()
 
     def _mask_attention(self, layer: nn.Module, args: tuple, kwargs: dict):
-        """Forward pre-hook of an encoder layer: puts the adversarial mask in place of the incoming one."""
+        """Forward pre-hook of an encoder layer: replace the incoming mask by the adversarial one."""
         if self._pass is None:
             return None
         adversary = self.adversaries[self._pass.calls]
@@ -310,16 +313,16 @@ class AsaModel(nn.Module):
         place = self.encoder_type.mask
         incoming = args[place] if len(args) > place else kwargs.get("attention_mask")
         own = incoming
-        if self.encoder_type.scores and incoming is not None:  # there 1 and 0, of any type
+        if self.encoder_type.scores and incoming is not None:  # such layers take 1 and 0, of any dtype
             own = incoming.bool()
-        # Detached: the adversary must not reach the encoder except through the mask.
+        # Detached: the adversary may influence the encoder only through the mask.
         read = hidden_states.detach()
         if self._pass.below_clean_rows:
             read = read.chunk(2)[1]
         bias = self._pass.bias(adversary(self._normalised(layer, read)), own)
         if self._pass.below_clean_rows:
             bias = F.pad(bias, (0, 0, 0, 0, len(bias), 0))  # (2B, L, L), 0 on the clean rows
-        # What goes in by a second door goes there with the layer's own mask: an argument is what checkpointing keeps.
+        # Where the bias is added to the scores, it comes with the layer's own mask: checkpointing keeps only arguments.
         mask = (incoming, bias) if self.encoder_type.scores else combine(bias, incoming, _query_dtype(hidden_states))
         if len(args) > place:
             return (*args[:place], mask, *args[place + 1 :]), kwargs
@@ -327,9 +330,9 @@ class AsaModel(nn.Module):
 
     @torch.no_grad()
     def _normalised(self, layer: nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the layer's attention reads of its input: of a layer that normalises first, the normalised input.
+        """The input that the layer's attention reads: in a pre-norm layer, the normalised input.
 
-        The bare input grows from layer to layer, and would drive the adversary's scores out of the gate's slope.
+        Without the norm the input grows from layer to layer, and the adversary's scores would saturate the sigmoid.
         """
         norm = self.encoder_type.norm
         if not norm or not getattr(self.config, "pre_norm", True):
@@ -338,10 +341,10 @@ class AsaModel(nn.Module):
 
 
 class _Hook:
-    """Forward pre-hook that asks an `AsaModel` as long as there is one.
+    """Forward pre-hook that calls an `AsaModel` for as long as that model exists.
 
-    It holds no reference, so that the backbone neither keeps the adversaries alive nor carries them along when it is
-    copied or pickled; the hook of such a copy does nothing.
+    It holds only a weak reference, so that the backbone does not keep the adversaries alive or take them along when it
+    is copied or pickled. The hook of such a copy does nothing.
     """
 
     def __init__(self, model: AsaModel | None = None):
@@ -356,7 +359,7 @@ class _Hook:
 
 
 class Adversary(nn.Module):
-    """Two linear maps whose scaled product scores every query-key pair: one head over the full width."""
+    """Scores every query-key pair by the scaled product of two linear maps, as one attention head of full width."""
 
     def __init__(self, hidden_size: int, initializer_range: float):
         super().__init__()
@@ -367,9 +370,9 @@ class Adversary(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Scores (B, L, L) of hidden states (B, L, H), in float32 (or float64) even under autocast.
+        """Compute scores (B, L, L) of hidden states (B, L, H), in float32 (or float64) even under autocast.
 
-        In half precision the gradients would overflow: they carry a factor of 1e4 and, in fp16, the loss scale.
+        In half precision the gradients would overflow: they have a factor of 1e4 and, in fp16, the loss scale.
         """
         with torch.autocast(hidden_states.device.type, enabled=False):
             dtype = torch.promote_types(self.query.weight.dtype, torch.float32)
@@ -384,8 +387,9 @@ class Adversary(nn.Module):
 class KeepMask(torch.autograd.Function):
     """Score -> keep-mask, 1 where the score is positive and the key visible (B, L or 1, L), else 0.
 
-    Backward: straight through the threshold with the derivative of the sigmoid, and reversed, so that a descent step
-    on the loss is an ascent step for the adversary. The release adds noise that cancels itself; there is none here.
+    Backward: a straight-through estimator with the derivative of the sigmoid, and with the sign reversed, so that a
+    descent step on the loss is an ascent step for the adversary. The release also adds noise that cancels out; it is
+    left out here.
     """
 
     @staticmethod
@@ -401,14 +405,14 @@ class KeepMask(torch.autograd.Function):
 
 
 class PositiveScore:
-    """ASA's rule: a pair is kept where its score is positive, and each one that is kept counts for the penalty."""
+    """ASA's rule: keep a pair if its score is positive. The penalty counts the kept pairs."""
 
     hidden_score = MASKED_SCORE
 
     def __call__(
         self, score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores (B, L, L), visible keys (B, 1 or L, L) -> keep-mask and attention bias; every query has a mask."""
+        """Scores (B, L, L), visible keys (B, 1 or L, L) -> keep-mask and attention bias, also of padding queries."""
         keep = KeepMask.apply(score, visible)
         return keep, (1 - keep) * MASKED_SCORE
 
@@ -427,34 +431,34 @@ class _AdversarialPass:
         self.real = None if attention_mask is None else attention_mask.flatten(0, -2).bool()  # (B, L)
         self.count_padding = count_padding
         self.below_clean_rows = below_clean_rows
-        self.calls = 0  # of encoder layers, with and without an adversary
+        self.calls = 0  # encoder layers called so far, with or without an adversary
         self.penalty: list[torch.Tensor] = []
         self.keep_rate: list[torch.Tensor] = []
         self.fully_masked: list[torch.Tensor] = []
 
     def bias(self, score: torch.Tensor, incoming: torch.Tensor | None) -> torch.Tensor:
-        """The attention bias (B, L, L) that follows from a layer's scores (B, L, L); writes the record.
+        """Turn a layer's scores (B, L, L) into its attention bias (B, L, L), and add to the record.
 
         Args:
-            incoming: the layer's own mask, as `allowed_pairs` takes it. A pair that it forbids is none of the
-                adversary's: in a layer with a window, the pairs outside of it.
+            incoming: the layer's own mask, as `allowed_pairs` takes it. The adversary has no say over the pairs that it
+                forbids, for example those outside the window of local attention.
         """
         if self.real is None:
             self.real = torch.ones(score.shape[:2], dtype=torch.bool, device=score.device)
         visible, real_query = self.real[:, None, :], self.real[:, :, None]  # (B, 1, L), (B, L, 1)
         if incoming is not None:
-            visible = visible & allowed_pairs(incoming)[-len(score) :]  # (B, L or 1, L), below the clean rows
+            visible = visible & allowed_pairs(incoming)[-len(score) :]  # (B, L or 1, L), of the adversarial rows
         keep, bias = self.rule(score, visible, real_query)
 
-        # Where nothing is kept the row stays as it is, with the gradient of its mask: a bias of -1e4 on a whole row
-        # is no bias at all in float32, and something else in float16.
+        # A row in which nothing is kept gets no bias, but its mask still has a gradient. In float32, a bias of -1e4 on
+        # a whole row changes nothing; in float16 it would change the result.
         closed = keep.detach().sum(-1, keepdim=True) == 0  # (B, L, 1)
         bias = bias - closed * bias.detach()
 
         counted = keep if self.count_padding else keep * real_query
         self.penalty.append(counted.sum() / len(score))
         with torch.no_grad():
-            # A batch may hold no real token at all.
+            # clamp: a batch may have no real token at all.
             self.keep_rate.append((keep * real_query).sum() / (visible & real_query).sum().clamp(min=1))
             self.fully_masked.append((closed & real_query).sum() / self.real.sum().clamp(min=1))
         return bias
@@ -463,23 +467,23 @@ class _AdversarialPass:
 def allowed_pairs(mask: torch.Tensor) -> torch.Tensor:
     """Which query-key pairs a layer's mask (B or 1, 1, L or 1, L) allows: boolean (B or 1, L or 1, L).
 
-    A boolean mask has True for yes; a float one is added to the scores, and 0 allows.
+    In a boolean mask True allows a pair. A float mask is added to the scores, and 0 allows a pair.
     """
     mask = mask.squeeze(1)
     return mask if mask.dtype == torch.bool else mask > MASKED_SCORE / 2
 
 
 def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
-    """The mask to hand to the attention: the adversary's bias, and whatever the incoming mask forbids.
+    """Combine the adversary's bias with the incoming mask into the mask for the attention.
 
     Args:
         bias: (B, L, L).
         incoming: None, boolean (True allows) or float (added to the scores), broadcastable to (B, 1, L, L).
-        dtype: of the result, where the incoming mask does not have a floating type itself.
+        dtype: dtype of the result if the incoming mask is not of a floating type.
 
     Returns:
-        (B, 1, L, L). The minimum of the two, not their sum, which overflows in float16; and not `torch.minimum`,
-        which halves the gradient where both are 0.
+        (B, 1, L, L), the minimum of the two. Their sum would overflow in float16, and `torch.minimum` would halve the
+        gradient where both are 0.
     """
     bias = bias.unsqueeze(1)
     if incoming is None:
@@ -491,7 +495,7 @@ def combine(bias: torch.Tensor, incoming: torch.Tensor | None, dtype: torch.dtyp
 
 
 def twice(batch: dict, rows: int) -> dict:
-    """The batch with its rows (`rows` in number) and, below them, the same rows again."""
+    """Repeat the batch: its `rows` rows, followed by the same rows again."""
     return {
         name: torch.cat((value, value)) if isinstance(value, torch.Tensor) and value.shape[:1] == (rows,) else value
         for name, value in batch.items()
@@ -499,20 +503,20 @@ def twice(batch: dict, rows: int) -> dict:
 
 
 def lose_attention_dropout(backbone: nn.Module, lost: bool = True) -> None:
-    """Make a RoBERTa drop no attention probabilities: the release's copy of it lost that, for every method.
+    """Turn off attention dropout in a RoBERTa: the release's copy of RoBERTa lacks it, for every method.
 
     Args:
-        lost: False gives them back as the configuration has them.
+        lost: False turns it on again, with the probability in the configuration.
     """
     config: Any = backbone.config
     if config.model_type == "roberta":
         for layer in encoder_layers(backbone):
-            attention: Any = layer.attention  # as RoBERTa's layers have it
+            attention: Any = layer.attention  # RoBERTa's layers have this attribute
             attention.self.dropout.p = 0.0 if lost else config.attention_probs_dropout_prob
 
 
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:
-    """Raise `ValueError` unless the mask has one entry a token: ASA has to know which tokens are real."""
+    """Raise `ValueError` unless the mask has one entry per token: ASA has to know which tokens are real."""
     if input_ids is None and inputs_embeds is None:
         raise ValueError("training with ASA needs input_ids or inputs_embeds in the batch")
     shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
@@ -527,16 +531,16 @@ REENTRANT = "with ASA, gradient checkpointing must have use_reentrant=False, or 
 
 
 def check_checkpointing(layer: nn.Module) -> None:
-    """Raise `ValueError` for a layer under reentrant checkpointing, which gives gradients to positional arguments."""
-    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):  # as checkpoint has it
+    """Raise `ValueError` if the layer uses reentrant checkpointing, which tracks only positional arguments."""
+    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):  # PyTorch's default
         raise ValueError(REENTRANT)
 
 
 def adversarial_layers(config, layers: Iterable[int] | None) -> list[int]:
-    """The numbers of the layers that are to have an adversary; None is all of them.
+    """The sorted numbers of the layers that get an adversary; None means all layers.
 
     Raises:
-        ValueError: there is no such layer, or none is given.
+        ValueError: a layer does not exist, or the list is empty.
     """
     calls = layer_calls(config)
     numbers = sorted(set(range(calls) if layers is None else layers))

@@ -1,9 +1,9 @@
-"""What ASA is compared with: published ways to regularise fine-tuning, one module each.
+"""The baselines that ASA is compared with: published regularisation methods for fine-tuning, one module each.
 
-Each is a module around the backbone, as `AsaModel` is: in training mode `forward(**batch)` makes the step's loss, and
-in evaluation mode it is the backbone. `loss` is `task_loss` + `divergence`, the latter as it is weighted there. The
-divergence of two predictions is ASA's own (`models.divergence`), so that all methods have the same idea of it for
-sentences, choices, words and regressions.
+Like `AsaModel`, each is a module around the backbone: in training mode, `forward(**batch)` computes the step's loss; in
+evaluation mode, it only calls the backbone. `loss` is `task_loss` + `divergence`, the latter already weighted. All
+methods use ASA's divergence between two predictions (`models.divergence`), so that they treat sentences, choices, words
+and regressions alike.
 """
 
 import contextlib
@@ -23,21 +23,22 @@ from .encoder_types import predicts_masked_words
 
 R3F_NOISES = ("uniform", "normal")
 
-# The loss whose gradient directs the noise is scaled by it, so that float16 does not lose the gradient; what is done
-# with the gradient does not depend on its length.
+# The loss whose gradient directs the noise is multiplied by this, so that the gradient does not underflow in float16.
+# The gradient's length has no effect.
 GRADIENT_SCALE = 2.0**10
 
-EARLY = 0.1  # the share of SMART's training in which the average follows faster
+EARLY = 0.1  # the share of SMART's training in which the average follows the weights faster
 
 
 @dataclass
 class BaselineOutput(ModelOutput):
     """What the methods of this file return in training mode.
 
-    loss: task_loss + divergence; scalar, the figure to call `backward` on.
-    logits: predictions of the pass without noise (of FreeLB, which has none: the first), in the backbone's own shape.
-    task_loss: the mean over labels; scalar. None where the whole loss is one.
-    divergence: what the method adds, with its weights, the mean over examples; scalar.
+    loss: task_loss + divergence; scalar, call `backward` on it.
+    logits: logits of the pass without noise (for FreeLB, which has none, of the first pass), in the shape that the
+        backbone returns.
+    task_loss: mean over labels; scalar. None if the whole loss is the task loss.
+    divergence: the term that the method adds, already weighted, a mean over examples; scalar.
     """
 
     loss: torch.Tensor | None = None
@@ -47,7 +48,7 @@ class BaselineOutput(ModelOutput):
 
 
 class Baseline(nn.Module):
-    """The frame: `step` in training mode, the backbone in evaluation mode."""
+    """Base class: runs `step` in training mode, and the backbone in evaluation mode."""
 
     def __init__(self, backbone: PreTrainedModel):
         super().__init__()
@@ -55,7 +56,7 @@ class Baseline(nn.Module):
         self.of_words = predicts_masked_words(backbone)
 
     def forward(self, **batch):
-        """Raises `ValueError` in training without labels."""
+        """Run one step, or the backbone; raise `ValueError` in training without labels."""
         if not self.training:
             return self.backbone(**batch)
         if batch.get("labels") is None:
@@ -72,16 +73,16 @@ class RDrop(Baseline):
     Liang, Wu, Li, Wang, Meng, Qin, Chen, Zhang, Liu: R-Drop: Regularized Dropout for Neural Networks, NeurIPS 2021,
     arXiv 2106.14448, equations 2 to 4 and algorithm 1.
 
-    loss = (task_1 + task_2) / 2 + alpha * (KL(p_1||p_2) + KL(p_2||p_1)) / 2, means over the batch, both sides with
-    their gradient. As in the paper, the two passes are one over the batch repeated.
+    loss = (task_1 + task_2) / 2 + alpha * (KL(p_1||p_2) + KL(p_2||p_1)) / 2, means over the batch; neither side is
+    detached. As in the paper, the two passes are one pass over the batch repeated.
 
-    The authors' alphas are not comparable with one another. The paper's equation 4 sums the two task losses, so that
-    its alpha is twice the one here. In the authors' example code the task losses are averaged, but the divergence is
-    summed over the batch; in their BERT for GLUE the task losses are summed too, and its classification is that of
-    alpha = B / 4 here, with batches of B examples.
+    The authors' values of alpha are not comparable with each other. The paper's equation 4 sums the two task losses, so
+    its alpha is twice the one here. The authors' example code averages the task losses, but sums the divergence over
+    the batch. Their BERT code for GLUE sums the task losses too; its classification loss is the one with alpha = B / 4
+    here, with batches of B examples.
 
     Args:
-        alpha: weight of the divergence; of a regression, of the mean squared difference.
+        alpha: weight of the divergence; for a regression, of the mean squared difference.
     """
 
     def __init__(self, backbone: PreTrainedModel, alpha: float):
@@ -100,16 +101,16 @@ class RDrop(Baseline):
 
 
 class RandomMask(AsaModel):
-    """ASA with masks drawn at random in place of learned ones, which shows what the adversary contributes.
+    """ASA with random instead of learned masks, which shows what the adversary contributes.
 
-    This is our ablation and not a published method. The two passes, the divergence, the bias and the rule for rows
-    whose every real key is masked are those of ASA. Each query-key pair is kept with the same probability, with one
-    draw for all heads. There is no penalty, and there are no parameters besides the backbone's.
+    This is our ablation, not a published method. The two passes, the divergence, the bias and the rule for fully masked
+    rows are those of ASA. Each query-key pair is kept with the same probability, with one draw for all heads. There is
+    no penalty, and there are no parameters besides the backbone's.
 
     Args:
-        keep_rate: the probability with which a pair is kept.
-        budget: where it is given, each row hides exactly as many keys as under `AsaModel`'s budget, with the same bias,
-            in place of the keep rate: the control for that method.
+        keep_rate: the probability of keeping a pair.
+        budget: instead of `keep_rate`, mask exactly as many keys per row as `AsaModel` does under this budget, with the
+            same bias: the control for that method.
         protocol, layers, one_forward: as for `AsaModel`.
     """
 
@@ -126,7 +127,7 @@ class RandomMask(AsaModel):
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
     def forward(self, **batch):
-        """As `AsaModel.forward`; the output has no penalty."""
+        """Like `AsaModel.forward`, but the output has no penalty."""
         output = super().forward(**batch)
         if self.training:
             output = AsaOutput(**{name: value for name, value in output.items() if name != "penalty"})
@@ -134,7 +135,7 @@ class RandomMask(AsaModel):
 
 
 class RandomScores(nn.Module):
-    """In an adversary's place: scores (B, L, L) that are positive with the probability `keep_rate`."""
+    """Replaces an adversary: scores (B, L, L) that are positive with probability `keep_rate`."""
 
     def __init__(self, keep_rate: float):
         super().__init__()
@@ -146,12 +147,12 @@ class RandomScores(nn.Module):
 
 
 class EmbeddingNoise(Baseline):
-    """What the methods share that add noise to the embeddings of the real tokens."""
+    """Base class of the methods that add noise to the embeddings of the real tokens."""
 
     def real_tokens(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **_
     ) -> torch.Tensor:
-        """(sequences, L, width of the embeddings): 1 on real tokens, 0 on padding, in the type noise has: float32.
+        """(sequences, L, embedding width), float32 like the noise: 1 on real tokens, 0 on padding.
 
         Raises:
             ValueError: the batch has no input_ids, whose embeddings the noise is added to.
@@ -165,11 +166,11 @@ class EmbeddingNoise(Baseline):
 
     @contextlib.contextmanager
     def added(self, noise: torch.Tensor):
-        """Within this context the word embeddings are those of the model plus the noise."""
+        """Context in which the noise is added to the model's word embeddings."""
         embeddings = _word_embeddings(self.backbone)
 
         def noisy(module: nn.Module, inputs: tuple, output):
-            # I-BERT's own class of embeddings gives the scale of its integers, too.
+            # I-BERT's embedding class also returns the scale of its integers.
             return (output[0] + noise, *output[1:]) if isinstance(output, tuple) else output + noise
 
         hook = embeddings.register_forward_hook(noisy)
@@ -179,29 +180,29 @@ class EmbeddingNoise(Baseline):
             hook.remove()
 
     def apart(self, p: torch.Tensor, q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """KL(p||q) + KL(q||p), the mean over examples; of a regression the mean squared difference."""
+        """KL(p||q) + KL(q||p), a mean over examples; for a regression, the mean squared difference."""
         config = self.backbone.config
         factor = 1 if is_regression(config, p, labels) else 2
         return factor * divergence(config, p, q, labels, of_words=self.of_words)
 
 
 def _own_dropout(attention: nn.Module) -> float:
-    """The dropout that a layer's attention applies without a module, as EuroBERT's does; 0 for any other module."""
+    """The dropout that an attention applies without a dropout module, as EuroBERT's does; 0 for any other module."""
     share = getattr(attention, "attention_dropout", 0)
     return share if isinstance(share, float) else 0
 
 
 class FineNoise(EmbeddingNoise):
-    """What the methods share whose noise is of the size 1e-5: precision enough to tell what the noise does.
+    """Base class of the methods with noise of size 1e-5, which need enough precision for the noise to have an effect.
 
     The noise is added in float32, but under bf16 or fp16 the encoder's matrix products round their inputs far more
-    coarsely, and two passes then differ by their rounding. In a model with dropout that does not matter: each pass has
-    a draw of its own, which moves the prediction far more than noise or rounding. A model without dropout computes in
-    float32 here, whatever the run's precision. `python -m benchmarks.noise` measures both.
+    coarsely, so that two passes differ by their rounding. With dropout this does not matter: each pass draws its own
+    dropout, which moves the prediction far more than noise or rounding. A model without dropout is computed in float32,
+    whatever the run's precision. `python -m benchmarks.noise` measures both cases.
     """
 
     def forward(self, **batch):
-        """As `Baseline.forward`, but a training step without dropout is computed in float32, even under autocast."""
+        """Like `Baseline.forward`, but a training step without dropout is computed in float32, even under autocast."""
         dropout = any(
             module.training and (module.p if isinstance(module, nn.Dropout) else _own_dropout(module))
             for module in self.modules()
@@ -213,45 +214,46 @@ class FineNoise(EmbeddingNoise):
 
 
 class FreeLB(EmbeddingNoise):
-    """FreeLB: training on each of K ascent steps of noise on the embeddings.
+    """FreeLB: trains on each of K ascent steps of adversarial noise on the embeddings.
 
     Zhu, Cheng, Gan, Sun, Goldstein, Liu: FreeLB: Enhanced Adversarial Training for Natural Language Understanding,
     ICLR 2020, arXiv 1909.11764, algorithm 1.
 
-    The noise d of a sequence with n real tokens of width H starts as U(-1, 1) * init / sqrt(n * H). Then
-    loss = the mean of task(x + d_1), ..., task(x + d_K), with d_k+1 = P(d_k + lr * g / |g|), g being the gradient of
-    task(x + d_k) with respect to d_k, |.| the Frobenius norm of a sequence's noise, and P the projection on the ball
-    of radius max_norm. As in the paper, the K passes have one draw of dropout.
+    The noise d of a sequence with n real tokens of width H starts as U(-1, 1) * init / sqrt(n * H). Then loss = the
+    mean of task(x + d_1), ..., task(x + d_K), with d_k+1 = P(d_k + lr * g / |g|). Here g is the gradient of task(x +
+    d_k) with respect to d_k, |.| the Frobenius norm of a sequence's noise, and P the projection onto the ball of radius
+    max_norm. As in the paper, the K passes use the same dropout mask.
 
     The authors call `backward` in each step, which gives the gradients of the parameters and of the noise at once. Here
-    the step's loss is a single one, so that the training loop is every method's: the activations of all K passes are
-    kept until its `backward`, K times the memory, and K - 1 of them are gone through once more for the noise.
+    there is a single loss per step, so that all methods share one training loop. This keeps the activations of all K
+    passes until `backward`, K times the memory, and K - 1 of the passes are differentiated a second time, for the
+    noise.
 
-    The sizes lr, init and max_norm are relative to the word embeddings: they are stated for an encoder whose embeddings
-    have the norm `embedding_norm`, and multiplied by this encoder's own norm, before training, over that one. So the
-    published sizes hold unchanged on the encoder they were published for, and move the embeddings of any other by the
-    same share of their length.
+    The sizes lr, init and max_norm are relative to the word embeddings. They are given for an encoder whose embeddings
+    have the norm `embedding_norm`, and are multiplied by the ratio of this encoder's norm before training to that norm.
+    The published sizes therefore apply unchanged to the encoder they were published for, and move the embeddings of any
+    other encoder by the same share of their length.
 
-    The defaults of the command line are the authors' for RoBERTa-large on SST-2. They have others for each task: on
-    CoLA lr 0.025, init 0.4, max_norm 0.3, on MRPC 0.04, 0.64, 0.4, with 3 steps. The norm is `mean_embedding_norm`,
-    sqrt(H * (mean^2 + deviation^2)) in terms of the matrix's components:
+    The command line's defaults are the authors' values for RoBERTa-large on SST-2. They use others for each task: on
+    CoLA lr 0.025, init 0.4, max_norm 0.3, on MRPC 0.04, 0.64, 0.4, with 3 steps. The norm is `mean_embedding_norm`; in
+    terms of the matrix's components, it is sqrt(H * (mean^2 + deviation^2)):
 
         RoBERTa-large       4.4   -0.018, 0.135 and 0.136, of two models fine-tuned from it, in the weight statistics
                                   of the repository PaddlePaddle/GraphNet
-        RoBERTa-base        3.6   -0.012, 0.131, from there too
-        BERT-base, uncased  1.4   -0.028, 0.043, from there too
+        RoBERTa-base        3.6   -0.012, 0.131, from the same source
+        BERT-base, uncased  1.4   -0.028, 0.043, from the same source
         all-mpnet-base-v2   2.39  measured
         all-MiniLM-L6-v2    1.09  measured: unscaled, the published sizes are four times too large for it
 
     The authors' code for RoBERTa makes one pass more than it has steps; their code for ALBERT and the paper's algorithm
-    make as many.
+    make exactly K.
 
     Args:
         steps: K.
-        lr: how far a step of the ascent goes.
-        init: size of the first noise.
-        max_norm: the radius; 0 for no bound.
-        embedding_norm: the norm that the three are given for; 0 takes them as they stand.
+        lr: size of an ascent step.
+        init: size of the initial noise.
+        max_norm: radius of the ball; 0 for no bound.
+        embedding_norm: the embedding norm that lr, init and max_norm are given for; 0 uses them unscaled.
     """
 
     def __init__(
@@ -268,14 +270,15 @@ class FreeLB(EmbeddingNoise):
         outputs, losses = [], []
         for remaining in reversed(range(self.steps)):
             noise.requires_grad_()
-            # All but the last put the generators back, so that the next draws the same dropout.
+            # All passes but the last restore the generators, so that the next pass draws the same dropout.
             with self.added(noise), torch.random.fork_rng(device, enabled=remaining > 0):
                 outputs.append(self.backbone(**batch, labels=labels))
             losses.append(zero_without_labels(outputs[-1].loss, labels))
             if remaining:
-                # MobileBERT's embeddings read their neighbours, of the last token the padding.
+                # * real: MobileBERT's embeddings read neighbouring tokens, and those of the last token read the
+                # padding.
                 gradient = _per_largest(_gradient(losses[-1], noise, retain_graph=True) * real, dim=(1, 2))
-                # Its largest component is 1, or all are 0.
+                # The gradient's largest component is now 1, or all are 0.
                 ascent = gradient / _norm(gradient).clamp(min=1)
                 noise = self._project(noise.detach() + self.lr * ascent)
         return BaselineOutput(loss=torch.stack(losses).mean(), logits=outputs[0].logits)
@@ -285,35 +288,35 @@ class FreeLB(EmbeddingNoise):
 
 
 class Smart(FineNoise):
-    """SMART: predictions should not change under adversarial noise, nor fast over the steps of training.
+    """SMART: predictions should not change under adversarial noise, nor change fast during training.
 
     Jiang, He, Chen, Liu, Gao, Zhao: SMART: Robust and Efficient Fine-Tuning for Pre-trained Natural Language Models
     through Principled Regularized Optimization, ACL 2020, arXiv 1911.03437, equations 1 to 3 and algorithm 1.
 
-    loss = task(x) + weight * l(f(x + d), f(x)) + bregman * l(f(x), f'(x)), means over the batch, where
-    l(p, q) = KL(p||q) + KL(q||p), or the squared difference of a regression. The noise d starts as N(0, noise^2), and
-    in each of the inner steps goes up by step_size times the gradient of l(f(x + d), f(x)), f(x) being fixed, over
-    that gradient's largest component. f' is the backbone with weights averaged over the steps, w' = momentum * w' +
-    (1 - momentum) * w, and without dropout; it is part of this module's state, and of no checkpoint. As in the paper,
-    the momentum is smaller in the first tenth of the training steps.
+    loss = task(x) + weight * l(f(x + d), f(x)) + bregman * l(f(x), f'(x)), means over the batch, where l(p, q) =
+    KL(p||q) + KL(q||p), or the squared difference for a regression. The noise d starts as N(0, noise^2). Each inner
+    step adds step_size times the gradient of l(f(x + d), f(x)), with f(x) fixed, divided by that gradient's largest
+    component. f' is the backbone without dropout and with weights averaged over the steps, w' = momentum * w' + (1 -
+    momentum) * w. It is part of this module's state, but of no checkpoint. As in the paper, the momentum is smaller in
+    the first tenth of the training steps.
 
-    The authors' code (MT-DNN) has no averaged weights at all: with bregman 0 this is their code's method, otherwise it
-    is the paper's, and the comparison table has a row for each. From the first version of that code, where paper and
-    code differ: the gradient is normalised token by token, not over the whole sequence; and by default noise has no
-    bound, while the paper's would be far below the step. Later versions normalise the noise itself, which is then a
-    thousand times larger. The authors take the target of each half of l for fixed, which near l = 0 halves its
-    gradient.
+    The authors' code (MT-DNN) has no averaged weights: with bregman 0 this is their code's method, otherwise it is the
+    paper's; the comparison table has a row for each. Where paper and code differ, two details follow the first version
+    of the code: the gradient is normalised per token, not over the whole sequence, and by default the noise is
+    unbounded, while the paper's bound would be far below the step size. Later versions of the code normalise the noise
+    itself, which makes it a thousand times larger. The authors treat the target of each half of l as fixed, which near
+    l = 0 halves its gradient.
 
-    Each pass draws its own dropout, so that l is not 0 without noise.
+    Each pass draws its own dropout, so l is not 0 even without noise.
 
     Args:
-        weight, bregman: weights of the two terms; bregman 0 leaves out the second.
+        weight, bregman: weights of the two divergence terms; bregman 0 leaves out the second.
         noise, step_size, steps: start, step size and number of steps of the inner ascent.
-        radius: bound of the noise in the maximum norm; 0 for no bound.
-        momentum, early_momentum: momentum of the averaged weights after, and in, the first tenth of the training.
+        radius: bound on the noise's maximum norm; 0 for no bound.
+        momentum, early_momentum: momentum of the averaged weights after and during the first tenth of training.
 
     Attributes:
-        share_done: how much of the training is done, from 0 to 1; set by the training loop. Without a loop that sets
+        share_done: completed share of the training, from 0 to 1, set by the training loop. In a loop that does not set
             it, it stays at 1, and `momentum` applies throughout.
     """
 
@@ -368,7 +371,7 @@ class Smart(FineNoise):
         return BaselineOutput(loss=task_loss + apart, logits=clean.logits, task_loss=task_loss, divergence=apart)
 
     def _follow(self) -> None:
-        """Take the optimizer's last step into the average: once, in however many parts a batch comes."""
+        """Update the average with the optimizer's last step: once per step, even if a batch comes in several parts."""
         if torch.equal(self.seen, self._watched()):
             return
         self.seen.copy_(self._watched())
@@ -377,7 +380,7 @@ class Smart(FineNoise):
             mean.lerp_(weight, 1 - momentum)
 
     def _watched(self) -> torch.Tensor:
-        """The weight that shows whether there was a step: the head's last one. A bias may have no gradient."""
+        """The weight whose change shows that there was a step: the head's last one. A bias may have no gradient."""
         return [parameter for parameter in self.backbone.parameters() if parameter.ndim > 1][-1]
 
 
@@ -387,12 +390,12 @@ class R3F(FineNoise):
     Aghajanyan, Shrivastava, Gupta, Goyal, Zettlemoyer, Gupta: Better Fine-Tuning by Reducing Representational Collapse,
     ICLR 2021, arXiv 2008.03156, the objective of R3F.
 
-    loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, p = f(x), q = f(x + z), both with their
-    gradient and a draw of dropout of their own, as in the authors' code, except that there the noised pass does not
-    train the embeddings; of a regression, the mean squared difference.
-    Noise of the published size, 1e-5, moves a prediction by far less than dropout does: in a model with dropout the
-    divergence is that of two draws of it, twice R-Drop's, in every precision (`FineNoise`). The paper's R4F, a spectral
-    norm on the head, is not here.
+    loss = task(x) + weight * (KL(p||q) + KL(q||p)), means over the batch, with p = f(x) and q = f(x + z); for a
+    regression, the mean squared difference. Neither side is detached and each pass draws its own dropout, as in the
+    authors' code, except that there the noised pass does not train the embeddings. Noise of the published size, 1e-5,
+    moves a prediction far less than dropout does: in a model with dropout, the divergence is that between two dropout
+    draws, twice R-Drop's, in every precision (`FineNoise`). The paper's R4F, which adds a spectral norm on the head, is
+    not implemented.
 
     Args:
         noise: "uniform", z ~ U(-eps, eps), or "normal", z ~ N(0, eps^2).
@@ -420,20 +423,20 @@ def _word_embeddings(backbone: PreTrainedModel) -> nn.Embedding:
 
 
 def mean_embedding_norm(backbone: PreTrainedModel) -> float:
-    """The root mean square of the norms of the word embeddings, over the vocabulary."""
+    """The root mean square, over the vocabulary, of the word embeddings' norms."""
     weight = _word_embeddings(backbone).weight.detach()
     norm = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
     return norm.item() / len(weight) ** 0.5
 
 
 def _gradient(loss: torch.Tensor, noise: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
-    """The loss's gradient with respect to the noise, up to a factor; 0 where half precision overflows."""
+    """The gradient of the loss with respect to the noise, up to a factor; 0 where half precision overflows."""
     (gradient,) = torch.autograd.grad(loss * GRADIENT_SCALE, noise, retain_graph=retain_graph)
     return gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _per_largest(gradient: torch.Tensor, dim: int | tuple[int, ...]) -> torch.Tensor:
-    """The gradient over its largest component; 0 where all are."""
+    """The gradient divided by its largest component; 0 if all components are 0."""
     return gradient / gradient.abs().amax(dim, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 

@@ -1,9 +1,9 @@
-"""The row budget: a rule for ASA's masks under which the adversary cannot be switched off.
+"""The row budget: a rule for ASA's masks under which the adversary cannot switch itself off.
 
-Under ASA's own rule the adversary decides how much it masks, and is paid for masking nothing: its masks open. Here
-every query row hides a fixed share of its keys, those with the lowest scores, so that all an adversary has to decide is
-which. There is no penalty. A hidden key keeps a small weight, and with it a gradient: it can come back.
-docs/row_budget.md has the reasons, and `AsaModel(backbone, budget=0.1)` uses the rule.
+Under ASA's own rule, the adversary decides how much it masks and is rewarded for masking nothing, so its masks open.
+Here every query row masks a fixed share of its keys, those with the lowest scores: the adversary only decides which.
+There is no penalty. A masked key keeps a small attention weight, and so a gradient: it can come back.
+docs/row_budget.md explains the design; `AsaModel(backbone, budget=0.1)` uses the rule.
 """
 
 import math
@@ -14,17 +14,17 @@ EPS = 1e-4
 
 
 class RowBudget:
-    """Hides k = max(1, round(beta n)) of the n keys that a real query sees, n - 1 at most; of one key, none.
+    """Masks k = max(1, round(beta n)) of the n keys that a real query sees, but at most n - 1.
 
     Args:
-        beta: the share of the keys that is hidden.
-        eps: what the attention weight of a hidden key is multiplied by, before the row is normalised.
+        beta: the share of the keys that is masked.
+        eps: factor on the attention weight of a masked key, before the row is normalised.
 
     Attributes:
-        hidden_score: what is added to the attention score of a hidden key: log of eps.
+        hidden_score: added to the attention score of a masked key: log of eps.
 
     Raises:
-        ValueError: beta is no share.
+        ValueError: beta is not a share.
     """
 
     def __init__(self, beta: float, eps: float = EPS):
@@ -38,31 +38,32 @@ class RowBudget:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores (B, L, L), visible keys (B, 1 or L, L), real queries (B, L, 1) -> keep-mask and attention bias.
 
-        The bias is 0 on kept keys and `hidden_score` on others. With g its gradient, that of a score is
-        -g w sigma'((score - threshold) / s), s being the standard deviation of the scores of all pairs, and w 1 / eps
-        for a hidden key and 1 for others: the bias is the logarithm of a gate z in {eps, 1} that multiplies the
-        attention weight, and g / z is the gradient of z. The sign reverses it: the adversary ascends.
+        The bias is 0 on kept keys and `hidden_score` on others. If g is the gradient of the bias, that of a score is -g
+        w sigma'((score - threshold) / s). Here s is the standard deviation of the scores of all pairs, and w is 1 / eps
+        for a masked key and 1 for others: the bias is the logarithm of a gate z in {eps, 1} that multiplies the
+        attention weight, and g / z is the gradient of z. The minus sign reverses the gradient, so that the adversary
+        ascends.
         """
         with torch.no_grad():
             pairs = visible & real_query
             above = score - self.thresholds(score, pairs)
             kept = (above > 0) & visible
             gate = (above / spread(score, pairs)).sigmoid()
-            unmasked = kept | ~kept.any(-1, keepdim=True)  # a row of which nothing is kept stays as it is
+            unmasked = kept | ~kept.any(-1, keepdim=True)  # a row in which nothing is kept stays unmasked
             slope = gate * (1 - gate) * torch.where(unmasked, 1.0, 1 / self.eps) * pairs
             keep = kept.to(score.dtype)
             bias = (1 - keep) * self.hidden_score
         return keep, bias - slope * (score - score.detach())
 
     def thresholds(self, score: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-        """What a key's score (B, L, L) has to be above to be kept, (B, L, 1)."""
+        """The thresholds (B, L, 1) for scores (B, L, L): keys with higher scores are kept."""
         return thresholds(score, pairs, self.beta)
 
 
 def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.Tensor:
-    """(B, L, 1): midway between the k-th and the next lowest score of a row's pairs; -inf where none is to be hidden.
+    """(B, L, 1): midway between a row's k-th lowest score and the next; -inf if no key is to be masked.
 
-    Equal scores share a fate: of several at the threshold all are hidden, which is then more than k.
+    Equal scores are treated alike: if several are at the threshold, all are masked, which may be more than k.
     """
     keys = pairs.sum(-1, keepdim=True)
     table = hidden_keys(beta, score.shape[-1])
@@ -70,17 +71,17 @@ def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.T
     lowest = score.masked_fill(~pairs, torch.inf).topk(table[-1] + 1, largest=False).values
     below, above = lowest.gather(-1, (hidden - 1).clamp(min=0)), lowest.gather(-1, hidden)
     middle = (below + above) / 2
-    middle = torch.where(middle < above, middle, below)  # of two numbers with none between them
+    middle = torch.where(middle < above, middle, below)  # if no number lies between the two
     return torch.where(hidden > 0, middle, -torch.inf)
 
 
 def hidden_keys(beta: float, length: int) -> tuple[int, ...]:
-    """How many of 0, 1, ..., `length` keys are hidden: of more keys, as many or more."""
+    """How many keys are masked out of 0, 1, ..., `length`; the numbers never decrease."""
     return tuple(max(0, min(max(1, round(beta * keys)), keys - 1)) for keys in range(length + 1))
 
 
 def spread(score: torch.Tensor, pairs: torch.Tensor) -> torch.Tensor:
-    """The standard deviation of the scores of all pairs; a scalar above 0. No GPU is waited for, as an index would."""
+    """The standard deviation of the scores of all pairs; a scalar above 0. Unlike indexing, it does not stall a GPU."""
     count = pairs.sum()
     mean = (score * pairs).sum() / count.clamp(min=1)
     squares = ((score - mean) ** 2 * pairs).sum()

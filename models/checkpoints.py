@@ -1,9 +1,9 @@
 """Save and load: plain state dicts under the release's names, and stock Hugging Face folders.
 
-The release names an adversary `<prefix>.encoder.adversary.<layer>.{query,key}.{weight,bias}`, `<prefix>` being that of
-the backbone (`bert`, `roberta`), and everything else as Hugging Face does. Types the release does not know
-(`distilbert`, ...) are saved by the same rule. A saved file can be loaded by the release's own code, strictly: it holds
-what its modules have beside the weights of ours, see `unused_by_us`.
+The release names an adversary `<prefix>.encoder.adversary.<layer>.{query,key}.{weight,bias}`, where `<prefix>` is the
+backbone's (`bert`, `roberta`), and everything else as Hugging Face does. Encoder types that the release does not have
+(`distilbert`, ...) follow the same rule. The release's own code can load a saved file, even strictly: the file includes
+the tensors that only its modules have, see `unused_by_us`.
 """
 
 import pickle
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
 ADVERSARY = re.compile(r"\w+\.encoder\.adversary\.(\d+)\.(?:query|key)\.(?:weight|bias)")
-# Index buffers that older transformers versions stored; today's models make their own.
+# Index buffers that older transformers versions stored; current models make their own.
 OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
-# What trainers put around a state dict, and before its names.
+# Keys in which trainers nest a state dict, and prefixes that they put before its names.
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 WRAPPED = ("module.", "_orig_mod.", "model.")
 LFS_POINTER = b"version https://git-lfs.github.com/"
 
 
 def backbone_of(model: nn.Module) -> PreTrainedModel:
-    """The Hugging Face model inside: the model itself, where it is not wrapped."""
+    """The Hugging Face model inside a wrapper; an unwrapped model itself."""
     inner = _unwrapped(model)
     return cast(PreTrainedModel, getattr(inner, "backbone", inner))
 
@@ -52,8 +52,8 @@ def release_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """The weights under the release's names; the tensors share storage with the parameters.
 
     Args:
-        model: an `AsaModel`, another wrapper with a `backbone`, or a Hugging Face model, which has no adversaries;
-            compiled or distributed as may be.
+        model: an `AsaModel`, another wrapper with a `backbone`, or a Hugging Face model, which has no adversaries. It
+            may be compiled or distributed.
     """
     backbone = backbone_of(model)
     state = dict(backbone.state_dict())
@@ -71,7 +71,7 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         source: a state dict, or the path of one (`torch.save` or safetensors).
 
     Raises:
-        InputError: the file is not a state dict, or it is that of another model. The model is then unchanged.
+        InputError: the file is not a state dict, or belongs to another model. The model is then unchanged.
     """
     state = plain_names(source) if isinstance(source, Mapping) else read_state_dict(source)
     where = "checkpoint" if isinstance(source, Mapping) else str(source)
@@ -80,11 +80,11 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         state = {name: tensor for name, tensor in state.items() if not ADVERSARY.fullmatch(name)}
 
     target = release_state_dict(model)
-    # The release's RoBERTa has a pooler under every head, and so had older versions of the library.
+    # The release's RoBERTa has a pooler under every head, as in older versions of transformers.
     backbone = backbone_of(model)
     of_pooler = f"{backbone.base_model_prefix}.pooler."
     pooler = {name: state.pop(name) for name in list(state) if name.startswith(of_pooler) and name not in target}
-    # Of weights that are tied, a safetensors file holds one name only.
+    # A safetensors file has only one name of each group of tied weights.
     given = {tensor.data_ptr(): state[name] for name, tensor in target.items() if name in state}
     state |= {name: given[tensor.data_ptr()] for name, tensor in target.items() if tensor.data_ptr() in given}
     missing, unexpected = target.keys() - state.keys(), state.keys() - target.keys()
@@ -107,7 +107,7 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
             tensor.copy_(state[name])
     if pooler:
         found = {name.removeprefix(of_pooler): tensor for name, tensor in pooler.items()}
-        # To the stub of nn.Module, every attribute is a tensor or a module.
+        # nn.Module's type stub takes every attribute for a tensor or a module.
         backbone.unused_pooler = found  # type: ignore[assignment]
 
 
@@ -121,7 +121,7 @@ def _check_numbers(tensor: torch.Tensor, what: str) -> None:
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a `.bin` or `.safetensors` file. Nothing that a file holds is ever executed.
+    """The tensors of a `.bin` or `.safetensors` file. No code in a file is ever executed.
 
     Raises:
         InputError: the file is missing, damaged, or holds something other than named tensors.
@@ -136,11 +136,11 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = load_file(path)
         else:
-            with warnings.catch_warnings(action="ignore"):  # of pickle protocols: what counts is what comes out
+            with warnings.catch_warnings(action="ignore"):  # warnings about pickle protocols; only the result matters
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(f"{path}: not a plain state dict: it holds Python objects, which are never loaded") from None
-    except Exception as error:  # of any kind: the bytes may be anything
+    except Exception as error:  # any exception: the bytes may be anything
         raise InputError(f"{path}: not a readable checkpoint, it may be cut short ({type(error).__name__})") from None
     state = plain_names(state)
     named = isinstance(state, Mapping) and all(
@@ -152,10 +152,10 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def plain_names(state):
-    """The state dict in what a trainer saved, with names as Hugging Face has them; what is none is left as it is.
+    """The state dict inside a trainer's file, with Hugging Face's names; anything else is returned unchanged.
 
-    Wrappers put a prefix before each name (`module.`), trainers put the whole below a key beside their own figures, and
-    the first checkpoints, those from TensorFlow, call a norm's weight and bias gamma and beta.
+    Wrappers put a prefix before each name (`module.`), trainers store the state dict under a key next to their own
+    data, and the first checkpoints, converted from TensorFlow, call a norm's weight and bias gamma and beta.
     """
     while isinstance(state, Mapping) and (inside := [key for key in NESTED if isinstance(state.get(key), Mapping)]):
         state = state[inside[0]]
@@ -168,11 +168,11 @@ def plain_names(state):
 
 
 def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What the release's module of the same kind has beside `release_state_dict(model)`, by its names.
+    """The tensors that the release's module has in addition to `release_state_dict(model)`, under its names.
 
-    Its embeddings keep their position numbers. With ASA its RoBERTa has a pooler under every head, which those of
-    sentences and of words do not read; without ASA it has none there, nor has its BERT under a head of words. The
-    pooler is that of the pretrained encoder or of the checkpoint that was loaded, else one that is always the same.
+    Its embeddings store their position ids. With ASA, its RoBERTa has a pooler under every head, which sentence and
+    token heads do not read; without ASA it has none there, nor does its BERT under a token head. The pooler is that of
+    the pretrained encoder or of the loaded checkpoint, else one that is always the same.
     """
     backbone = backbone_of(model)
     config, base, prefix = backbone.config, backbone.base_model, backbone.base_model_prefix
@@ -191,7 +191,7 @@ def unused_by_us(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(model: nn.Module, path: str | Path) -> None:
-    """Save `release_state_dict(model)` and what else the release saves, with `torch.save`.
+    """Save `release_state_dict(model)` and the other tensors of the release, with `torch.save`.
 
     The file is written completely or not at all, and can be read on any device.
     """
@@ -200,17 +200,17 @@ def save_checkpoint(model: nn.Module, path: str | Path) -> None:
         try:
             with open(temporary, "wb") as file:
                 torch.save(state, file)
-        except RuntimeError as error:  # torch hides that the disk is full behind its own error
+        except RuntimeError as error:  # torch hides a full disk behind its own error
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> None:
     """Write the plain model and its tokenizer as a stock Hugging Face folder; the adversaries are left out.
 
-    A model of masked words has no pooler. If the encoder has one, it is saved beside it as it was, for fine-tuning.
+    A masked-LM model has no pooler. If the pretrained encoder has one, it is saved too, unchanged, for fine-tuning.
 
     Args:
-        card: the text of its README.md, which is what the Hub shows of a model.
+        card: the text of README.md, which the Hub shows as the model card.
     """
     backbone, state = backbone_of(model), None
     if predicts_masked_words(backbone) and (pooler := getattr(backbone, "unused_pooler", None)):
@@ -219,13 +219,13 @@ def export(model: nn.Module, tokenizer, folder: str | Path, card: str = "") -> N
     with atomic_folder(folder) as temporary:
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
-        # By the names of today's library, also where the encoder's file has those of TensorFlow.
+        # Saved under the library's current names, even if the encoder's file has TensorFlow's.
         backbone.save_pretrained(temporary, state_dict=state, save_original_format=False)
         try:
             with as_loaded(tokenizer):
                 tokenizer.save_pretrained(temporary)
         except Exception as error:
-            if type(error) is not Exception:  # which is what tokenizers raises where a file cannot be written
+            if type(error) is not Exception:  # tokenizers raises a bare Exception if a file cannot be written
                 raise
             raise OSError(str(error)) from error
 
@@ -234,7 +234,7 @@ def saved_classes(source: str | Path, flag: str = "--test_model_file") -> list[s
     """The class names of a saved classifier, in order; `LABEL_<i>` if it has none, as in a single weights file.
 
     Raises:
-        InputError: the checkpoint cannot be read, or it is not a classifier.
+        InputError: the checkpoint cannot be read, or is not a classifier.
     """
     if Path(source).is_dir():
         return class_words(load_config(str(source), None, None, flag=flag))
@@ -256,18 +256,18 @@ def load_saved(
     """The plain model that a run, the release or Hugging Face saved.
 
     Args:
-        source: a file for `load_release_checkpoint`, or a Hugging Face folder, which has a configuration of its own.
-        config: what the model has to be: its type, what kind of problem it solves, and its classes.
-        order: which of the folder's classes each of the model's classes is; None leaves them as they stand.
+        source: a file for `load_release_checkpoint`, or a Hugging Face folder, which has its own configuration.
+        config: the required model: its type, kind of problem and classes.
+        order: for each of the model's classes, its index among the folder's classes; None keeps their order.
         flag: where the source comes from, for messages.
 
     Raises:
-        InputError: the checkpoint cannot be read, or it is that of another model.
+        InputError: the checkpoint cannot be read, or belongs to another model.
     """
     if not Path(source).is_dir():
         try:
             model = auto_class.from_config(config, attn_implementation=attn_implementation, dtype=torch.float32)
-        except Exception as error:  # the library raises what its parts raise
+        except Exception as error:  # the library lets any exception through
             raise InputError(f"the encoder's config.json describes no model that can be made ({error})") from None
         load_release_checkpoint(model, source)
         return model

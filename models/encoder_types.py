@@ -1,7 +1,7 @@
-"""The encoder types that ASA is tested with, one row each, and what it refuses, with the reason.
+"""The encoder types that ASA is tested with, one row each, and those that it refuses, with the reason.
 
-`models/asa.py` imports this module, `budget.py` and `divergence.py`, and nothing else of the project: the four are
-lifted out together.
+From this project, `models/asa.py` imports only this module, `budget.py` and `divergence.py`: copy the four files to use
+ASA elsewhere.
 """
 
 import functools
@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-# The heads that have a divergence: the library's classes by model type.
+# The heads for which a divergence is defined: transformers' classes by model type.
 HEADS = {
     "S": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     "C": modeling_auto.MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES,
@@ -23,19 +23,18 @@ HEADS = {
     "M": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 }
 EAGER = ("eager",)
-EAGER_AND_SDPA = ("eager", "sdpa")  # the kernels that take any float mask and give it a gradient
+EAGER_AND_SDPA = ("eager", "sdpa")  # the kernels that accept any float mask and compute its gradient
 
 
 @dataclass(frozen=True)
 class EncoderType:
     """How ASA attaches to the encoders of one `config.model_type`.
 
-    layers: dotted path from `base_model` to the list of encoder layers; "*" goes through a list of modules.
-    norm: path from a layer to the norm that it applies before its attention, if it normalises first (pre-norm); the
-        adversary then reads this norm's output.
-    mask: the position of the attention mask among the arguments of a layer's `forward`, from 0; hidden states are 0.
-    scores: only if the attention takes no float mask: the path from a layer to a method whose result the attention adds
-        to its scores, and to which the adversary's bias is added.
+    layers: dotted path from `base_model` to the list of encoder layers; "*" stands for each module in a list.
+    norm: path from a pre-norm layer to the norm before its attention; the adversary then reads the norm's output.
+    mask: position of the attention mask among the arguments of a layer's `forward`; the hidden states are argument 0.
+    scores: only for an attention without float masks: path from a layer to a method whose result the attention adds to
+        its scores; the adversary's bias is added to that result.
     attention: the attention implementations that transformers has for the type and that ASA works with.
     heads: the heads that transformers has for the type and that ASA works with, as letters of `HEADS`.
     never: settings that ASA does not work with: (name in the configuration, value, reason).
@@ -79,7 +78,7 @@ ENCODER_TYPES = {
     "jina_embeddings_v3": EncoderType("layers", heads="STM"),
     "layoutlm": EncoderType(heads="STM"),
     "megatron-bert": EncoderType(norm="attention.ln", attention=EAGER),
-    "mobilebert": EncoderType(),  # its last token reads the embedding of the padding, without ASA, too: best zero
+    "mobilebert": EncoderType(),  # even without ASA, its last token reads the padding's embedding: best zero
     "modernbert": EncoderType("layers", norm="attn_norm"),  # Ettin is of this type too
     "mpnet": EncoderType(attention=EAGER),
     "nomic_bert": EncoderType("layers", heads="STM"),
@@ -87,12 +86,12 @@ ENCODER_TYPES = {
     "roberta": EncoderType(),
     "roberta-prelayernorm": EncoderType(norm="attention.LayerNorm"),
     "roc_bert": EncoderType(),
-    "roformer": EncoderType(attention=EAGER, heads="STM"),  # its choices depend on padding without ASA, too
+    "roformer": EncoderType(attention=EAGER, heads="STM"),  # even without ASA, its choices depend on padding
     "xlm-roberta": EncoderType(),
     "xlm-roberta-xl": EncoderType(norm="attention.self_attn_layer_norm"),
-    "xmod": EncoderType(norm="attention.output.LayerNorm", mask=2),  # the norm comes first with `pre_norm` alone
+    "xmod": EncoderType(norm="attention.output.LayerNorm", mask=2),  # pre-norm only if `pre_norm` is set
 }
-# What was tried and does not work.
+# Types that were tried and do not work.
 REFUSED_TYPES = {
     "big_bird": "its attention is sparse",
     "canine": "it shortens the sequence between layers, and its attention is local to chunks",
@@ -111,7 +110,7 @@ REFUSED_TYPES = {
 
 
 def unsupported(model_type: str) -> str:
-    """Why ASA refuses a model type, as the end of a sentence that begins with it; "" where it does not."""
+    """Why ASA refuses a model type, as the rest of a sentence that begins with the type; "" if it does not."""
     if model_type in ENCODER_TYPES:
         return ""
     because = f", as {REFUSED_TYPES[model_type]}" if model_type in REFUSED_TYPES else ""
@@ -119,13 +118,13 @@ def unsupported(model_type: str) -> str:
 
 
 def plain(backbone: nn.Module) -> nn.Module:
-    """The Hugging Face model itself, also where PEFT has put its adapters around it."""
+    """The Hugging Face model itself, without a PEFT wrapper."""
     adapted: Any = backbone
     return adapted.get_base_model() if hasattr(backbone, "get_base_model") else backbone
 
 
 def encoder_type(backbone: nn.Module) -> EncoderType:
-    """The row of a model.
+    """The row for a model.
 
     Raises:
         ValueError: the model type, the head, the attention implementation or a setting is not supported.
@@ -144,14 +143,14 @@ def encoder_type(backbone: nn.Module) -> EncoderType:
             f"attention implementation {implementation!r} gives the mask no gradient:"
             f" use one of {', '.join(row.attention)}"
         )
-    # The backbone's own attribute: other heads do not read the setting.
+    # Read from the model, not its configuration: other heads ignore the setting.
     if getattr(model, "sparse_prediction", False):
         raise ValueError(f"{name} with sparse_prediction=True is not supported, as its logits leave out positions")
     return row
 
 
 def encoder_type_of(config, name: str = "") -> EncoderType:
-    """The row of a configuration; `name` is what to call a model that has none.
+    """The row for a configuration; `name` is how an error calls a model without a name.
 
     Raises:
         ValueError: the model type or a setting is not supported.
@@ -167,7 +166,7 @@ def encoder_type_of(config, name: str = "") -> EncoderType:
 
 
 def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
-    """Raise `ValueError` for a head of the library's that has no divergence; one of somebody's own is their affair."""
+    """Raise `ValueError` for a head of transformers that has no divergence; custom heads are not checked."""
     library = [each.__name__ for each in type(model).__mro__ if each.__module__.startswith("transformers.")]
     head = next((head for head, classes in HEADS.items() if classes.get(model.config.model_type) in library), "")
     if head and head not in row.heads:
@@ -180,14 +179,14 @@ def _check_head(model: PreTrainedModel, row: EncoderType) -> None:
 
 
 def predicts_masked_words(backbone: nn.Module) -> bool:
-    """Whether a model has the library's head for masked language modelling, or one that is made from it."""
+    """Whether a model has transformers' head for masked language modelling, or a subclass of it."""
     model = plain(backbone)
     known = HEADS["M"].get(getattr(getattr(model, "config", None), "model_type", ""))
     return any(each.__name__ == known and each.__module__.startswith("transformers.") for each in type(model).__mro__)
 
 
 def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
-    """The encoder layers of a supported model, in order; a layer that is shared stands there once.
+    """The encoder layers of a supported model, in order; a shared layer is listed once.
 
     Raises:
         ValueError: the model is not supported.
@@ -214,32 +213,34 @@ def encoder_layers(backbone: nn.Module) -> list[nn.Module]:
 
 
 def layer_calls(config) -> int:
-    """How many times an encoder layer is called: ALBERT calls a shared one several times, each with its adversary."""
+    """The number of encoder layer calls: ALBERT calls one shared layer several times, each with its own adversary."""
     return config.num_hidden_layers * getattr(config, "inner_group_num", 1)
 
 
-def second_door(attention: nn.Module, method: str) -> list:
-    """Let an attention that takes no float mask add one to its scores where it adds what `method` returns.
+def hook_score_bias(attention: nn.Module, method: str) -> list:
+    """Let an attention without float masks add a bias to its scores, as part of what `method` returns.
 
-    DeBERTa makes yes and no of its mask, which then has no gradient. Where the mask is a pair of this mask and a bias
-    (B, L, L), for the length of one call the bias is part of what the method returns. One door serves every model, so
-    what an earlier one has left here is taken away: a copy of its hooks, or those of a model that was never detached.
+    DeBERTa turns its mask into booleans, which have no gradient. If the mask argument is a pair (mask, bias), with a
+    bias (B, L, L), the bias is added to the method's result for the duration of that call. These hooks serve any model,
+    so hooks left by an earlier one, which was copied with the backbone or never detached, are removed first.
 
     Returns:
         The handles of the hooks.
     """
     for hooks in (attention._forward_pre_hooks, attention._forward_hooks):
-        for number in [number for number, hook in hooks.items() if getattr(hook, "func", None) in (_open, _shut)]:
+        for number in [
+            number for number, hook in hooks.items() if getattr(hook, "func", None) in (_add_bias, _after_call)
+        ]:
             del hooks[number]
     return [
-        attention.register_forward_pre_hook(functools.partial(_open, method=method), with_kwargs=True),
-        # Also after an error, of which the end of a recomputed part of a checkpointed layer is one.
-        attention.register_forward_hook(functools.partial(_shut, method=method), always_call=True),
+        attention.register_forward_pre_hook(functools.partial(_add_bias, method=method), with_kwargs=True),
+        # Also after an exception: checkpointing raises one to end the recomputation of a layer early.
+        attention.register_forward_hook(functools.partial(_after_call, method=method), always_call=True),
     ]
 
 
-def _open(attention: nn.Module, args: tuple, kwargs: dict, method: str):
-    close(attention, method)
+def _add_bias(attention: nn.Module, args: tuple, kwargs: dict, method: str):
+    restore_scores(attention, method)
     mask = args[1] if len(args) > 1 else kwargs["attention_mask"]
     if not isinstance(mask, tuple):
         return None
@@ -247,7 +248,7 @@ def _open(attention: nn.Module, args: tuple, kwargs: dict, method: str):
     scores = getattr(attention, method)
 
     def scores_and_bias(query: torch.Tensor, *others) -> torch.Tensor:
-        """`query` and the scores have a dimension of heads, or one of rows x heads."""
+        """`query` and the scores have a heads dimension, or one dimension for rows x heads."""
         every_head = bias[:, None].expand(-1, attention.num_attention_heads, -1, -1)
         return scores(query, *others) + every_head.to(query.dtype).reshape(*query.shape[:-1], -1)
 
@@ -257,10 +258,10 @@ def _open(attention: nn.Module, args: tuple, kwargs: dict, method: str):
     return args, {**kwargs, "attention_mask": mask}
 
 
-def _shut(attention: nn.Module, args: tuple, output, method: str) -> None:
-    close(attention, method)
+def _after_call(attention: nn.Module, args: tuple, output, method: str) -> None:
+    restore_scores(attention, method)
 
 
-def close(attention: nn.Module, method: str) -> None:
-    """Give an attention its class's own method back; hooks do so themselves, but not where Ctrl-C ends a call."""
+def restore_scores(attention: nn.Module, method: str) -> None:
+    """Restore an attention's original method. The hooks do so too, but not if Ctrl-C ends a call."""
     vars(attention).pop(method, None)

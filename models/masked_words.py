@@ -1,8 +1,8 @@
-"""Masked language modelling: predictions of the masked words alone.
+"""Masked language modelling: predict only the masked words.
 
-The logits of a whole vocabulary are by far the largest tensors of such a training: for a batch of 32 rows of 128 tokens
-and 30,522 words, half a gigabyte each. A seventh of the tokens is masked, and nothing but these needs a prediction. So
-the head gets the last layer's states of the masked words alone, in every method and in the evaluation too.
+The logits over the vocabulary are by far the largest tensors in training: half a gigabyte each for a batch of 32 rows
+of 128 tokens and 30,522 words. Only the masked tokens, a seventh of all, need a prediction. The head therefore gets the
+last layer's states of the masked words alone, in every method and in evaluation.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ WORDS = "words"
 
 
 def predict_given_words(backbone: PreTrainedModel) -> None:
-    """Let a masked-LM model take `words` (B, M): places of tokens in their rows, of which alone it then gives logits.
+    """Let a masked-LM model accept `words` (B, M), token positions, and return logits for these tokens only.
 
-    These are (B, M, V), and the `labels` have to be (B, M), ignored where a row has fewer words than the others. The
-    head and the loss are the model's own. Without `words` it does what it always did.
+    The logits are (B, M, V) and the `labels` must be (B, M), with the ignored label where a row has fewer words than
+    others. The head and the loss are the model's own. Without `words`, the model is unchanged.
     """
     given = _Words()
     backbone.register_forward_pre_hook(given.take, with_kwargs=True)
@@ -28,7 +28,7 @@ def predict_given_words(backbone: PreTrainedModel) -> None:
 
 
 class _Words:
-    """The hooks of one model, and between the first and the last the places of the call."""
+    """The hooks of one model; during a call, also the positions of its words."""
 
     def __init__(self):
         self.places: torch.Tensor | None = None

@@ -1,9 +1,9 @@
 """The registry of methods: one row per `--method`, with the flags that it reads.
 
-A method is a module around the backbone. In training mode its `forward(**batch)` returns an object with `.loss` and
-`.logits`, and whatever else the method has to report; in evaluation mode it is the backbone.
+A method is a module around the backbone. In training mode, its `forward(**batch)` returns an object with `.loss`,
+`.logits` and any other figures that the method reports. In evaluation mode, it only calls the backbone.
 
-The command line needs this table before anything else, so that PyTorch is imported only when a module is built.
+The command line reads this table first, so PyTorch is imported only when a module is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# What the modules accept, for the choices of the command line; tests/training/test_methods.py holds them to it.
+# The choices on the command line. tests/training/test_methods.py checks that the modules accept them.
 PROTOCOLS = ("corrected", "release")
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 R3F_NOISES = ("uniform", "normal")
@@ -29,13 +29,13 @@ ASA_BUDGET = 0.1  # the default share of its keys that each query hides
 
 @dataclass(frozen=True)
 class Method:
-    """How a method's module is made.
+    """How to build a method's module.
 
-    module, name: where its class stands below models/; both empty for plain fine-tuning.
-    flags: the arguments that the method reads, each with the setting of the class that it is; "" where it is none, as
-        the training reads it.
-    fixed: other settings of the class.
-    of_words: whether it trains on masked words, too; methods with noise on the embeddings have no settings for that.
+    module, name: the module below models/ and the class in it; both empty for plain fine-tuning.
+    flags: the arguments that the method reads, each with the name of the class's parameter; "" if the training loop
+        reads the argument, not the class.
+    fixed: other parameters of the class, with their values.
+    of_words: whether it also supports masked language modelling; methods that add noise to the embeddings do not.
     """
 
     module: str = ""
@@ -115,7 +115,7 @@ METHODS = {
 
 
 def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> nn.Module:
-    """The module to train for a method of `METHODS`, with its settings from the arguments, or else its own defaults.
+    """Build the module to train for a method of `METHODS`; settings that `args` lacks keep their defaults.
 
     Raises:
         InputError: the method does not work with this model.
@@ -136,7 +136,7 @@ def build(method: str, backbone: PreTrainedModel, args: argparse.Namespace) -> n
 
 
 def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
-    """Raise `InputError` if the encoder is not one that the arguments of the method are made for."""
+    """Raise `InputError` if the method's arguments do not fit the encoder."""
     if "asa_layers" not in METHODS[args.method].flags:
         return
     from models.asa import adversarial_layers
@@ -148,15 +148,15 @@ def check(args: argparse.Namespace, config: PreTrainedConfig) -> None:
 
 
 def is_adversary_s(name: str) -> bool:
-    """Whether a parameter of a method's module is its adversaries', which are its `adversaries`."""
+    """Whether a parameter of a method's module, by its name, belongs to the adversaries."""
     return name.startswith("adversaries.")
 
 
 def adversaries_apart(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that have a gradient: those of everything but the adversaries, and those of the adversaries.
+    """The parameters that have a gradient, in two lists: all others, and those of the adversaries.
 
     Args:
-        model: a method's module, out of what distributes it.
+        model: a method's module, unwrapped from any distributed wrapper.
     """
     apart: tuple[list, list] = [], []
     for name, parameter in model.named_parameters():
@@ -166,9 +166,9 @@ def adversaries_apart(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
 
 
 def unused_flags(method: str) -> set[str]:
-    """The flags that change nothing in a run with this method, as only others read them.
+    """The flags that have no effect in a run with this method, because only other methods read them.
 
-    `protocol` is none of them: it says how data are padded, too.
+    `protocol` is not among them: it also decides how the data are padded.
     """
     flags = {flag for each in METHODS.values() for flag in each.flags}
     return flags - METHODS[method].flags.keys() - {"protocol"}

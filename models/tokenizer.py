@@ -1,4 +1,4 @@
-"""Loads an encoder's tokenizer and makes the two fit: lengths, segment ids, the size of the vocabulary."""
+"""Load an encoder's tokenizer and make it fit the encoder: lengths, segment ids, vocabulary size."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBas
 from models.encoders import reason, resolve
 from utils import InputError, log
 
-# RoBERTa and its kin count positions from the one after the pad token's id.
+# RoBERTa and related types count positions from the pad token's id + 1.
 COUNT_FROM_PAD = (
     "camembert",
     "data2vec-text",
@@ -26,13 +26,13 @@ COUNT_FROM_PAD = (
 def load_tokenizer(
     name: str, cache_dir: str | None, lower_case: bool, slow: bool, flag: str = "--load_model_path", **settings
 ) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer. It cuts and pads on the right, whatever its files say.
+    """The encoder's tokenizer. It truncates and pads on the right, whatever its files say.
 
     Args:
-        lower_case: force lower case; otherwise the checkpoint's own setting holds.
-        slow: ask for the pure Python tokenizer, which few models have in transformers 5.
+        lower_case: force lower case; otherwise the checkpoint's own setting applies.
+        slow: use the pure Python tokenizer, which few models have in transformers 5.
         flag: where the name comes from, for messages.
-        settings: others of the tokenizer; one that it does not know has no effect.
+        settings: other settings of the tokenizer; unknown ones have no effect.
 
     Raises:
         InputError: the tokenizer's files are missing or damaged.
@@ -44,7 +44,7 @@ def load_tokenizer(
         )
     except Exception as error:
         raise InputError(f"{flag} {name}: its tokenizer cannot be loaded ({reason(error)})") from None
-    # Without its files transformers 5 makes one that knows no word, and says nothing.
+    # Without the files, transformers 5 silently makes a tokenizer with an empty vocabulary.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise InputError(f"{flag} {name}: its tokenizer cannot be loaded (the vocabulary is missing)")
     if slow and tokenizer.is_fast:
@@ -62,15 +62,15 @@ def load_tokenizer(
 
 @contextlib.contextmanager
 def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
-    """Within this block, a tokenizer of `load_tokenizer` has the lengths of its own files again, to be saved."""
+    """Context in which a tokenizer from `load_tokenizer` has its files' own length limits again, for saving."""
     own = getattr(tokenizer, "own_limits", None)
-    if own is None:  # it is of another origin
+    if own is None:  # not from `load_tokenizer`
         yield
         return
     limit = tokenizer.model_max_length
     tokenizer.model_max_length = own["model_max_length"]
     if "truncation" in own:
-        backend = tokenizer.backend_tokenizer  # each call of the tokenizer sets both anew
+        backend = tokenizer.backend_tokenizer  # every call of the tokenizer sets both again
         backend.enable_truncation(**own["truncation"]) if own["truncation"] else backend.no_truncation()
         backend.enable_padding(**own["padding"]) if own["padding"] else backend.no_padding()
     try:
@@ -80,7 +80,7 @@ def as_loaded(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def positions(config: PreTrainedConfig) -> int:
-    """How many tokens an encoder has positions for."""
+    """The number of tokens that an encoder has positions for."""
     counted_from = (config.pad_token_id or 0) + 1 if config.model_type in COUNT_FROM_PAD else 0
     return config.max_position_embeddings - counted_from
 
@@ -92,11 +92,11 @@ def fit_together(
     flag: str = "--load_model_path",
     encoder: str = "its encoder",
 ) -> None:
-    """Give the tokenizer the length that the encoder has positions for, and segment ids only where it has segments.
+    """Limit the tokenizer to the encoder's positions, and let it make segment ids only if the encoder has segments.
 
     Args:
         name, flag: where the tokenizer comes from, for messages.
-        encoder: what a message calls the encoder.
+        encoder: how messages call the encoder.
 
     Raises:
         InputError: the tokenizer knows more tokens than the encoder.
@@ -106,7 +106,7 @@ def fit_together(
     if config.model_type in COUNT_FROM_PAD and config.pad_token_id is None:
         raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
-    # As the tokenizers of RoBERTa and its kin do.
+    # As the tokenizers of RoBERTa and related types do.
     if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # which is what is saved
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # these are saved

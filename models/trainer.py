@@ -3,8 +3,8 @@
     model = AsaModel(model)
     trainer = AsaTrainer(model, args, train_dataset=..., ...)  # in place of Trainer(model, args, ...)
 
-Everything else stays: evaluation, prediction and what is saved are the plain model's. A checkpoint is a stock folder,
-which `AutoModelFor*.from_pretrained` loads, with the adversaries in a file of their own beside it.
+Evaluation, prediction and saving use the plain model, as before. A checkpoint is a stock folder, which
+`AutoModelFor*.from_pretrained` loads, and the adversaries are in a separate file next to it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .encoder_types import plain
 
 ADVERSARIES = "adversaries.safetensors"
 LOGGED = ("divergence", "penalty", "keep_rate", "fully_masked")
-# What is overridden below and calls nothing up if a version of the library does not have it.
+# Methods overridden below; a version of the library without them would never call the overrides.
 STEPS_OF_THE_TRAINER = (
     "loss_is_scaled_for_ga",
     "get_batch_samples",
@@ -37,30 +37,30 @@ STEPS_OF_THE_TRAINER = (
 
 
 class AsaTrainer(Trainer):
-    """A `transformers.Trainer` whose model is an `AsaModel`; it takes what the Trainer takes, and one argument more.
+    """A `transformers.Trainer` for an `AsaModel`; it takes the Trainer's arguments and one more.
 
-    What differs from the Trainer:
+    Differences from the Trainer:
 
-    - The loss of an optimizer step is that of its whole batch, in however many parts and processes it comes, also where
-      the parts hold unequal numbers of labels; only a regression under `protocol="release"`, and the adversaries'
-      gradient under a row budget, depend on the parts. Label smoothing and `compute_loss_func` replace the task's loss
-      alone.
-    - `max_grad_norm` clips the encoder and the adversaries apart. The adversaries' gradient is often a hundred times as
-      long as the encoder's: clipped together, the encoder would hardly move.
-    - The logs have the parts of the loss, the mean keep rate of the adversaries and the norm of their gradient.
-    - Checkpoints hold the adversaries, and `resume_from_checkpoint` needs them.
+    - The loss of an optimizer step is that of its whole batch, however the batch is split into parts and processes,
+      even if the parts have unequal numbers of labels. Only a regression under `protocol="release"` and the
+      adversaries' gradient under a row budget depend on the split. Label smoothing and `compute_loss_func` replace only
+      the task loss.
+    - `max_grad_norm` clips the encoder and the adversaries separately. The adversaries' gradient norm is often a
+      hundred times that of the encoder: clipped together, the encoder would hardly move.
+    - The logs include the parts of the loss, the mean keep rate of the adversaries and their gradient norm.
+    - Checkpoints include the adversaries, and `resume_from_checkpoint` needs them.
 
     Args:
-        adversary_learning_rate: of the adversaries, under the same schedule; None for that of everything. An optimizer
-            that is given has its own.
+        adversary_learning_rate: learning rate of the adversaries, under the same schedule; None for the common one. If
+            you pass an optimizer, its own rates apply.
 
     Raises:
-        ValueError: the model is no `AsaModel`, the training is to be shared out in a way that does not work, or it is
-            to have noise on its embeddings.
-        RuntimeError: this version of transformers has another Trainer.
+        ValueError: the model is not an `AsaModel`, or the training arguments ask for an unsupported kind of distributed
+            training or for noise on the embeddings.
+        RuntimeError: the Trainer of this transformers version is not supported.
     """
 
-    model: Any  # an AsaModel, or within `_backbone_alone` its backbone
+    model: Any  # an AsaModel; within `_backbone_alone`, its backbone
 
     loss_is_scaled_for_ga = True
 
@@ -84,11 +84,11 @@ class AsaTrainer(Trainer):
             raise ValueError("AsaTrainer does not work with neftune_noise_alpha: leave it out")
         validate_quantization_for_training(self.model.backbone)
         self.adversary_learning_rate = adversary_learning_rate
-        self._sums: dict[str, torch.Tensor] = {}  # of what is logged, over the steps since the last time
+        self._sums: dict[str, torch.Tensor] = {}  # sums of the logged figures, over the steps since the last log
         self._steps = 0
 
     def create_optimizer(self, *args) -> torch.optim.Optimizer:
-        """The Trainer's, with groups of their own for the adversaries where they have another learning rate."""
+        """The Trainer's optimizer, with separate groups for the adversaries if they have their own learning rate."""
         given = self.optimizer is not None
         optimizer = super().create_optimizer(*args)
         if given or self.adversary_learning_rate is None:
@@ -101,41 +101,41 @@ class AsaTrainer(Trainer):
         return optimizer
 
     def _inner_training_loop(self, *args, **settings):
-        self._sums, self._steps = {}, 0  # what a training before this one has not logged
+        self._sums, self._steps = {}, 0  # drop figures that an earlier training has not logged
         return super()._inner_training_loop(*args, **settings)
 
     def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
-        """The parts of the next batch, and (2,): how many examples and labels it has, over all processes."""
+        """The parts of the next batch, and (2,): its number of examples and of labels, over all processes."""
         parts, sizes = super().get_batch_samples(*args)
         self._steps += 1
         return parts, None if sizes is None else self.accelerator.reduce(sizes)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        """The same of this process; evaluation asks for it, too."""
+        """The same numbers for this process alone; evaluation calls this too."""
         if not batch_samples or "labels" not in batch_samples[0]:
             return None
         return torch.stack([_sizes(batch["labels"]) for batch in batch_samples]).sum(0).to(device)
 
     def compute_loss(self, model: nn.Module, inputs: dict, return_outputs: bool = False, num_items_in_batch=None):
-        """What this part of a batch adds to the loss of the optimizer step; in evaluation, the Trainer's own.
+        """The contribution of this part of a batch to the optimizer step's loss; in evaluation, the Trainer's own loss.
 
         Args:
-            num_items_in_batch: (2,), how many examples and labels the batch has.
+            num_items_in_batch: (2,), the batch's number of examples and of labels.
         """
         if not model.training:
             labelled = None if num_items_in_batch is None else num_items_in_batch[1]
             if labelled is not None and self.compute_loss_func and self.args.average_tokens_across_devices:
-                labelled = self.accelerator.reduce(labelled)  # the Trainer multiplies the loss by the processes
+                labelled = self.accelerator.reduce(labelled)  # the Trainer multiplies the loss by their number
             return super().compute_loss(model, inputs, return_outputs, labelled)
         outputs = model(**inputs)
         labels, task_loss = inputs["labels"], outputs.task_loss
         apart = outputs.divergence
         penalty = outputs.loss - task_loss - apart
-        # The gradient is averaged over the processes, and what they add to the loss is to be summed.
+        # The gradient is averaged over the processes, but their contributions to the loss have to be summed.
         processes = self.accelerator.num_processes
         examples, labelled = processes * _sizes(labels).to(task_loss.dtype) / num_items_in_batch.clamp(min=1)
         task_loss = labelled * task_loss
-        over = labelled if self.model.of_words else examples  # what the divergence is a mean over
+        over = labelled if self.model.of_words else examples  # the divergence is a mean over these
         if other := self.compute_loss_func or self.label_smoother:
             task_loss = processes * other(outputs, labels, num_items_in_batch=num_items_in_batch[1].clamp(min=1))
         given = [name for name in LOGGED if outputs.get(name) is not None]
@@ -151,10 +151,10 @@ class AsaTrainer(Trainer):
         return self._clip(float("inf")) if grad_norm is None else grad_norm
 
     def _clip(self, most: float) -> torch.Tensor:
-        """Clip encoder and adversaries, each by its own norm; returns the encoder's before that."""
+        """Clip encoder and adversaries, each by its own norm; return the encoder's norm before clipping."""
         norm = self.accelerator.clip_grad_norm_(self.model.backbone.parameters(), most)  # unscales both
         of_adversaries = nn.utils.clip_grad_norm_(self.model.adversaries.parameters(), most)
-        # Under fp16 it may overflow: the optimizer then skips the step.
+        # Under fp16 the norm may overflow: the optimizer then skips the step.
         finite = of_adversaries.isfinite()
         self._note(adversary_grad_norm=of_adversaries.where(finite, 0.0), finite=finite.to(of_adversaries.dtype))
         return norm
@@ -164,9 +164,9 @@ class AsaTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + figure.detach()  # on the device until it is logged
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The Trainer's, with the means of this process over the optimizer steps since the last time.
+        """The Trainer's method, which also logs this process's means over the optimizer steps since the last log.
 
-        Of the adversaries' gradient it is the mean over the steps in which its norm is finite.
+        The adversaries' gradient norm is averaged over the steps in which it is finite.
         """
         if "loss" in logs:
             sums = {name: total.item() for name, total in self._sums.items()}
@@ -203,10 +203,10 @@ class AsaTrainer(Trainer):
         self.model.adversaries.load_state_dict(adversaries, strict=here)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The Trainer's, which only warns of weights that keep the values they had before: here it is an error."""
+        """Raise an error for weights that a checkpoint lacks, about which the Trainer only warns."""
         super()._issue_warnings_after_load(load_result)
         missing, state = {*load_result.missing_keys}, self.model.state_dict()
-        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # also by a tied name
+        loaded = {value.data_ptr() for name, value in state.items() if name not in missing}  # or by a tied name
         not_saved = self.model._keys_to_ignore_on_save or ()
         lost = [name for name in missing.difference(not_saved) if state[name].data_ptr() not in loaded]
         if lost:
@@ -226,7 +226,7 @@ class AsaTrainer(Trainer):
 
     @contextlib.contextmanager
     def _backbone_alone(self):
-        """Within this context the Trainer's model is the backbone: what is saved and loaded is stock."""
+        """Context in which the Trainer's model is the backbone, so that stock models are saved and loaded."""
         whole, self.model = self.model, self.model.backbone
         try:
             yield
@@ -236,12 +236,13 @@ class AsaTrainer(Trainer):
 
 @contextlib.contextmanager
 def _names_in_memory(model: Any):
-    """Within this context a model is saved by the names its weights have in memory, whatever its own file calls them.
+    """Context in which a model is saved under the names that its weights have in memory.
 
-    By default the library saves by the names of the file, but the Trainer loads a checkpoint by those in memory.
+    By default the library saves under the names of the model's original file, but the Trainer loads a checkpoint by the
+    names in memory.
     """
     given = {name: value for name, value in vars(model).items() if name == "_weight_conversions"}
-    model._weight_conversions = []  # as of a model whose file has the same names
+    model._weight_conversions = []  # as for a model whose file has the same names
     try:
         yield
     finally:
@@ -250,6 +251,6 @@ def _names_in_memory(model: Any):
 
 
 def _sizes(labels: torch.Tensor) -> torch.Tensor:
-    """(2,): how many examples and labels a part of a batch has, on its device."""
-    count = ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()  # of a regression, every target
+    """(2,): the number of examples and of labels in a part of a batch, on its device."""
+    count = ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()  # for a regression, every target
     return torch.stack([torch.full_like(count, len(labels)), count])

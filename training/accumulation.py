@@ -1,21 +1,22 @@
-"""What a part of a batch adds to the loss and to the figures of the whole, so that parts add up to it exactly."""
+"""The contribution of a part of a batch to the batch's loss and figures, weighted so that the parts add up exactly."""
 
 import torch
 
-# What a training output may hold beside its losses, averaged over steps for the log.
+# Further figures that a training output may have, averaged over steps for the log.
 REPORTED = ("divergence", "penalty", "keep_rate", "fully_masked")
 
 Share = tuple[int | torch.Tensor, int | torch.Tensor]  # (how many the part has, how many the whole batch has)
 
 
 def weighted_loss(output, examples: Share, labels: Share, *, of_words: bool = False) -> torch.Tensor:
-    """What a part of a batch adds to the loss of the whole, so that parts add up to it exactly.
+    """The contribution of a part of a batch to the batch's loss; the parts add up to it exactly.
 
     Args:
-        output: of a method's module in training mode, on the part.
-        examples: the share of the batch's examples, over which divergence and penalty are means.
-        labels: the share of its labels, over which a task loss is a mean; an example may have several.
-        of_words: the labels are masked words, over which the divergence is a mean, too.
+        output: output of a method's module in training mode, for the part.
+        examples: the part's share of the batch's examples; divergence and penalty are means over examples.
+        labels: the part's share of the batch's labels; the task loss is a mean over labels. An example may have
+            several.
+        of_words: whether the labels are masked words; then the divergence is a mean over labels too.
     """
     if "task_loss" not in output:
         return of_labels(output.loss, labels)
@@ -26,9 +27,9 @@ def weighted_loss(output, examples: Share, labels: Share, *, of_words: bool = Fa
 
 
 def figures(output, examples: Share, labels: Share, *, of_words: bool = False) -> dict[str, torch.Tensor]:
-    """What a part of a batch adds to the figures in the log: a scalar each, or one figure a layer.
+    """The contribution of a part of a batch to the logged figures: a scalar each, or one number per layer.
 
-    `train_loss` is the figure that is printed: without ASA's penalty, as in the release.
+    `train_loss` is the printed loss: without ASA's penalty, as in the release.
     """
     task_loss = of_labels(output.get("task_loss", output.loss).detach(), labels)
     means = {name: _of(output[name].detach(), examples) for name in REPORTED if name in output}
@@ -38,7 +39,7 @@ def figures(output, examples: Share, labels: Share, *, of_words: bool = False) -
 
 
 def of_labels(mean: torch.Tensor, share: Share) -> torch.Tensor:
-    """What a part's mean over labels adds to that of the whole: 0 where it has none, and the mean is not a number."""
+    """The contribution of a part's mean over labels to the batch's mean: 0 without labels, when the mean is nan."""
     return torch.where(torch.as_tensor(share[0], device=mean.device) > 0, _of(mean, share), 0.0)
 
 

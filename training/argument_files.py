@@ -1,6 +1,6 @@
 """Arguments from files: `--config FILE.yaml`, and `--args_from RUN/results.json`, the arguments of a recorded run.
 
-What a file says goes before the command line, so that the same checks hold for it and flags given beside it win.
+A file's arguments are put before the command line, so that the same checks apply and typed flags override them.
 """
 
 import argparse
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from utils import InputError, Parser, log
 
-# Of a recorded run: where it was, and how it went on. Its name is not taken over either.
+# Not taken from a recorded run: where it was, how it was continued, and its name.
 NOT_TAKEN = {
     *("output_dir", "overwrite_output_dir", "resume", "resume_changed_code"),
     *("config", "args_from", "test_model_file"),
 }
-# Arguments of which one in the command line replaces all in a file.
+# Groups of arguments: one of them on the command line replaces all of them in a file.
 TOGETHER = (
     *(("do_train", "do_eval", "do_test"), ("fp16", "bf16"), ("eval_on", "eval_file")),
     *(("dev_file", "dev_fraction"), ("dev_file", "eval_file")),
     *((name, "dataset_name") for name in ("train_file", "dev_file", "test_file")),
     *(("num_train_epochs", "max_train_steps"), ("random_mask_keep_rate", "random_mask_budget")),
 )
-# What follows from an argument where it is not given: a recorded run has what it came to with its own.
+# Argument -> arguments whose defaults depend on it: a recorded run has the values that followed from its own argument.
 FOLLOWING = {
     "protocol": ("pad_to_max_length", "group_by_length"),
     "pad_to_max_length": ("group_by_length",),
@@ -43,10 +43,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str]:
-    """The command line with the arguments of the files that it names in front.
+    """The command line, preceded by the arguments of the files that it names.
 
     Raises:
-        InputError: a file cannot be read, or names what is no argument.
+        InputError: a file cannot be read, or names an unknown argument.
     """
     finder = Parser(prog=parser.prog, add_help=False, allow_abbrev=False)
     for flag in ("--config", "--args_from"):
@@ -66,7 +66,7 @@ def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str
 
 
 def _replaced(given: set[str]) -> set[str]:
-    """The arguments that are given, and those of a file that do not count beside them."""
+    """The given arguments, and the file arguments that they override."""
     replaced = given.union(*(group for group in TOGETHER if given & set(group)))
     return replaced.union(*(FOLLOWING[name] for name in given & FOLLOWING.keys()))
 
@@ -80,7 +80,7 @@ def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"--args_from {path}: not the results.json of a run") from None
     args = {name: value for name, value in args.items() if name not in NOT_TAKEN}
-    if args.get("protocol") == "paper":  # as it was called at first
+    if args.get("protocol") == "paper":  # its former name
         args["protocol"] = "corrected"
     known = {action.dest for action in parser._actions}
     if unknown := sorted(args.keys() - known):
@@ -89,7 +89,7 @@ def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
 
 
 def _configured(path: Path) -> dict:
-    import yaml  # only for those who have such a file
+    import yaml  # imported only if there is such a file
 
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def _configured(path: Path) -> dict:
 
 
 def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origin: str) -> list[str]:
-    """What one would have typed for these values, without the arguments that are given."""
+    """The flags to type for these values, without the arguments that are given."""
     actions: dict[str, list[argparse.Action]] = {}
     for action in parser._actions:
         actions.setdefault(action.dest, []).append(action)
@@ -117,7 +117,7 @@ def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origi
             raise InputError(f"{origin}: {name}: no such argument{f'; did you mean {near[0]}?' if near else ''}")
         if name in given:
             continue
-        if value is None:  # which is the default, or what a switch says
+        if value is None:  # the default, or set by a switch
             constant = [action for action in actions[name] if isinstance(action, argparse._StoreConstAction)]
             flags += [action.option_strings[0] for action in constant if action.const is None]
             continue

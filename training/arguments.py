@@ -1,6 +1,6 @@
 """The command line of the scripts: shared argument groups, checked before anything is loaded.
 
-Nothing heavy is imported here: `--help` and an argument that is wrong are answered at once.
+Nothing heavy is imported here, so that `--help` and argument errors appear at once.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from training import argument_files, text_arguments, trackers
 from training.flags import add_own_data, build_parser
 from utils import InputError
 
-POLYNOMIAL_END = 1e-7  # the learning rate at which transformers lets it end
+POLYNOMIAL_END = 1e-7  # the final learning rate in transformers' polynomial schedule
 
-# What says where and how a run computes, and not what: it may change when the run is resumed.
+# Arguments for where and how a run computes, not what: they may change when the run is resumed.
 EXECUTION = {
     *(
         "config",
@@ -37,20 +37,20 @@ EXECUTION = {
     *("data_dir", "cache_dir", "token_cache_dir", "num_workers", "eval_batch_size", "do_test", "resume_changed_code"),
     *("test_file", "predictions_format"),
 }
-# What follows from other arguments where it is not given.
+# Arguments whose defaults depend on other arguments.
 SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
-# Methods that --fsdp is tested with; others keep a second set of weights, or go back through the encoder on their own.
+# Methods that --fsdp is tested with; others keep a second set of weights, or run their own backward passes.
 WITH_FSDP = ("naive", "asa", "asa_budget")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
 @dataclass(frozen=True)
 class Script:
-    """What differs between the command lines of the scripts.
+    """The differences between the command lines of the scripts.
 
-    tasks: its tasks by name.
-    defaults: those of the release.
+    tasks: the script's tasks by name.
+    defaults: the default values, from the release.
     """
 
     about: str
@@ -107,7 +107,7 @@ SCRIPTS = {
 
 
 def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of one of `SCRIPTS`, checked as far as they can be without reading a file.
+    """The arguments of one of `SCRIPTS`, checked as far as possible without reading a file.
 
     Raises:
         InputError: the arguments contradict each other.
@@ -120,13 +120,13 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
             "--dream_questions",
             choices=DREAM_QUESTIONS,
             default="first",
-            help="how many questions of each DREAM dialogue count (default: %(default)s)",
+            help="which questions of each DREAM dialogue to use (default: %(default)s)",
         )
         group.add_argument(
             "--truncation",
             choices=TRUNCATIONS,
             default="longest_first",
-            help="cut the longer of context and question, or the context alone (default: %(default)s)",
+            help="truncate the longer of context and question, or only the context (default: %(default)s)",
         )
     if name == "run_mlm":
         text_arguments.add_flags(parser)
@@ -137,7 +137,7 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse and check what can be checked without reading a file; settles the defaults that depend on others.
+    """Parse, check what can be checked without reading a file, and set the defaults that depend on other arguments.
 
     Raises:
         InputError: the arguments contradict each other.
@@ -147,7 +147,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
         raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
-    args.test_model_file = args.test_model_file or None  # empty by default in the release
+    args.test_model_file = args.test_model_file or None  # in the release, empty by default
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder of this run")
     if not args.load_model_path:
@@ -197,10 +197,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def _best_of_run(path: str) -> str:
-    """A checkpoint as given; where it is a whole run's folder, its best epoch.
+    """The given checkpoint; for the folder of a run, its best epoch.
 
     Raises:
-        InputError: the run's folder has none.
+        InputError: the run's folder has no best epoch.
     """
     folder, best = Path(path), Path(path) / "best"
     if not (folder / "results.json").is_file() or (folder / "config.json").is_file():
@@ -251,14 +251,14 @@ def _check_fsdp(args: argparse.Namespace) -> None:
         raise InputError("--fsdp and --optimizer apex_fused_adam exclude each other: use --optimizer adamw")
     if args.do_train and args.method not in WITH_FSDP:
         raise InputError(f"--fsdp works with --method {', '.join(WITH_FSDP)}, not {args.method}")
-    if args.liveness_steps:  # which calls the encoder on its own, and not in every process
+    if args.liveness_steps:  # it calls the encoder directly, and not in every process
         raise InputError("--fsdp and --liveness_steps exclude each other: give one of them")
 
 
 def _check_apex(args: argparse.Namespace) -> None:
     try:
         built = bool(importlib.util.find_spec("apex.optimizers") and importlib.util.find_spec("amp_C"))
-    except Exception:  # whatever a package called apex does when it is imported
+    except Exception:  # a package called apex may raise anything on import
         built = False
     if not built:
         raise InputError(

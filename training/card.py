@@ -1,4 +1,4 @@
-"""The model card in `best/`: what was trained how, what it scores, and how to load it."""
+"""The model card in `best/`: how the model was trained, its scores, and how to load it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +8,10 @@ from huggingface_hub import EvalResult, ModelCardData
 from models.encoders import PACKAGES
 from models.methods import METHODS
 
-# Tells a card that a run wrote from one of the user's own.
+# Distinguishes a card written by a run from the user's own.
 MARK = "adversarial-self-attention"
 CARD = "README.md"
-# End of the model's class -> what the Hub calls its task.
+# Suffix of the model's class -> the Hub's name of its task.
 PIPELINES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -26,10 +26,10 @@ SETTINGS = (
 
 
 def model_card(results: Mapping, model_class: str) -> str:
-    """The text of the card, the same for the same results.
+    """The text of the card; it depends only on the arguments.
 
     Args:
-        results: what `results.json` holds after the best epoch so far.
+        results: the content of `results.json` after the best epoch so far.
         model_class: the name of the class that loads the model.
     """
     args, best = results["args"], results["best"]
@@ -87,7 +87,7 @@ def model_card(results: Mapping, model_class: str) -> str:
 
 
 def is_card(path: Path) -> bool:
-    """Whether a file is a model card that a run wrote."""
+    """Whether a file is a model card written by a run."""
     try:
         return path.name == CARD and MARK in path.read_text(encoding="utf-8")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Where a run computes: its device and precision, and the processes that share the work."""
+"""The device and precision of a run, and the processes that share its work."""
 
 import argparse
 import os
@@ -8,15 +8,15 @@ from accelerate import Accelerator, DistributedType
 
 from utils import InputError, counted, log
 
-# What keeps each process from having the whole model.
+# Distributed types under which a process does not have the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def make_accelerator(args: argparse.Namespace) -> Accelerator:
-    """An `Accelerator` with the device and precision of the arguments; the log says where the machine has less.
+    """An `Accelerator` with the requested device and precision; what the machine lacks is logged.
 
     Raises:
-        InputError: there are several processes, and the work cannot be shared between them.
+        InputError: there are several processes, and they cannot share the work.
     """
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
@@ -24,12 +24,12 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         precision = "bf16" if has_bf16() else "no"
         log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if on_gpu and here > gpus:  # Accelerate would have them share one, which NCCL does not allow
+    if on_gpu and here > gpus:  # Accelerate would let them share a GPU, which NCCL does not allow
         raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
-    # Several processes find each other on CPU only if told that it is to be the CPU.
+    # On CPU, several processes find each other only if `cpu` is set.
     cpu = args.no_cuda or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
-    # Not what the environment says, by which it would divide every loss: the parts of a step have their weights.
+    # Overrides the environment, by whose value every loss would be divided: the parts of a step are already weighted.
     accelerator.gradient_accumulation_steps = 1
     started = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != started:
@@ -41,14 +41,14 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
 
 
 def wait_for_all(accelerator: Accelerator) -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
-        torch.distributed.barrier()  # Accelerate's own goes by a GPU wherever there is one, with --no_cuda too
+        torch.distributed.barrier()  # Accelerate's barrier uses a GPU if there is one, even with --no_cuda
     else:
         accelerator.wait_for_everyone()
 
 
 def has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 matrices itself."""
+    """Whether the CPU multiplies bfloat16 matrices in hardware."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

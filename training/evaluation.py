@@ -1,4 +1,4 @@
-"""Evaluation and prediction with the plain model, and what they share with training: a run and what a script adds."""
+"""Evaluation and prediction with the plain model; also `Run` and `Head`, which training uses too."""
 
 import argparse
 import contextlib
@@ -37,17 +37,17 @@ INTERRUPTED = "interrupted, and its state saved: the same command with --resume 
 
 @dataclass
 class Head:
-    """What differs between the scripts.
+    """The differences between the scripts.
 
-    auto_class: the transformers class that makes the model.
+    auto_class: the transformers class that builds the model.
     collate: rows -> padded batch.
-    score: (features, logits per row) -> metric name -> value; the first is the primary one, and more is better.
+    score: (features, logits per row) -> metric name -> value; the first is the primary one, and higher is better.
     write: (path, features, logits per row) -> writes a predictions file; None without test sets.
-    loss_name: what the epoch lines call the training loss.
-    summary: of masked language modelling, (batch, output) -> (B, figures), which is kept for each row in place of its
-        logits. Their vocabulary is too large to keep, so that there are no predictions; the best epoch is the one with
-        the lowest loss; and a head of the encoder's own counts, whatever its classes are called.
-    in_labels: logits per row of the model's classes -> of the task's labels, which may be others; None for the same.
+    loss_name: the name of the training loss in the epoch lines.
+    summary: for masked language modelling, (batch, output) -> (B, figures), kept for each row instead of its logits,
+        which are too large. There are then no predictions files, the best epoch is the one with the lowest loss, and
+        the encoder's own head is used whatever its classes are called.
+    in_labels: logits per row for the model's classes -> for the task's labels; None if these are the same.
     """
 
     auto_class: "type[_BaseAutoModelClass]"
@@ -60,13 +60,13 @@ class Head:
 
     @property
     def of_words(self) -> bool:
-        """Whether it predicts masked words."""
+        """Whether the head predicts masked words."""
         return self.summary is not None
 
 
 @dataclass
 class Run:
-    """What training, evaluation and prediction share."""
+    """The objects that training, evaluation and prediction share."""
 
     args: argparse.Namespace
     head: Head
@@ -74,29 +74,29 @@ class Run:
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase
     folder: RunFolder
-    interruption: Interruption | None = None  # of training
+    interruption: Interruption | None = None  # in training
     trackers: Trackers = field(default_factory=Trackers)  # likewise
-    whole: nn.Module | None = None  # with --fsdp, on the main process: what the model's parts are put together in
+    whole: nn.Module | None = None  # with --fsdp, on the main process: the model that shards are gathered into
 
 
 def on_device(run: Run, loader: DataLoader) -> DataLoader:
-    """The loader with its batches on this process's device; the rows are this process's own already.
+    """The loader with its batches on this process's device; it has only this process's rows already.
 
-    A batch is on its way to a GPU, from pinned memory, while the one before it is computed.
+    A batch is copied to a GPU, from pinned memory, while the one before it is computed.
     """
     place = {"num_processes": 1, "process_index": 0, "put_on_device": True}
     return prepare_data_loader(loader, run.accelerator.device, **place, non_blocking=True)
 
 
 def ignore_signals(_: int) -> None:
-    """Of a loader's process: a signal to the whole group is for the main process, which ends its loaders itself."""
+    """Let a loader process ignore signals sent to the whole group: the main process ends its loaders itself."""
     for number in Interruption.SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def enough_memory(run: Run, what: str, mend: str) -> Iterator[None]:
-    """Within this block, too little memory on a GPU is an `InputError` that says what to change."""
+    """Context that turns a GPU out-of-memory error into an `InputError` that says what to change."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -106,7 +106,8 @@ def enough_memory(run: Run, what: str, mend: str) -> Iterator[None]:
 def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[np.ndarray]]]:
     """The scores of all sets, and the logits of each set's rows.
 
-    The scores are `eval_loss` and `eval_score` of the first set, and `metrics`, where the others' have a prefix.
+    The scores are `eval_loss` and `eval_score` of the first set, and `metrics` of all sets, with a prefix for the
+    others.
     """
     scores: dict[str, Any] = {"eval_loss": None, "eval_score": None, "metrics": {}}
     predictions = {}
@@ -124,27 +125,27 @@ def evaluate(run: Run, sets: dict[str, Features]) -> tuple[dict, dict[str, list[
 
 
 def epoch_line(record: dict, loss_name: str) -> str:
-    """The line of an epoch, as the release prints it; an epoch of which fp16 has skipped every step has no loss."""
+    """The line of an epoch, as the release prints it; an epoch has no loss if fp16 skipped all of its steps."""
     loss = math.nan if record["train_loss"] is None else record["train_loss"]
     line = f"Epoch {record['epoch']}: global step = {record['global_step']} | {loss_name} = {loss:.3f}"
     return line if record["eval_score"] is None else f"{line} | {scores_line(record)}"
 
 
 def scores_line(scores: dict) -> str:
-    """The evaluation's part of it; a set without a label that the model knows has no loss."""
+    """The evaluation's part of the epoch line; a set without any label that the model knows has no loss."""
     line = f"eval score = {scores['eval_score']:.2f}"
     return line if scores["eval_loss"] is None else f"{line} | eval loss = {scores['eval_loss']:.3f}"
 
 
 def predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | None]:
-    """The plain model's predictions, each row's by one of the processes.
+    """The plain model's predictions; each row is computed by one of the processes.
 
     Returns:
         The logits of each row, in the order of the rows, and the mean loss per label, or None without labels.
 
     Raises:
-        InputError: the device has not enough memory for it.
-        Interrupted: a training run is to stop.
+        InputError: the device does not have enough memory.
+        Interrupted: a signal stops a training run.
     """
     batch = f"an evaluation with --eval_batch_size {run.args.eval_batch_size}"
     with enough_memory(run, batch, "lower it"), no_gradients(run.model):
@@ -162,28 +163,28 @@ def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | No
         collate_fn=run.head.collate,
         num_workers=run.args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # an evaluation draws nothing from the model's
+        generator=torch.Generator(),  # so that evaluation draws nothing from the model's generator
         worker_init_fn=ignore_signals,
     )
-    # Without the wrapper that keeps processes in step: one may have more batches than another.
+    # Without the wrapper that synchronises processes: they may have different numbers of batches.
     model = accelerator.unwrap_model(run.model).eval()
     calls = most(len(batches), accelerator) if is_sharded(model) else 0
     logits, losses = [], Means()
     for batch in on_device(run, loader):
-        # Several processes have not the same number of batches to agree in: they finish first.
+        # Several processes finish first: with different numbers of batches, they cannot agree to stop.
         if run.interruption and run.interruption.alone and run.interruption.noted:
             raise Interrupted(run.interruption.noted, INTERRUPTED)
         output = model(**batch)
         kept = run.head.summary(batch, output) if run.head.summary else output.logits.float()
-        logits.append(kept)  # fetched at the end: a GPU need not wait for the next batch to be made
+        logits.append(kept)  # fetched at the end, so that a GPU does not wait between batches
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
-    for _ in range(calls - len(batches)):  # of which the others need this process's part
+    for _ in range(calls - len(batches)):  # the others need this process's shards for their calls
         model(**send_to_device(run.head.collate([features[0]]), accelerator.device))
     sums = {name: figure.item() for name, figure in losses.sums.items()}
     fetched = [row for batch in logits for row in batch.cpu().numpy()]
-    found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one of each process
+    found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one entry per process
     rows = {row: values for own, _ in found for row, values in own.items()}
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
@@ -191,13 +192,13 @@ def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | No
 
 
 def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:
-    """(B, 3): of each row the sum of the losses of its masked words, how many they are, and how many are predicted."""
+    """(B, 3): for each row, the sum of its masked words' losses, their number, and how many are predicted right."""
     labels, logits = batch["labels"], output.logits.float()  # (B, M), (B, M, V)
     losses = nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
     figures = losses, labels != IGNORED_LABEL, logits.argmax(-1) == labels
-    return torch.stack([figure.sum(1, dtype=torch.float32) for figure in figures], dim=1)  # some devices have no double
+    return torch.stack([figure.sum(1, dtype=torch.float32) for figure in figures], dim=1)  # some devices lack float64
 
 
 def labelled(labels: torch.Tensor) -> torch.Tensor:
-    """How many labels a batch has, on its device; of a regression every target is one, whatever its value."""
+    """The number of labels in a batch, on its device; in a regression, every target counts, whatever its value."""
     return ((labels != IGNORED_LABEL) | labels.is_floating_point()).sum()

@@ -1,4 +1,4 @@
-"""The flags of the scripts, in groups, and the kinds of numbers that they take."""
+"""The flags of the scripts, in groups, and the number types that they accept."""
 
 import argparse
 import math
@@ -11,20 +11,20 @@ from models.methods import ASA_BUDGET, ATTENTION_IMPLEMENTATIONS, METHODS, PROTO
 from training import trackers
 from utils import Parser
 
-# Those of the release: they need no settings of their own.
+# The schedules of the release, which need no settings of their own.
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
 
 class Default(int):
-    """A number that nobody typed, and that may give way to what an encoder can do."""
+    """A default, not typed by the user, which is lowered if the encoder accepts less."""
 
 
 def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
-    """The parser of one script.
+    """Build the parser of one script.
 
     Args:
         tasks: the names of the script's tasks, for the help text.
-        defaults: what differs between the scripts.
+        defaults: the script's own default values.
     """
     parser = Parser(description=description, allow_abbrev=False)
 
@@ -49,43 +49,47 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--eval_masks",
         metavar="random|FILE",
-        help="score a checkpoint under masks: of --method asa or asa_budget by the adversaries in this checkpoint,"
-        " of random_mask drawn by --seed",
+        help="score a checkpoint under masks: for asa and asa_budget, FILE is the checkpoint with the adversaries;"
+        " for random_mask, random draws the masks with --seed",
     )
     group.add_argument(
         "--max_seq_length",
         type=positive_int,
         default=Default(128),
-        help="longer inputs are cut to so many tokens (default: %(default)s, or fewer if the encoder takes fewer)",
+        help="truncate inputs to this many tokens (default: %(default)s, or the encoder's maximum if that is less)",
     )
     group.add_argument("--pad_to_max_length", action="store_true", help="pad every sequence to --max_seq_length")
     group.add_argument("--num_workers", type=few, default=0, help="processes that make batches (default: %(default)s)")
     group.add_argument(
-        "--token_cache_dir", default="data/cache", help="where large sets are kept tokenised (default: %(default)s)"
+        "--token_cache_dir", default="data/cache", help="folder for large tokenised data sets (default: %(default)s)"
     )
     group.add_argument(
         "--no_token_cache",
         action="store_const",
         const=None,
         dest="token_cache_dir",
-        help="tokenise anew, and keep nothing",
+        help="tokenise again in every run, and store nothing",
     )
 
     group = parser.add_argument_group("model")
     group.add_argument(
         "--load_model_path",
         default="bert-base-uncased",
-        help="the encoder: a folder, an installed or fetched one, or a name on the Hub (default: %(default)s)",
+        help="the encoder: a folder, an installed or fetched encoder, or a name on the Hub (default: %(default)s)",
     )
-    group.add_argument("--model_type", help="optional, such as bert: an error if the checkpoint is of another type")
+    group.add_argument(
+        "--model_type", help="optional, such as bert: stop with an error if the checkpoint has another type"
+    )
     group.add_argument(
         "--test_model_file",
         help="the saved model to evaluate or test: a .bin file of a run or of the release, or a folder",
     )
     group.add_argument("--cache_dir", help="where downloads from the Hub are kept")
-    group.add_argument("--do_lower_case", action="store_true", help="lower-case the text (default: as the checkpoint)")
     group.add_argument(
-        "--use_slow_tokenizer", action="store_true", help="use the pure Python tokenizer, where there is one"
+        "--do_lower_case", action="store_true", help="lower-case the text (default: as in the checkpoint)"
+    )
+    group.add_argument(
+        "--use_slow_tokenizer", action="store_true", help="use the pure Python tokenizer, if there is one"
     )
     group.add_argument(
         "--attn_implementation",
@@ -101,20 +105,20 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--protocol",
         choices=PROTOCOLS,
         default="corrected",
-        help="release repeats the authors' code, accidents included (default: corrected)",
+        help="release follows the authors' code, including its accidents (default: corrected)",
     )
     group.add_argument(
         "--tau",
         type=non_negative,
         default=0.5,
-        help="tau^2 weights the penalty on unmasked pairs; no effect on asa_budget, which has none (default: 0.5)",
+        help="tau^2 is the weight of the penalty on unmasked pairs; asa_budget has no penalty (default: 0.5)",
     )
     group.add_argument(
         "--asa_budget",
         type=share,
         default=ASA_BUDGET,
         metavar="BETA",
-        help="share of its keys that each query hides, with --method asa_budget (default: %(default)s)",
+        help="share of each query's keys that --method asa_budget masks (default: %(default)s)",
     )
     group.add_argument(
         "--asa_layers",
@@ -144,16 +148,16 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--gradient_accumulation_steps",
         type=positive_int,
         default=1,
-        help="split each batch into so many parts, to save memory (default: 1)",
+        help="split each batch into this many parts, to save memory (default: 1)",
     )
     group.add_argument(
-        "--gradient_checkpointing", action="store_true", help="less memory, more time: layers are computed twice"
+        "--gradient_checkpointing", action="store_true", help="save memory by computing the layers twice"
     )
     group.add_argument("--eval_batch_size", type=positive_int, help="(default: %(default)s)")
     group.add_argument("--learning_rate", type=positive, help="(default: %(default)s)")
     group.add_argument("--num_train_epochs", type=positive_int, default=3, help="(default: %(default)s)")
     group.add_argument(
-        "--max_train_steps", type=positive_int, help="optimizer steps in all, in place of --num_train_epochs"
+        "--max_train_steps", type=positive_int, help="total optimizer steps, instead of --num_train_epochs"
     )
     group.add_argument(
         "--optimizer",
@@ -163,7 +167,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     )
     group.add_argument("--lr_scheduler_type", choices=SCHEDULERS, default="linear", help="(default: linear)")
     group.add_argument("--warmup_proportion", type=proportion, help="share of all steps (default: %(default)s)")
-    group.add_argument("--weight_decay", type=non_negative, help="not on biases and norms (default: %(default)s)")
+    group.add_argument(
+        "--weight_decay", type=non_negative, help="not applied to biases and norms (default: %(default)s)"
+    )
     group.add_argument(
         "--max_grad_norm",
         type=non_negative,
@@ -183,11 +189,9 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
 
     group = parser.add_argument_group("device")
     group.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
-    group.add_argument("--fp16", action="store_true", help="float16; on a CPU bfloat16 if it has it, else float32")
+    group.add_argument("--fp16", action="store_true", help="float16; on a CPU, bfloat16 if supported, else float32")
     group.add_argument("--bf16", action="store_true", help="bfloat16")
-    group.add_argument(
-        "--fsdp", action="store_true", help="of several processes, each keeps a part of the model and its optimizer"
-    )
+    group.add_argument("--fsdp", action="store_true", help="shard the model and its optimizer over the processes")
 
     group = parser.add_argument_group("output")
     group.add_argument("--output_dir", default="model", help="folder of this run (default: %(default)s)")
@@ -224,8 +228,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--liveness_steps",
         type=natural,
         default=0,
-        help="optimizer steps between measurements of whether the adversaries of asa or asa_budget do more than chance;"
-        " 0 is off (default: 0)",
+        help="every so many optimizer steps, measure whether the adversaries of asa or asa_budget do more than random"
+        " masks; 0 is off (default: 0)",
     )
 
     parser.set_defaults(**defaults)
@@ -233,11 +237,11 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
 
 
 def _add_baselines(parser: argparse.ArgumentParser) -> None:
-    """The settings of the methods that ASA is compared with; models/baselines.py says what they are."""
+    """Add the settings of the methods that ASA is compared with; models/baselines.py explains them."""
     group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
         ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
-        ("random_mask_budget", share, None, "instead, hide as many keys of each query as asa_budget with this share"),
+        ("random_mask_budget", share, None, "instead, mask as many keys per query as asa_budget with this share"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),
         ("freelb_lr", positive, 0.1, "step size of the noise"),
@@ -247,15 +251,15 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
             "freelb_embedding_norm",
             non_negative,
             4.4,
-            "norm of the word embeddings (RoBERTa-large's) for which the three sizes above are given; they are scaled"
-            " to those of the encoder; 0 does not scale",
+            "norm of the word embeddings (RoBERTa-large's) that the three sizes above are meant for; they are scaled to"
+            " the encoder's norm; 0 turns scaling off",
         ),
         ("smart_weight", non_negative, 1.0, "weight of the divergence under noise"),
         ("smart_noise", non_negative, 1e-5, "standard deviation of the initial noise"),
         ("smart_step_size", positive, 1e-3, "largest component of a step of the noise"),
         ("smart_steps", positive_int, 1, "steps of the noise, per optimizer step"),
         ("smart_radius", non_negative, 0.0, "upper bound of the noise; 0 for none"),
-        ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged weights; 0 leaves it out"),
+        ("smart_bregman", non_negative, 1.0, "weight of the divergence from the averaged model; 0 leaves it out"),
         ("smart_momentum", proportion, 0.999, "momentum of the averaged weights after the first tenth of the steps"),
         ("smart_early_momentum", proportion, 0.99, "momentum of the averaged weights in the first tenth of the steps"),
         ("r3f_weight", non_negative, 1.0, "weight of the divergence"),
@@ -264,11 +268,11 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     for name, kind, default, text in settings:
         group.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     group.add_argument(
-        "--r3f_noise", choices=R3F_NOISES, default="uniform", help="its distribution (default: %(default)s)"
+        "--r3f_noise", choices=R3F_NOISES, default="uniform", help="distribution of the noise (default: %(default)s)"
     )
 
 
-# Script -> (flag, what its column holds), each guessed from the names of the columns where it is not given.
+# Script -> (flag, content of its column). A column that is not given is guessed from the column names.
 OWN_COLUMNS = {
     "run_sent_clas": (
         ("text_columns", "the text, or a,b for a pair of texts"),
@@ -285,7 +289,7 @@ OWN_COLUMNS = {
 
 
 def add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
-    """The flags for data of the user's own; data/own.py says how they are read."""
+    """Add the flags for the user's own data; data/own.py describes how they are read."""
     group = parser.add_argument_group("your own data, in place of a named task (docs/own_data.md)")
     forms = ", ".join(SUFFIXES[:-1])
     if script == "run_tok_clas":
@@ -294,13 +298,11 @@ def add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
     group.add_argument(
         "--dev_file", nargs="+", metavar="FILE", help="same formats; the first file chooses the best epoch"
     )
-    group.add_argument(
-        "--test_file", nargs="+", metavar="FILE", help="same formats; labels are not needed for --do_test"
-    )
+    group.add_argument("--test_file", nargs="+", metavar="FILE", help="same formats; --do_test needs no labels")
     group.add_argument(
         "--dataset_name",
         metavar="NAME",
-        help="in place of files: a data set on the Hub, or a folder with train.*, dev.*, test.* or saved by datasets",
+        help="instead of files: a data set on the Hub, or a folder with train.*, dev.*, test.* or saved by datasets",
     )
     group.add_argument("--dataset_config_name", metavar="NAME", help="which configuration, if the data set has several")
     group.add_argument(
@@ -312,7 +314,7 @@ def add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
     group.add_argument(
         "--predictions_format",
         choices=own_flags.FORMATS,
-        help="of the predictions of a test file; jsonl has the probabilities of words too (default: tsv)",
+        help="format of the test predictions; only jsonl has the probabilities of words (default: tsv)",
     )
     for name, text in OWN_COLUMNS[script]:
         group.add_argument(f"--{name}", help=f"{text} (default: guessed from the columns' names)")
@@ -326,7 +328,7 @@ def add_own_data(parser: argparse.ArgumentParser, script: str) -> None:
 
 
 def layers(text: str) -> list[int] | None:
-    """The numbers in 0-3 or 0,2,5 or 0-3,8, each once and in order; None for all."""
+    """Parse 0-3 or 0,2,5 or 0-3,8 into sorted layer numbers without repeats; None for "all"."""
     if text == "all":
         return None
     found: set[int] = set()
@@ -353,7 +355,7 @@ def _number(kind: type, low: float, high: float, description: str, open_low: boo
     return parse_number
 
 
-# More than these, no run can mean.
+# The upper bounds are beyond any meaningful run.
 positive_int = _number(int, 1, 10**12, "a whole number from 1 to 10^12")
 few = _number(int, 0, 1024, "a whole number from 0 to 1024")
 natural = _number(int, 0, 2**32 - 1, "a whole number from 0 to 4294967295")

@@ -1,4 +1,4 @@
-"""What a run leaves behind in `--output_dir`."""
+"""The files of a run in `--output_dir`."""
 
 import argparse
 import contextlib
@@ -25,22 +25,22 @@ from training.trackers import EVENTS_SUFFIX
 from training.versions import versions
 from utils import InputError, file_sha256, finite, remove_folder, write_json, write_text, writing
 
-# Which names in its folder a run writes. What bears another name is somebody else's, and is never removed.
+# The names that a run writes in its folder. Files with other names are not the run's and are never removed.
 CHECKPOINT = re.compile(r"\d+_pytorch_model\.bin")
 RECORDS = re.compile(rf"results\.json|eval_results\.txt|metrics\.jsonl|trackers\.json|best|{CHECKPOINT.pattern}")
 STATE = re.compile(r"\d{8,}(-evaluated)?")
 PREDICTIONS = re.compile(r".+\.parquet")
-BESIDE_TRAINING = "evaluation-"  # begins the names of predictions that are not those of the training
+BESIDE_TRAINING = "evaluation-"  # prefix of predictions that are not from training
 EVENTS = re.compile(rf"events\.out\.tfevents\..+{re.escape(EVENTS_SUFFIX)}")
-# What transformers writes into best/, which is always replaced as a whole.
+# The files that transformers writes into best/, which is always replaced as a whole.
 EXPORTED = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens)\.json"
     r"|model.*\.safetensors(\.index\.json)?|vocab\.\w+|merges\.txt|bpe\.codes|word_(shape|pronunciation)\.json"
     r"|.+\.model|.+\.jinja"
 )
-# Beside its place, what is being written (utils.atomic_file), and what it replaces.
+# Temporary names of a file that is being written (utils.atomic_file), and of the file that it replaces.
 HIDDEN = re.compile(r"^\.(?P<name>.+)\.(tmp|old)$")
-# The arguments that name files which a run reads, or caches to read again.
+# The arguments that name files or caches that a run reads.
 INPUTS = (
     *("load_model_path", "test_model_file", "data_dir", "eval_file", "eval_masks", "cache_dir"),
     "token_cache_dir",
@@ -51,15 +51,15 @@ INPUTS = (
 class RunFolder:
     """The files of one run.
 
-    results.json       arguments, versions, device, which steps were taken with which versions, a record an epoch, the
+    results.json       arguments, versions, device, which steps were taken with which versions, a record per epoch, the
                        best epoch, whether the run has finished
     eval_results.txt   the printed line of each epoch
-    metrics.jsonl      a record a logging step
+    metrics.jsonl      a record per logging step
     best/              the best epoch as a stock Hugging Face folder
-    predictions/       label and logits of each evaluated row, a file a set
+    predictions/       label and logits of each evaluated row, a file per set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
-    states/            until the run has finished: what it takes to go on from a step
-    trackers.json      with --report_to: which runs are those of this one, and what they have been told
+    states/            until the run has finished: the states to resume it from
+    trackers.json      with --report_to: each tracker's run id, and the steps reported to it
     tensorboard/       with --report_to tensorboard
     """
 
@@ -80,7 +80,7 @@ class RunFolder:
         return self.path / f"{epoch}_pytorch_model.bin"
 
     def predictions_of(self, set_name: str, training: bool) -> Path:
-        """The predictions on a set; those of an evaluation do not replace those of a training in the same folder."""
+        """The predictions file of a set; an evaluation does not replace that of a training run in the same folder."""
         beside = not training and self.results.exists()
         return self.predictions / f"{BESIDE_TRAINING * beside}{file_name(set_name)}"
 
@@ -96,19 +96,19 @@ class RunFolder:
         return self.path / f"{name}.{form or FORMATS[0]}"
 
     def submissions(self, task, forms: Iterable[str | None] = FORMATS) -> list[Path]:
-        """The predictions files of a task, there or not; only the user's own data may have another form."""
+        """The paths of a task's predictions files, existing or not; only the user's own data has several formats."""
         names = [data_set.submission for data_set in task.submissions.values()]
         return [self.submission(name, form) for name in names for form in (forms if task.own else FORMATS[:1])]
 
     def replaced(self, args: argparse.Namespace, task) -> list[Path]:
-        """What stands here that a run with these arguments writes over, or that tells of weights which it replaces.
+        """The existing files that a run with these arguments overwrites, or that describe weights which it replaces.
 
-        This one list is what makes a run refuse the folder, and what `--overwrite_output_dir` removes. `log.txt` is not
-        on it: a grid appends to it.
+        If there are any, a run refuses the folder; `--overwrite_output_dir` removes them. `log.txt` is not among them:
+        a grid appends to it.
         """
         tasks = [task] if args.do_test or args.do_train else []
         names = {self.evaluation.name} if args.do_eval or args.do_train else set()
-        if args.do_train:  # what other tasks' test sets got from the weights that go
+        if args.do_train:  # predictions on other tasks' test sets, from the weights that are replaced
             known = [_arguments(record) for record in (self.results, self.evaluation)]
             tasks += filter(None, (recorded_task(of) for of in known if of.get("do_test")))
         forms = FORMATS if args.do_train else (getattr(args, "predictions_format", None),)
@@ -126,7 +126,7 @@ class RunFolder:
         return found
 
     def _scores_below(self) -> list[Path]:
-        """In the folders of this one, what evaluations of its weights have written."""
+        """Files that evaluations of this run's weights have written in subfolders."""
         found = []
         for path in sorted(self.path.glob(f"*/{self.evaluation.name}")):
             args = _arguments(path)
@@ -138,7 +138,7 @@ class RunFolder:
         return found
 
     def _is_of_here(self, checkpoint: str | None) -> bool:
-        """Whether a recorded checkpoint is one of this folder; if it is nowhere, whether it has the name of one."""
+        """Whether a recorded checkpoint is in this folder; if it no longer exists, whether its name is that of one."""
         if not isinstance(checkpoint, str):
             return False
         path, here = Path(checkpoint).resolve(), self.path.resolve()
@@ -151,13 +151,13 @@ class RunFolder:
         return name in (self.best.name, self.states.name) or CHECKPOINT.fullmatch(name) is not None
 
     def check(self, args: argparse.Namespace, task, data_files: Iterable[Path] = ()) -> None:
-        """Raise `InputError` if this run may not use the folder as it is; writes nothing.
+        """Raise `InputError` if this run may not use the folder as it is; nothing is written.
 
-        It cannot be written, which is better found now than after an epoch; or it has results that the run would
-        replace and may not, or of which it needs some itself; or it does not have the run that is to be resumed.
+        The folder cannot be written (better found now than after an epoch), has results that the run would replace
+        without permission or that it needs itself, or does not have the run to be resumed.
 
         Args:
-            data_files: those that the run reads.
+            data_files: the data files that the run reads.
         """
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
@@ -174,7 +174,7 @@ class RunFolder:
         if args.overwrite_output_dir:
             self._check_removal(args, replaced, data_files)
             return
-        # What was never finished is no result, and is replaced by what is.
+        # An unfinished file is not a result, and is replaced.
         used = [path for path in replaced if path.suffix != ".tmp"]
         if used:
             first = self.results if self.results in used else used[0]
@@ -186,13 +186,13 @@ class RunFolder:
             )
 
     def _check_removal(self, args: argparse.Namespace, removed: list[Path], data_files: Iterable[Path]) -> None:
-        """Raise `InputError` if what is to be removed holds something that the run reads, or that no run wrote."""
+        """Raise `InputError` if the removal would hit a file that the run reads, or one that no run wrote."""
         inputs: list[tuple[str, Path]] = []
         for name in INPUTS:
             value = getattr(args, name, None) or []
             for given in [value] if isinstance(value, str) else value:
                 paths = [Path(given)]
-                if name in ("load_model_path", "test_model_file"):  # a folder of links, perhaps
+                if name in ("load_model_path", "test_model_file"):  # may be a folder of links
                     paths += sorted(path for path in Path(given).glob("*") if path.is_symlink())
                 inputs += [(f"--{name} {given}", path) for path in paths]
         inputs += [(f"--data_dir {args.data_dir}: {path}", path) for path in data_files]
@@ -208,7 +208,7 @@ class RunFolder:
             self._check_best()
 
     def _check_best(self) -> None:
-        """Raise `InputError` if best/, which is always replaced as a whole, holds what no run wrote."""
+        """Raise `InputError` if best/, which is always replaced as a whole, has files that no run wrote."""
         for file in sorted(self.best.glob("*")) if not self.best.is_symlink() else ():
             if not EXPORTED.fullmatch(file.name) and not is_card(file):
                 raise InputError(
@@ -221,7 +221,7 @@ class RunFolder:
         begun = self.read_results()
         if begun is None:
             raise InputError(f"--resume: there is no run in --output_dir {self.path}: to begin one, leave --resume out")
-        # As a file would give them back.
+        # As they would be read back from a file.
         given = json.loads(json.dumps(vars(args)))
         for name in sorted(given.keys() & begun["args"].keys() - EXECUTION, key=lambda name: (name in SETTLED, name)):
             if given[name] != begun["args"][name]:
@@ -234,7 +234,7 @@ class RunFolder:
         """Raise `InputError` if the run to be resumed began on another kind of device, or with other data.
 
         Args:
-            record: what `describe` says now.
+            record: what `describe` returns now.
         """
         begun = self.read_results()
         known = {"precision": lambda results: results["precision"], "device": lambda results: results["device"][:4]}
@@ -247,17 +247,17 @@ class RunFolder:
                 )
 
     def told(self) -> tuple[int, int]:
-        """The last logging step, and the last step of an epoch, that the files tell of; 0 where there is none."""
+        """The last logging step and the last epoch's last step that are recorded in the files; 0 if there is none."""
         lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        steps = re.findall(r'^\{"step": (\d+),', lines, re.MULTILINE)  # the last line may be half written
+        steps = re.findall(r'^\{"step": (\d+),', lines, re.MULTILINE)  # the last line may be incomplete
         epochs = (self.read_results() or {}).get("epochs") or [{}]
         return int(steps[-1]) if steps else 0, epochs[-1].get("global_step", 0)
 
     def state_to_resume(self, resume: str) -> Path | None:
-        """The state that `--resume` means, checked; None if the run was cut off before it saved any.
+        """The state that `--resume` refers to, verified; None if the run was cut off before it saved any.
 
         Raises:
-            InputError: it is not a state of this run, or it is damaged.
+            InputError: it is not a state of this run, or is damaged.
         """
         if resume == "latest":
             return latest_good(self.saved_states())
@@ -269,7 +269,7 @@ class RunFolder:
         return path
 
     def read_results(self) -> dict | None:
-        """What the results file tells; None if there is none.
+        """The content of the results file; None if there is none.
 
         Raises:
             InputError: it is not the results file of a run.
@@ -284,10 +284,10 @@ class RunFolder:
         return results
 
     def open(self, args: argparse.Namespace, task) -> None:
-        """Make the folder, keep other runs out of it, and with `--overwrite_output_dir` clear what this one replaces.
+        """Make the folder, lock it, and with `--overwrite_output_dir` remove the files that this run replaces.
 
         Raises:
-            InputError: the folder cannot be written, another run is at work in it, or `check` fails.
+            InputError: the folder cannot be written, another run is using it, or `check` fails.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -304,7 +304,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def last_state_named(self) -> Iterator[None]:
-        """Within this block, an error message also names the state from which the run can be resumed."""
+        """Context in which error messages also name the state from which the run can be resumed."""
         try:
             yield
         except InputError as error:
@@ -315,25 +315,25 @@ class RunFolder:
             raise InputError(f"{error}; {after}") from error
 
     def drop_states_after(self, path: Path | None) -> None:
-        """Remove the states that are later than the one from which the run goes on: damaged, or passed over."""
+        """Remove the states after the one that the run is resumed from: they are damaged or were passed over."""
         for later in self.saved_states():
             if path is None or _age(later) > _age(path):
                 remove_folder(later)
 
     def keep_states(self, limit: int) -> None:
-        """Remove all but the latest states."""
+        """Remove all but the latest `limit` states."""
         for path in self.saved_states()[:-limit]:
             remove_folder(path)
 
     def finish(self) -> None:
-        """Say that the training run is complete, and remove what only an unfinished one needs."""
+        """Record that the training run is complete, and remove the files that only an unfinished run needs."""
         results = self.read_results()
         assert results is not None  # written before the first step
         self.write_results(results | {"finished": True})
         _remove(_named(self.states.glob("*"), STATE.fullmatch), self.path)
 
     def close(self) -> None:
-        """Let other runs in."""
+        """Release the lock, so that other runs may use the folder."""
         if self._lock.is_locked:
             Path(self._lock.lock_file).unlink(missing_ok=True)
             self._lock.release()
@@ -356,23 +356,23 @@ class RunFolder:
 
 
 def _named(paths: Iterable[Path], belongs: Callable[[str], object]) -> list[Path]:
-    """Those whose name belongs to a run, also while they are being written or replaced."""
+    """The paths whose names belong to a run, including temporary names of files being written or replaced."""
     return sorted(path for path in paths if belongs(HIDDEN.sub(r"\g<name>", path.name)))
 
 
 def _remove(paths: Iterable[Path], folder: Path) -> None:
-    """Remove files and folders, and then the folders below `folder` that held nothing else."""
+    """Remove files and folders, and then the folders below `folder` that have become empty."""
     parents: set[Path] = set()
     for path in paths:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         parents.update(parent for parent in path.parents if folder in parent.parents)
     for parent in sorted(parents, key=lambda path: -len(path.parts)):
-        with contextlib.suppress(OSError):  # it holds what is not ours
+        with contextlib.suppress(OSError):  # it has other files
             parent.rmdir()
 
 
 def _arguments(record: Path) -> dict:
-    """The arguments that a results file tells of; none if it cannot be read."""
+    """The arguments recorded in a results file; none if it cannot be read."""
     try:
         args = json.loads(record.read_text(encoding="utf-8"))["args"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -385,7 +385,7 @@ def _line(record: dict) -> str:
 
 
 def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[str, int]) -> dict:
-    """The head of a results file: every argument as given, what it ran on and with, how many examples there were."""
+    """The head of a results file: every argument, the device, the versions, and the number of examples."""
     return {
         "args": vars(args),
         "versions": versions(),
@@ -396,10 +396,10 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
 
 
 def encoder_weights(source: str, begun: dict | None) -> dict[str, str]:
-    """What the results file says of the weights that a training begins with: nothing, if they are not in a folder.
+    """The results file's entry on the weights that training starts from; empty if they are not in a folder.
 
     Args:
-        begun: what the results file of the run that is resumed says: its encoder may be another by now.
+        begun: the results of the run that is resumed: its encoder may have changed since.
     """
     if begun is not None:
         return {name: begun[name] for name in ("encoder_sha256",) if name in begun}
@@ -409,7 +409,7 @@ def encoder_weights(source: str, begun: dict | None) -> dict[str, str]:
 
 @functools.cache
 def _age(state: Path) -> tuple[int, bool]:
-    """The step of a state, and whether it is from after the evaluation."""
+    """The step of a state, and whether it was saved after the evaluation."""
     step, _, evaluated = state.name.partition("-")
     return int(step), bool(evaluated)
 

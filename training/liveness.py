@@ -10,13 +10,13 @@ from training.evaluation import Run
 
 
 def measure(run: Run, parts: list[dict[str, torch.Tensor]], step: int) -> dict[str, float | None]:
-    """`liveness` after an optimizer step, on the rows of that step, over all processes; called by each of them.
+    """Measure `liveness` after an optimizer step, on that step's rows, over all processes; each must call it.
 
-    Nothing that training does depends on it: the random masks follow from seed, step and process alone.
+    Training is not affected: the random masks depend only on seed, step and process.
 
     Returns:
-        Nothing, where the method has no adversaries. `liveness` is None where the random masks move no prediction, as
-        where nothing is masked.
+        An empty dict if the method has no adversaries. `liveness` is None if the random masks change no prediction, for
+        example because nothing is masked.
     """
     model, device = run.accelerator.unwrap_model(run.model), run.accelerator.device
     if not isinstance(model, AsaModel) or next(model.adversaries.parameters(), None) is None:
@@ -26,7 +26,7 @@ def measure(run: Run, parts: list[dict[str, torch.Tensor]], step: int) -> dict[s
     sums = torch.zeros(2, device=device)
     for part in parts:
         labels = part["labels"]
-        count = (labels != IGNORED_LABEL).sum() if model.of_words else len(labels)  # what the divergence is a mean over
+        count = (labels != IGNORED_LABEL).sum() if model.of_words else len(labels)  # divergence: a mean over these
         sums += count * divergences(model, generator, **part)
     learned, random = run.accelerator.reduce(sums).tolist()
     return {"liveness": learned / random if random > 0 else None}

@@ -1,7 +1,7 @@
 """The training loop, on Hugging Face Accelerate.
 
-Several processes share each optimizer step and each evaluation, a row going to one of them alone; losses, scores and
-files are those of one process.
+Several processes split the rows of each optimizer step and each evaluation. Losses, scores and files are the same as
+with one process.
 """
 
 import argparse
@@ -59,12 +59,12 @@ from training.state import (
 from training.versions import versions
 from utils import InputError, Interrupted, counted, log
 
-# A loss scale of 65,536, halved as often, is far below 1: the overflow is not one of scale.
+# A loss scale of 65,536, halved this often, is far below 1: then the scale is not the cause of the overflow.
 MAX_SKIPPED_STEPS = 25
 
 
 def start_trackers(run: Run, here: bool, step: int = 0) -> None:
-    """`Trackers.start` on the main process; none of them draws from the generators that training draws from."""
+    """Start the trackers on the main process, without changing the random states that training uses."""
     if run.accelerator.is_main_process and run.trackers.names:
         states = random_states(run.accelerator.device)
         run.trackers.start(vars(run.args), here, step)
@@ -72,14 +72,14 @@ def start_trackers(run: Run, here: bool, step: int = 0) -> None:
 
 
 def train(run: Run, features: Features, eval_sets: dict[str, Features], results: dict) -> dict:
-    """Train, and after each epoch evaluate the live model, save it, and rewrite the results.
+    """Train, and after each epoch evaluate the current model, save it, and rewrite the results.
 
     Args:
-        eval_sets: evaluated in this order, the first being the primary one; empty for no evaluation.
-        results: what goes before the epochs in the results file, from `describe`; without it, best/ has no card.
+        eval_sets: evaluated in this order; the first is the primary one. Empty for no evaluation.
+        results: the part of the results file before the epochs, from `describe`; if empty, best/ gets no model card.
 
     Returns:
-        The best epoch's record. The model is left as it was in that epoch.
+        The best epoch's record. The model has the weights of that epoch.
     """
     args, accelerator, folder = run.args, run.accelerator, run.folder
     place = accelerator.process_index, accelerator.num_processes
@@ -95,7 +95,7 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
         collate_fn=functools.partial(collate_parts, run.head.collate, args.gradient_accumulation_steps),
         num_workers=args.num_workers,
         pin_memory=accelerator.device.type == "cuda",
-        generator=torch.Generator(),  # its own: a state restores the global one, which is the model's
+        generator=torch.Generator(),  # not the global one, which the model uses and a saved state restores
         worker_init_fn=ignore_signals,
     )
     optimizer, loader = accelerator.prepare(optimizer), on_device(run, loader)
@@ -104,10 +104,10 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
     progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data_identity(features))
-    told = folder.told() if args.resume else (0, 0)  # files that are now put back to the state
+    told = folder.told() if args.resume else (0, 0)  # read before `resume` cuts the files back
     resume(run, state, results)
     progress.begin_segment(versions())
-    if accelerator.is_main_process:  # first of all: it is by this file that a run can be resumed
+    if accelerator.is_main_process:  # first: a run without this file cannot be resumed
         folder.write_results(_results(results, progress))
     start_trackers(run, here=True, step=progress.step)
     run.trackers.begin(*told)
@@ -131,20 +131,20 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
             bar.set_postfix(bar_figures(progress), refresh=False)
 
     best = progress.best
-    assert best is not None  # there is a step at the least, and so an epoch
+    assert best is not None  # there is at least one step, and so one epoch
     if best is not progress.epochs[-1]:
         if accelerator.is_main_process:
             load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
-        # Another machine may not see the file.
+        # Processes on other machines may not see the file.
         scatter(run.whole, model) if is_sharded(model) else broadcast(list(release_state_dict(model).values()))
     return best
 
 
 def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, idle: dict, bar: tqdm) -> None:
-    """What is left of an epoch, or of the run's `steps`.
+    """Train to the end of the epoch, or of the run's `steps`.
 
     Raises:
-        Interrupted: the state has been saved.
+        Interrupted: a signal stopped the run; the state has been saved.
     """
     args, progress, sampler = run.args, state.progress, state.sampler
     assert run.interruption is not None
@@ -154,7 +154,7 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
     clock = time.perf_counter()
     for parts in itertools.islice(loader, left):
         if hasattr(state.model, "share_done"):  # a method with a schedule of its own
-            # To the stub of nn.Module, every attribute is a tensor or a module.
+            # nn.Module's type stub takes every attribute for a tensor or a module.
             state.model.share_done = progress.step / steps  # type: ignore[assignment]
         figures, finite = optimize(run, parts, state.optimizer, idle)
         state.scheduler.step()
@@ -181,12 +181,12 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
 
 
 def bar_figures(progress: Progress) -> dict[str, str]:
-    """What the progress bar shows: the loss of the last logging step, and the score of the last epoch.
+    """The figures in the progress bar: the loss at the last logging step, and the score of the last epoch.
 
-    Not the loss of each step, for which a GPU would have to wait.
+    The loss of every step is not shown: reading it would stall a GPU.
     """
     figures = {}
-    windows = (each for each in reversed(progress.metrics) if "learning_rate" in each)  # not the liveness alone
+    windows = (each for each in reversed(progress.metrics) if "learning_rate" in each)  # not records of liveness alone
     window: dict = next(windows, {})
     if window.get("train_loss") is not None:
         figures["loss"] = f"{window['train_loss']:.4f}"
@@ -196,18 +196,18 @@ def bar_figures(progress: Progress) -> dict[str, str]:
 
 
 def resume(run: Run, state: TrainingState, results: dict) -> None:
-    """Put a run that is to be resumed where it was; any other is left at its beginning.
+    """With --resume, restore the run's last state; otherwise do nothing.
 
     Args:
-        results: as of `train`.
+        results: as for `train`.
 
     Raises:
-        InputError: the state that is wanted is damaged, does not fit this run, or is of other code.
+        InputError: the chosen state is damaged, does not fit this run, or was saved by different code.
     """
     if not run.args.resume:
         return
     folder, model = run.folder, state.model
-    # One process chooses: another might see other files.
+    # One process chooses, because others might see other files.
     path = folder.state_to_resume(run.args.resume) if run.accelerator.is_main_process else None
     [path] = broadcast_object_list([path])
     if path is None:
@@ -216,7 +216,7 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
         state.load(path, None if run.args.resume_changed_code else versions())
         log.info(f"resumed from {path}")
     if run.accelerator.is_main_process:
-        # Files may tell of steps after the state, which are now taken again.
+        # The files may contain steps after the state, which will now be repeated.
         folder.drop_states_after(path)
         progress = state.progress
         folder.write_metrics(progress.metrics)
@@ -230,7 +230,7 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
 
 
 def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
-    """Save a state, and drop the oldest."""
+    """Save a state, and delete the oldest ones beyond --save_total_limit."""
     _stop_if_broken(run, state)
     state.save(run.folder.state(state.progress.step, evaluated))
     if run.accelerator.is_main_process:
@@ -240,18 +240,19 @@ def save_state(run: Run, state: TrainingState, evaluated: bool = False) -> None:
 def optimize(
     run: Run, parts: list[dict[str, torch.Tensor]], optimizer, idle: dict[str, torch.Tensor] | None = None
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """One optimizer step on one batch: this process's rows of it, given in parts, which weigh what they hold of it.
+    """Take one optimizer step on a batch, given as parts: this process's rows, each part weighted by its size.
 
     Args:
-        idle: what a process that has fewer parts of a batch than others, or no row of a last, smaller one, computes
-            in their place, to no effect: the others wait for it.
+        idle: a dummy batch with no effect on the gradient. A process with fewer parts than others, or with no row of a
+            small last batch, computes it so that the others do not wait for it forever.
 
     Returns:
-        What this process adds to the step's figures, and whether loss and gradient were finite; still on the device.
+        This process's contribution to the step's figures, and whether loss and gradient were finite; both still on the
+        device.
     """
     accelerator, model = run.accelerator, run.model
     computed = parts if idle is None else parts or [idle]
-    if idle is not None and is_sharded(model):  # every process is needed for each call
+    if idle is not None and is_sharded(model):  # every process has to take part in each call
         computed = parts + [idle] * (most(len(computed), accelerator) - len(parts))
     own = torch.stack([_size(part["labels"]) for part in computed])  # (parts, 2)
     own[len(parts) :] = 0
@@ -261,7 +262,7 @@ def optimize(
         shares = tuple(zip(size, batch, strict=True))
         with contextlib.nullcontext() if number == len(own) else accelerator.no_sync(model):
             output = model(**part)
-            # The gradient is averaged over the processes, and what they add to the loss is to be summed.
+            # The gradient is averaged over the processes, but their contributions to the loss have to be summed.
             accelerator.backward(
                 accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
             )
@@ -275,9 +276,9 @@ def optimize(
 
 
 def _take_note(run: Run, state: TrainingState, figures: dict[str, torch.Tensor], finite: torch.Tensor) -> None:
-    """Add a step's figures to the means, and watch whether they are numbers: on a GPU without waiting for them."""
+    """Add a step's figures to the means, and check that they are finite: on a GPU, without waiting for them."""
     progress = state.progress
-    if run.accelerator.scaler is not None:  # it has skipped a step that was not finite, and lowered its scale
+    if run.accelerator.scaler is not None:  # if the step was not finite, it has skipped it and lowered its scale
         for means in (progress.of_epoch, progress.of_window):
             means.add(figures, finite)
         progress.skipped = torch.stack([progress.skipped[0] + ~finite, (progress.skipped[1] + 1) * ~finite])
@@ -308,13 +309,13 @@ def _stop_if_broken(run: Run, state: TrainingState) -> None:
 
 
 def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], results: dict) -> None:
-    """Evaluate and save the model after an epoch, then the records that speak of it, then the state."""
+    """After an epoch, evaluate and save the model, then write the records that refer to it, then the state."""
     progress, accelerator = state.progress, run.accelerator
     _stop_if_broken(run, state)
     try:
         scores, logits = evaluate(run, eval_sets)
     except Interrupted:
-        if damage(run.folder.state(progress.step, evaluated=False)) is not None:  # not saved by the last step
+        if damage(run.folder.state(progress.step, evaluated=False)) is not None:  # the last step did not save it
             save_state(run, state)
         raise
     means = progress.of_epoch.take(accelerator.reduce)
@@ -335,7 +336,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         model = run.whole or model
         save_checkpoint(model, run.folder.checkpoint(record["epoch"]))
         best = progress.best
-        assert best is not None  # of this epoch and those before
+        assert best is not None  # of the epochs so far
         for name, rows in eval_sets.items() if not run.head.of_words else ():
             path = run.folder.predictions_of(name, training=True)
             write_predictions(path, rows, logits[name], best["epoch"], is_best=best is record)
@@ -347,7 +348,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         tqdm.write(lines[-1])
         scores_of = {name: record[f"eval_{name}"] for name in ("loss", "score")} | record["metrics"]
         figures = {f"eval/{name}": value for name, value in scores_of.items()}
-        # Not below "epoch", a figure of the steps: a store of files cannot have both.
+        # Not "epoch/...": "epoch" is already a per-step figure, and trackers that store files cannot have both.
         figures |= {f"epoch_{name}": record[name] for name in ("train_loss", "seconds")}
         run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
@@ -355,7 +356,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
 
 
 def _export(run: Run, results: dict, progress: Progress) -> None:
-    """Write best/: the model as it is now, which is that of the best epoch, and what its card says of it."""
+    """Write best/: the current model, which is that of the best epoch, and its model card."""
     model = run.whole or run.accelerator.unwrap_model(run.model)
     card = model_card(_results(results, progress), type(backbone_of(model)).__name__) if results.get("args") else ""
     export(model, run.tokenizer, run.folder.best, card)
@@ -366,7 +367,7 @@ def _results(head: dict, progress: Progress) -> dict:
 
 
 def _log_window(run: Run, state: TrainingState, live: dict) -> None:
-    """Log the means of the last steps, of which skipped ones do not count, and the liveness, if it was measured."""
+    """Log the means over the last steps, without skipped ones, and the liveness, if it was measured."""
     _stop_if_broken(run, state)
     progress = state.progress
     step, learning_rate = progress.step, state.scheduler.get_last_lr()[0]
@@ -375,7 +376,7 @@ def _log_window(run: Run, state: TrainingState, live: dict) -> None:
         return
     record: dict[str, Any] = {"learning_rate": learning_rate, **means, **live}
     if run.accelerator.scaler is not None:
-        record["skipped_steps"] = int(progress.skipped[0])  # of the epoch so far
+        record["skipped_steps"] = int(progress.skipped[0])  # in this epoch so far
     _log(run, state, record)
     line = f"step {step}: train loss {means['train_loss']:.4f}" if means else f"step {step}: every step was skipped"
     if "keep_rate" in means:
@@ -389,7 +390,7 @@ def _log_window(run: Run, state: TrainingState, live: dict) -> None:
 
 
 def _log(run: Run, state: TrainingState, figures: dict) -> None:
-    """Add a record of the last step to the metrics; the first process does."""
+    """Add a record of the last step to the metrics, on the main process only."""
     progress = state.progress
     if not run.accelerator.is_main_process:
         return
@@ -408,7 +409,7 @@ def _counter(run: Run, *shape: int) -> torch.Tensor:
 
 
 def _memory_of_a_step(args: argparse.Namespace) -> tuple[str, str]:
-    """What has not fitted, and what to do; a run that is resumed keeps the arguments that it began with."""
+    """For an out-of-memory error: what did not fit, and what to do. A resumed run keeps its original arguments."""
     return (
         f"a step with --train_batch_size {args.train_batch_size}",
         f"in a new run raise --gradient_accumulation_steps {args.gradient_accumulation_steps}, which computes the same"
@@ -417,6 +418,6 @@ def _memory_of_a_step(args: argparse.Namespace) -> tuple[str, str]:
 
 
 def _size(labels: torch.Tensor) -> torch.Tensor:
-    """(2,): how many examples a batch has, and how many labels; on its device."""
+    """(2,): the number of examples in a batch, and the number of labels; on its device."""
     count = labelled(labels)
     return torch.stack([torch.full_like(count, len(labels)), count])

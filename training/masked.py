@@ -1,4 +1,4 @@
-"""Evaluation under masks: how much of a trained model's score is left when its attention is masked."""
+"""Evaluation under masks: the score of a trained model when its attention is masked."""
 
 import argparse
 
@@ -15,7 +15,7 @@ RANDOM = "random"
 
 
 class UnderMasks(nn.Module):
-    """A model that predicts under the masks of an `AsaModel` around it."""
+    """A model that predicts under the masks of its `AsaModel`."""
 
     def __init__(self, model: AsaModel):
         super().__init__()
@@ -31,23 +31,23 @@ class UnderMasks(nn.Module):
 
 
 def under_masks(backbone: PreTrainedModel, args: argparse.Namespace) -> UnderMasks:
-    """The model under the masks that `--eval_masks` asks for, made by the rule of `--method`.
+    """The model under the masks that `--eval_masks` requests, made by the rule of `--method`.
 
     Raises:
-        InputError: the file has no adversaries, or not those of such an encoder.
+        InputError: the file has no adversaries, or they do not fit the encoder.
     """
     model = methods.build(args.method, backbone, args)
-    assert isinstance(model, AsaModel)  # as the arguments were checked
+    assert isinstance(model, AsaModel)  # the arguments have been checked
     if args.eval_masks != RANDOM:
         load_adversaries(model, args.eval_masks)
     return UnderMasks(model)
 
 
 def load_adversaries(model: AsaModel, path: str) -> None:
-    """Copy the adversaries of a checkpoint, and nothing else of it, into a model.
+    """Copy only the adversaries of a checkpoint into a model.
 
     Raises:
-        InputError: it has none, or those of an encoder of another size or of other layers.
+        InputError: it has none, or they are for an encoder of another size or for other layers.
     """
     state = {
         name.partition(".adversary.")[2]: tensor

@@ -10,12 +10,12 @@ from training.sharding import whole_tensor
 def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     """Clip the gradient of the adversaries and that of everything else, each by its own norm.
 
-    A common norm would be that of the adversaries, whose gradient carries a factor of 1e4 and is often a hundred times
-    as long as the encoder's.
+    A common norm would be dominated by the adversaries: their gradient has a factor of 1e4, and its norm is often a
+    hundred times the encoder's.
 
     Args:
-        model: the module itself, not wrapped for distributed training.
-        max_norm: the limit for each of the two; 0 does not clip.
+        model: the module itself, without a distributed wrapper.
+        max_norm: the limit for each of the two; 0 turns clipping off.
 
     Returns:
         The norms before clipping, on the device: `grad_norm`, and `adversary_grad_norm` if there are adversaries.
@@ -23,7 +23,7 @@ def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
     norms = {}
     for name, parameters in zip(("grad_norm", "adversary_grad_norm"), methods.adversaries_apart(model), strict=True):
         if parameters:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # all have one
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]  # none is None
             norm = nn.utils.get_total_norm(gradients)
             if max_norm:
                 nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
@@ -32,20 +32,21 @@ def clip(model: nn.Module, max_norm: float) -> dict[str, torch.Tensor]:
 
 
 def make_optimizer(name: str, groups: list[dict], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW as one kernel: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
+    """Fused AdamW: PyTorch's, or NVIDIA apex's ("apex_fused_adam")."""
     if name == "apex_fused_adam":
-        from apex.optimizers import FusedAdam  # only for those who built it
+        from apex.optimizers import FusedAdam  # imported only if requested: it must be built from source
 
         return FusedAdam(groups, lr=learning_rate, adam_w_mode=True)
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, adversary_learning_rate: float | None = None) -> list[dict]:
-    """Biases and norms, which have fewer than two dimensions, are not decayed.
+    """The parameter groups; biases and norms, which have fewer than two dimensions, get no weight decay.
 
     Args:
-        model: out of what distributes it.
-        adversary_learning_rate: of the adversaries, which then have groups of their own; None for everything's.
+        model: the module itself, without a distributed wrapper.
+        adversary_learning_rate: learning rate of the adversaries, which then have their own groups; None for the common
+            one.
     """
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     apart = adversary_learning_rate is not None

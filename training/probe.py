@@ -1,6 +1,6 @@
-"""The probe: rows of each set go through the model before a run writes or removes anything.
+"""The probe: rows of each set are run through the model before a run writes or removes anything.
 
-An encoder and a tokenizer that do not fit together are found now, and not after the results of an earlier run are gone.
+This finds an encoder and a tokenizer that do not fit together before the results of an earlier run are removed.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from utils import InputError
 def probe(run: Run, features: Splits[Features]) -> None:
     """Try one batch of each set before anything is written: a forward pass, and a backward pass for the training set.
 
-    Each process does so by itself, in the run's precision. The run does not depend on it: the gradients are dropped,
-    and the random-number generators are restored.
+    Each process does this alone, in the run's precision. The run is not affected: the gradients are dropped, and the
+    random-number generators are restored.
 
     Raises:
         InputError: encoder, tokenizer and task do not fit together; the message is one sentence.
@@ -51,7 +51,7 @@ def probe(run: Run, features: Splits[Features]) -> None:
                 f"{device}: not enough memory for two rows of {max(rows.lengths)} tokens, the longest of {name}: lower"
                 " --max_seq_length, or use --gradient_checkpointing"
             ) from None
-        except Exception as error:  # the library raises what its parts raise
+        except Exception as error:  # the library lets any exception through
             said = next(iter(str(error).splitlines()), "")
             raise InputError(
                 f"{_origin(run.args)}: its model cannot compute rows of {name} as its tokenizer makes them"
@@ -61,12 +61,12 @@ def probe(run: Run, features: Splits[Features]) -> None:
 
 
 def leaves_out(model: nn.Module, features: Splits[Features], head: Head) -> bool:
-    """Whether a training step leaves parameters without a gradient, for which processes would wait.
+    """Whether a training step leaves parameters without a gradient, for which other processes would wait.
 
-    ESM has a head for contacts, and LayoutLM, where it tags words, a pooler that nothing uses.
+    Examples are ESM's contact head, and the unused pooler of LayoutLM for token classification.
 
     Args:
-        model: of a method, on the CPU; it is left as it was, and so are the random streams.
+        model: a method's module, on the CPU; it is unchanged afterwards, and so are the random generators.
     """
     assert features.train is not None
     row = min(range(len(features.train)), key=features.train.lengths.__getitem__)
@@ -74,7 +74,7 @@ def leaves_out(model: nn.Module, features: Splits[Features], head: Head) -> bool
     try:
         model.train()(**head.collate([features.train[row]])).loss.backward()
         return any(each.grad is None for each in model.parameters() if each.requires_grad)
-    except Exception:  # `probe` says what it is, on the device of the run
+    except Exception:  # `probe` reports the error, on the run's device
         return False
     finally:
         model.zero_grad(set_to_none=True)
@@ -82,18 +82,18 @@ def leaves_out(model: nn.Module, features: Splits[Features], head: Head) -> bool
 
 
 def _origin(args: argparse.Namespace) -> str:
-    """Where encoder and tokenizer come from; a file has the weights alone."""
+    """The source of encoder and tokenizer, for messages; a single file has only the weights."""
     scored = args.test_model_file and Path(args.test_model_file).is_dir()
     return f"--test_model_file {args.test_model_file}" if scored else f"--load_model_path {args.load_model_path}"
 
 
 def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[dict[str, torch.Tensor]]:
-    """The rows of a set that go furthest, and a short one, so that there is padding; on the CPU, and in one batch.
+    """The most demanding rows of a set, and a short one, so that there is padding, as one batch on the CPU.
 
-    With different numbers of choices they are in several.
+    Rows with different numbers of choices are in several batches.
 
     Raises:
-        InputError: the model cannot take it; on a GPU the library would not say why.
+        InputError: the model cannot process a batch; on a GPU the library would not say why.
     """
     tokenizer = run.tokenizer
     known = len(cast(nn.Embedding, backbone.get_input_embeddings()).weight)
@@ -104,7 +104,7 @@ def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[di
         )
     places = range(len(features))
     chosen = [max(places, key=features.lengths.__getitem__), min(places, key=features.lengths.__getitem__)]
-    if max(tokenizer.get_vocab().values()) >= known:  # else no row has such a token
+    if max(tokenizer.get_vocab().values()) >= known:  # otherwise no row has such a token
         chosen.append(max(places, key=lambda row: _largest(features[row]["input_ids"])))
     batches = collate_parts(run.head.collate, 1, [features[row] for row in dict.fromkeys(chosen)])
     for batch in batches:
@@ -114,7 +114,7 @@ def _batches(run: Run, features: Features, backbone: PreTrainedModel) -> list[di
 
 
 def _largest(ids: list) -> int:
-    """Of the tokens of a row, which may be several sequences."""
+    """The largest token id in a row, which may have several sequences."""
     return max(map(_largest, ids)) if isinstance(ids[0], list) else max(ids)
 
 
@@ -140,7 +140,7 @@ def _check_limits(batch: dict[str, torch.Tensor], backbone: PreTrainedModel, kno
 
 
 def _check_problem(batch: dict[str, torch.Tensor], backbone: PreTrainedModel) -> None:
-    """Of a sentence classifier, which takes its loss by what its configuration says."""
+    """Check that the task fits a sentence classifier's `problem_type`, which decides its loss."""
     said, labels = backbone.config.problem_type, batch.get("labels")
     if said is None or labels is None or not type(backbone).__name__.endswith("ForSequenceClassification"):
         return

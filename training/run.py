@@ -58,7 +58,7 @@ from utils import counted, keep_freed_memory, log, never_destroy
 def prepare(
     args: argparse.Namespace, task: Task, config_changes: dict, **tokenizer_settings
 ) -> tuple[Splits[Examples], PreTrainedConfig, PreTrainedTokenizerBase]:
-    """The sets that the arguments ask for, and the encoder's configuration and tokenizer; writes nothing.
+    """Return the requested sets, and the encoder's configuration and tokenizer; nothing is written.
 
     Raises:
         InputError: a data file is missing, or the encoder or the output folder cannot be used.
@@ -68,7 +68,7 @@ def prepare(
     config = load_config(model.name, args.model_type, args.cache_dir, model.flag, **config_changes)
     if tokens != model:
         check_same_type(str(model), config, load_config(tokens.name, None, args.cache_dir))
-    classes_to_score(args, task)  # an error is better found now
+    classes_to_score(args, task)  # to find an error early
     on_cpu = args.no_cuda or not torch.cuda.is_available()
     args.attn_implementation = attention_implementation(config, args.attn_implementation, args.do_train, on_cpu)
     if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
@@ -86,13 +86,13 @@ def prepare(
 
 
 def classes_to_score(args: argparse.Namespace, task: Task) -> tuple[list[int] | None, dict]:
-    """Which class of the model that is to be scored each of the task's labels is, and what the record says of it.
+    """For each of the task's labels, its class in the model to be scored; and the entry for the results file.
 
     Returns:
-        None where the checkpoint has no names for its classes, which are then taken in the task's order.
+        None instead of the classes if the checkpoint does not name them; the task's order is assumed then.
 
     Raises:
-        InputError: its classes are not those of the task.
+        InputError: the model's classes are not those of the task.
     """
     source, order, names = args.test_model_file, None, None
     if source is not None and Path(source).is_dir() and not isinstance(task, TextTask):
@@ -113,11 +113,11 @@ def execute(
     tokenizer: PreTrainedTokenizerBase,
     features: Splits[Features],
 ) -> None:
-    """Train, evaluate and test as the arguments say; nothing is written before a batch has gone through the model.
+    """Train, evaluate and predict as requested; nothing is written before a batch has gone through the model.
 
     Raises:
-        InputError: the weights cannot be used, the output folder cannot, or the processes cannot share the work.
-        Interrupted: by SIGTERM or Ctrl-C, in training; its state has been saved.
+        InputError: the weights or the output folder cannot be used, or the processes cannot share the work.
+        Interrupted: by SIGTERM or Ctrl-C in training; the state has been saved.
     """
     folder = RunFolder(args.output_dir)
     begun = folder.read_results() if args.resume else None
@@ -155,16 +155,16 @@ def execute(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.process_index:
-        # A dropout of its own; the weights are those of the first. NumPy takes no seed from 2**32.
+        # Each process draws its own dropout; the weights are those of the first. NumPy's seeds must be below 2**32.
         set_seed((args.seed + accelerator.process_index) % 2**32)
     whole = shard(model, accelerator) if args.fsdp else None
     if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
-    if not args.fsdp:  # only training needs the wrapper that keeps processes in step
+    if not args.fsdp:  # only training needs the wrapper that synchronises processes
         model = accelerator.prepare_model(model, evaluation_mode=not args.do_train)
     if accelerator.num_processes > 1:
-        # However the run ends, the wrapper stays: its destructor holds Python's lock while it waits for a thread of
-        # gloo, which may be waiting for that lock.
+        # The wrapper is never destroyed, however the run ends: its destructor holds Python's lock while it waits for a
+        # gloo thread, which may be waiting for that lock.
         never_destroy(model)
     record = describe(args, accelerator, features.counts()) | {"unseen": unseen} | classes
     record |= encoder_weights(args.load_model_path, begun) if args.do_train else {}
@@ -174,7 +174,7 @@ def execute(
     trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
     probe(run, features)
-    wait_for_all(accelerator)  # none has anything written or removed before all of them have come so far
+    wait_for_all(accelerator)  # no process writes or removes anything before all have come this far
     try:
         if args.do_train:
             start_trackers(run, here=False)
@@ -189,7 +189,7 @@ def execute(
 
 
 def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
-    """What `execute` does once the model stands and the folder is open."""
+    """The part of `execute` after the model is built and the folder opened."""
     args, accelerator, folder = run.args, run.accelerator, run.folder
     if args.do_train:
         assert features.train is not None
@@ -215,4 +215,4 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
     if args.do_train and accelerator.is_main_process:
         folder.finish()
     wait_for_all(accelerator)
-    accelerator.end_training()  # of several processes, none leaves while another still talks to it
+    accelerator.end_training()  # no process may leave while another still communicates with it

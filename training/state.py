@@ -1,7 +1,7 @@
-"""States: what a run that was cut off needs to go on exactly where it was.
+"""States: everything that an interrupted run needs to continue exactly where it was.
 
-A state is a folder of tensors (safetensors) and figures (JSON), nothing that could hold code, with their SHA256SUMS. It
-is taken between two optimizer steps, so no gradient is under way.
+A state is a folder of tensors (safetensors) and numbers (JSON), which cannot contain code, with their SHA256SUMS. It is
+saved between two optimizer steps, so it has no gradients.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ MODEL, OPTIMIZER, PROGRESS, SUMS = "model.safetensors", "optimizer.safetensors",
 
 
 class Means:
-    """Running sums of figures, kept on the device until their means are asked for."""
+    """Running sums of figures, kept on the device until their means are requested."""
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
         self.added: torch.Tensor | int = 0
 
     def add(self, figures: dict[str, torch.Tensor], counts: torch.Tensor | None = None) -> None:
-        """Add one figure of each name.
+        """Add one figure for each name.
 
         Args:
-            counts: whether these figures count at all, on the device; they may not be numbers where they do not.
+            counts: whether these figures count, as a tensor on the device; if not, they may be nan.
         """
         for name, figure in figures.items():
             figure = figure.float() if counts is None else torch.where(counts, figure.float(), 0.0)
@@ -52,10 +52,10 @@ class Means:
         self.added = self.added + (1 if counts is None else counts.long())
 
     def take(self, reduce: Callable) -> dict[str, Any]:
-        """The means since the last call, a number each or a list of them; none, where nothing counted.
+        """The means since the last call, each a number or a list; none if nothing counted.
 
         Args:
-            reduce: sums what the processes have added.
+            reduce: sums a tensor over the processes.
         """
         added = int(self.added)
         means = {name: (total / added).tolist() for name, total in reduce(self.sums).items()} if added else {}
@@ -63,7 +63,7 @@ class Means:
         return means
 
     def state_dict(self) -> dict:
-        """As plain numbers; each is exactly the float32 it was."""
+        """The sums as plain numbers, which represent the float32 values exactly."""
         return {"added": int(self.added), "sums": {name: total.tolist() for name, total in self.sums.items()}}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
@@ -73,10 +73,10 @@ class Means:
 
 @dataclass
 class Progress:
-    """How far a run has come, and what it has to tell so far.
+    """The progress of a run, and its records so far.
 
     broken: the first step that was not finite, or 0; on the device.
-    skipped: (2,), steps that fp16 skipped in this epoch, and of late in a row; likewise.
+    skipped: (2,), the steps that fp16 skipped in this epoch, and the latest ones skipped in a row; on the device.
     """
 
     broken: torch.Tensor
@@ -84,7 +84,7 @@ class Progress:
     epoch: int = 0
     step: int = 0  # optimizer steps taken
     step_of_epoch: int = 0
-    seconds: float = 0.0  # of training in this epoch
+    seconds: float = 0.0  # training time in this epoch
     epochs: list[dict] = field(default_factory=list)  # the records of results.json
     metrics: list[dict] = field(default_factory=list)  # the lines of metrics.jsonl
     segments: list[dict] = field(default_factory=list)  # which steps were taken with which code and libraries
@@ -109,11 +109,11 @@ class Progress:
         return record["eval_score"] > best["eval_score"]
 
     def begin_segment(self, versions: dict[str, str | None]) -> None:
-        """From here on, steps are taken by a process with these versions."""
+        """Record that the following steps are taken with these versions."""
         self.segments.append({"from_step": self.step, "to_step": self.step, "versions": versions})
 
     def count_step(self) -> None:
-        """An optimizer step has been taken."""
+        """Count one optimizer step."""
         self.step += 1
         self.step_of_epoch += 1
         self.segments[-1]["to_step"] = self.step
@@ -123,7 +123,7 @@ class Progress:
 class TrainingState:
     """Everything that training changes, to be saved and restored together.
 
-    model: not wrapped. sampler: of the training rows. data: what `data_identity` says of them.
+    model: without a distributed wrapper. sampler: of the training rows. data: their `data_identity`.
     """
 
     model: nn.Module
@@ -135,10 +135,10 @@ class TrainingState:
     data: str
 
     def save(self, path: Path) -> None:
-        """Write a state folder, whole or not at all; to be called by every process.
+        """Write a state folder, completely or not at all; every process must call this.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the folder cannot be written.
         """
         progress, accelerator = self.progress, self.accelerator
         own = {"random": random_states(accelerator.device), "of_epoch": progress.of_epoch.state_dict()}
@@ -165,17 +165,17 @@ class TrainingState:
         wait_for_all(accelerator)
 
     def load(self, path: Path, versions: dict[str, str | None] | None = None) -> None:
-        """Restore what `save` wrote, on this process.
+        """Restore a saved state, on this process.
 
         Args:
-            versions: those of this process, with which the state has to be saved; None for a state of any.
+            versions: this process's versions, which must be those of the state; None accepts any.
 
         Raises:
-            InputError: the state is that of other code, another model, other data or another number of processes.
+            InputError: the state was saved with other code, another model, other data or another number of processes.
         """
         accelerator, progress = self.accelerator, self.progress
         figures = json.loads((path / PROGRESS).read_text(encoding="utf-8"))
-        # Before the segments were recorded, nothing was.
+        # States from before segments were recorded have none.
         figures.setdefault("segments", [{"from_step": 0, "to_step": figures["step"], "versions": None}])
         if versions is not None:
             _check_versions(path, figures["segments"][-1]["versions"], versions)
@@ -209,7 +209,7 @@ class TrainingState:
         for name, tensor in tensors.items():
             number, _, key = name.partition(".")
             parameter = parameters[int(number)]
-            if tensor.shape == parameter.shape:  # not the count of steps
+            if tensor.shape == parameter.shape:  # not the step count
                 whole, tensor = tensor, torch.empty_like(parameter, dtype=tensor.dtype)
                 copy_whole(tensor, whole)
             state["state"].setdefault(int(number), {})[key] = tensor
@@ -219,10 +219,10 @@ class TrainingState:
 
 
 def latest_good(states: list[Path]) -> Path | None:
-    """The last of these states whose checksums are right; those that fail are named in the log.
+    """The last of these states whose checksums are right; damaged ones are logged.
 
     Raises:
-        InputError: there are some, but all of them are damaged.
+        InputError: there are states, but all are damaged.
     """
     for path in reversed(states):
         if (damaged := damage(path)) is None:
@@ -234,7 +234,7 @@ def latest_good(states: list[Path]) -> Path | None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a state's files; None if they are as they were written."""
+    """What is wrong with a state's files; None if they are intact."""
     try:
         lines = (path / SUMS).read_text(encoding="utf-8").splitlines()
         sums = {name: expected for expected, name in (line.split() for line in lines)}
@@ -250,7 +250,7 @@ def damage(path: Path) -> str | None:
 
 
 def _check_versions(path: Path, saved: dict[str, str | None] | None, now: dict[str, str | None]) -> None:
-    """Raise `InputError` if a state was saved with other code or libraries, as far as both are known."""
+    """Raise `InputError` if a state was saved with other code or libraries; unknown versions are not compared."""
     if saved is None:
         raise InputError(
             f"--resume: {path} does not say which code and libraries saved it, as older code did not: add"
@@ -266,14 +266,14 @@ def _check_versions(path: Path, saved: dict[str, str | None] | None, now: dict[s
 
 
 class Interruption(StopSignals):
-    """Within this context, SIGTERM and Ctrl-C are noted rather than obeyed; one that insists is obeyed at once."""
+    """Context in which SIGTERM and Ctrl-C are noted, not obeyed; a later second signal is obeyed at once."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self, accelerator: Accelerator):
         super().__init__(*self.SIGNALS)
         self.alone = accelerator.num_processes == 1
-        # The processes agree over a group of their own on the CPU, for which no device has to wait.
+        # The processes agree over a separate CPU group, so that no device has to wait.
         self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
 
     def insist(self, number: int) -> None:
@@ -281,7 +281,7 @@ class Interruption(StopSignals):
         signal.raise_signal(number)
 
     def agreed(self) -> int:
-        """The signal that any process has got, or 0; to be called by all of them at once."""
+        """The signal that any process has received, or 0; all processes must call this together."""
         if self.alone:
             return self.noted
         noted = torch.tensor(self.noted)
@@ -290,7 +290,7 @@ class Interruption(StopSignals):
 
 
 def data_identity(features: Features) -> str:
-    """Identifies the rows of a training set, near enough: their number, order, lengths and labels, or tokens."""
+    """A checksum that nearly identifies a training set's rows: by number, order, lengths and labels, or by tokens."""
     if isinstance(features, MaskedRows):
         return features.identity()
     labels = [np.asarray(label).tolist() for label in features.columns["labels"][:]]
@@ -298,7 +298,7 @@ def data_identity(features: Features) -> str:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """What a model keeps, sharing its storage; of tensors that are tied, the first name."""
+    """A model's parameters and buffers, sharing its storage; tied tensors appear under their first name."""
     first = {name for name, _ in itertools.chain(model.named_parameters(), model.named_buffers())}
     return {name: tensor for name, tensor in model.state_dict().items() if name in first}
 
@@ -309,12 +309,12 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, torch.Tensor]:
 
 
 def _settings(groups: list[dict]) -> list[dict]:
-    """Learning rates above all; apex keeps its count of steps there too."""
+    """The settings of parameter groups: mainly learning rates; apex stores its step count there too."""
     return [{name: value for name, value in group.items() if isinstance(value, int | float)} for group in groups]
 
 
 def random_states(device: torch.device) -> dict:
-    """Of every generator that a step may draw from."""
+    """The states of all generators that a step may draw from."""
     numpy_state = np.random.get_state(legacy=False)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
     states = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state().tolist()}

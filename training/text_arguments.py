@@ -1,4 +1,4 @@
-"""The flags of masked language modelling on plain text, and which of the others go with them."""
+"""The flags of masked language modelling on plain text, and the checks of their combinations with others."""
 
 import argparse
 from pathlib import Path
@@ -8,52 +8,52 @@ from models.methods import METHODS
 from training.flags import positive_int, share
 from utils import InputError
 
-# What only tasks with labels have.
+# Arguments that only tasks with labels use.
 WITHOUT_MEANING = {"do_test": False, "eval_on": "dev", "eval_file": None}
 MLM_PROBABILITY = 0.15
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add them to the flags that all scripts share."""
+    """Add these flags to those that all scripts share."""
     group = parser.add_argument_group("the text")
     forms = f".txt (documents set apart by blank lines, or else one a line), {', '.join(SUFFIXES[:-1])}"
     group.add_argument("--train_file", nargs="+", metavar="TEXT", help=f"{forms}; several are one set")
-    group.add_argument("--dev_file", nargs="+", metavar="TEXT", help="likewise: held out, for loss and perplexity")
+    group.add_argument("--dev_file", nargs="+", metavar="TEXT", help="held-out text, for loss and perplexity")
     group.add_argument(
         "--dataset_name",
         metavar="NAME",
         help="name on the Hub, or a folder: with files train.* and dev.*, or as datasets.save_to_disk writes it",
     )
-    group.add_argument("--dataset_config_name", metavar="NAME", help="of a data set with several configurations")
+    group.add_argument("--dataset_config_name", metavar="NAME", help="which configuration, if it has several")
     group.add_argument(
         "--stream_train_rows",
         type=positive_int,
         metavar="N",
-        help="fetch and train on N rows of a large set on the Hub, without the rest of it",
+        help="stream only N rows of a large set on the Hub, and train on them",
     )
     group.add_argument(
         "--stream_dev_rows",
         type=positive_int,
         metavar="N",
-        help="likewise, held out: of its validation set, or else the first of its training set, before those",
+        help="hold out N rows: of its validation set, or else the first of its training set, before those",
     )
     group.add_argument(
         "--text_columns",
-        help="column of the text in tables, or two as a,b, which are put together (default: guessed from the names)",
+        help="text column of tables, or two as a,b, which are joined (default: guessed from the names)",
     )
-    group.add_argument("--no_packing", action="store_true", help="no row holds text of two documents")
+    group.add_argument("--no_packing", action="store_true", help="never put text of two documents in one row")
     group = parser.add_argument_group("masked words")
     group.add_argument(
         "--mlm_probability",
         type=share,
         default=MLM_PROBABILITY,
-        help="share of the tokens that are to be predicted (default: %(default)s)",
+        help="share of the tokens to be predicted (default: %(default)s)",
     )
-    group.add_argument("--whole_word_mask", action="store_true", help="choose words, not tokens")
+    group.add_argument("--whole_word_mask", action="store_true", help="mask whole words instead of tokens")
 
 
 def check(args: argparse.Namespace) -> None:
-    """Settle what is to be done, where no flag says so: what there are files for.
+    """Set --do_train and --do_eval, if not given, according to the given files, and check the arguments.
 
     Raises:
         InputError: the arguments contradict each other.

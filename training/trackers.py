@@ -1,7 +1,7 @@
-"""Experiment trackers: whichever of those that Accelerate knows `--report_to` names.
+"""Experiment trackers: those supported by Accelerate, chosen by `--report_to`.
 
-They get the arguments, the figures of each logging step, and the scores of each epoch. A tracker that cannot start ends
-the run before anything is written; one that fails later is left out with a warning.
+They receive the arguments, the figures of each logging step, and the scores of each epoch. A tracker that cannot start
+ends the run before anything is written; one that fails later is dropped with a warning.
 """
 
 import importlib.util
@@ -13,8 +13,8 @@ from typing import Any
 
 from utils import InputError, log, short, write_json
 
-# Name -> what it needs to go on with the run that it began, its id being given. Where it says nothing, a resumed run is
-# another run to the tracker, without the steps that the first one reported.
+# Name -> the arguments with which a tracker continues its earlier run, given the id. Without any, a resumed run is a
+# new run to the tracker, without the steps reported before.
 RESUMED: dict[str, dict[str, Any]] = {
     "aim": {},
     "clearml": {},
@@ -22,20 +22,20 @@ RESUMED: dict[str, dict[str, Any]] = {
     "dvclive": {},
     "mlflow": {"run_id": "{id}"},
     "swanlab": {},
-    "tensorboard": {},  # it takes steps back (`purge_step`)
+    "tensorboard": {},  # it can retract steps (`purge_step`)
     "trackio": {"name": "{id}", "resume": "allow"},
     "wandb": {"id": "{id}", "resume": "allow"},
 }
-IN_OUTPUT_DIR = ("aim", "tensorboard")  # where they keep what they are told; the others have a place of their own
+IN_OUTPUT_DIR = ("aim", "tensorboard")  # trackers that write to the output folder; the others have their own place
 PROJECT = "adversarial-self-attention"
-EVENTS_SUFFIX = ".asa"  # tells our event files from those of another tool in the same tensorboard/
+EVENTS_SUFFIX = ".asa"  # distinguishes our event files from another tool's in the same tensorboard/
 
 
 def chosen(given: str | Sequence[str]) -> str:
-    """What `--report_to` says, as one word: names with commas between them, or "none".
+    """The value of `--report_to` as one word: names separated by commas, or "none".
 
     Raises:
-        InputError: a tracker is not known, or its package is not installed.
+        InputError: a tracker is unknown, or its package is not installed.
     """
     words = (given if isinstance(given, str) else ",".join(given)).split(",")
     names = list(dict.fromkeys(word.strip().lower() for word in words if word.strip()))
@@ -55,19 +55,19 @@ def chosen(given: str | Sequence[str]) -> str:
 
 
 def _installed(name: str) -> bool:
-    """Whether there is such a package; a folder that one of them made in the working directory is none."""
+    """Whether the package is installed; a folder that a tracker made in the working directory does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 
 
 class Trackers:
-    """The trackers of one run, on its main process; on the others there are none.
+    """The trackers of one run, on its main process; other processes have none.
 
     Args:
         report_to: what `chosen` returns.
         output_dir: the folder of the run.
-        record: `trackers.json` in it: of each tracker the id of its run, and up to which step it has been told.
-        resume: whether the run goes on.
+        record: `trackers.json` in it: for each tracker, the id of its run and the last step reported to it.
+        resume: whether the run is resumed.
     """
 
     def __init__(self, report_to: str = "none", output_dir: Path = Path(), record: Path = Path(), resume: bool = False):
@@ -77,14 +77,14 @@ class Trackers:
         self.running: dict[str, Any] = {}
 
     def start(self, arguments: Mapping[str, Any], here: bool, step: int = 0) -> None:
-        """Start those that keep what they are told in the output folder, or the others.
+        """Start the trackers that write to the output folder (`here`), or the others.
 
         Args:
-            arguments: of the run, told to a tracker that does not know it yet.
-            step: those after it are told again, to a tracker that can take back what it knows of them.
+            arguments: the run's arguments, reported to a tracker that does not have them yet.
+            step: steps after it will be reported again; trackers that can retract steps do so.
 
         Raises:
-            InputError: one cannot be started.
+            InputError: a tracker cannot be started.
         """
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # takes seconds
 
@@ -103,18 +103,18 @@ class Trackers:
                     tracker = LOGGER_TYPE_TO_CLASS[name](project, **self._settings(name, known.get("id")))
                 tracker.start()
                 self.running[name] = tracker
-                if name == "tensorboard" and not step:  # which makes a folder for its own form of them
+                if name == "tensorboard" and not step:  # it would make a folder for its own form of the arguments
                     tracker.log({"arguments": "\n".join(f"    {each}: {value}" for each, value in said.items())}, 0)
                 elif not known.get("id") and name != "tensorboard":
                     tracker.store_init_configuration(said)
-            except (Exception, SystemExit) as error:  # whatever its package raises
+            except (Exception, SystemExit) as error:  # its package may raise anything
                 self.finish()
                 raise InputError(
                     f"--report_to {name}: it cannot be started ({_sentence(error)}): set it up, or leave it out"
                 ) from error
 
     def _settings(self, name: str, known: str | None) -> dict[str, Any]:
-        if name == "mlflow":  # whoever names a folder as its store wants one, which it asks to be told twice
+        if name == "mlflow":  # it must be told twice that a folder as its store is intended
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         if known and RESUMED[name]:
             return {key: value.format(id=known) for key, value in RESUMED[name].items()}
@@ -122,11 +122,11 @@ class Trackers:
         return {named[name]: str(self.output_dir)} if name in named else {}
 
     def begin(self, steps: int, epochs: int) -> None:
-        """Note what the trackers know: up to which step they have been told of steps, and of epochs.
+        """Record the last step reported to the trackers, for steps and for epochs.
 
         Args:
-            steps: the last step that the folder's files tell of; what is taken again is not told again.
-            epochs: likewise, of the last epoch.
+            steps: the last step recorded in the folder's files; repeated steps are not reported again.
+            epochs: the same for the last epoch.
         """
         for name, tracker in self.running.items():
             known = self.known.get(name, {})
@@ -137,7 +137,7 @@ class Trackers:
             write_json(self.record, self.known)
 
     def log(self, kind: str, figures: Mapping[str, Any], step: int) -> None:
-        """Tell of a logging step ("steps"), or of the end of an epoch ("epochs")."""
+        """Report a logging step ("steps"), or the end of an epoch ("epochs")."""
         numbers = {name: value for name, value in figures.items() if isinstance(value, int | float)}
         for name, tracker in list(self.running.items()):
             if step <= self.known.get(name, {}).get(kind, 0):
@@ -149,7 +149,7 @@ class Trackers:
                 self._end(name)
 
     def finish(self) -> None:
-        """Let each end its run."""
+        """End the run in each tracker."""
         for name in list(self.running):
             self._end(name)
 
@@ -161,7 +161,7 @@ class Trackers:
 
 
 def _id(name: str, tracker: Any) -> str | None:
-    """What a tracker calls its run."""
+    """The id that a tracker gave its run."""
     if not RESUMED[name]:
         return None
     run = tracker.tracker
@@ -169,7 +169,7 @@ def _id(name: str, tracker: Any) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """An argument as every tracker takes it."""
+    """An argument in a form that every tracker accepts."""
     return value if isinstance(value, bool | int | float | str) else short(value)
 
 

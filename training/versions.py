@@ -1,4 +1,4 @@
-"""Which code and which libraries a run is of."""
+"""The versions of the code and the libraries of a run."""
 
 import hashlib
 import platform
@@ -10,7 +10,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "scipy
 
 
 def versions() -> dict[str, str | None]:
-    """Package name -> version, and `code`: the commit of this project and a hash of changes; None if not known."""
+    """Package name -> version, and `code`: this project's commit and a hash of local changes; None if unknown."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -21,7 +21,7 @@ def versions() -> dict[str, str | None]:
 
 
 def _code(root: Path) -> str | None:
-    """The commit of a checkout, `-dirty-HASH` after it where files differ; None where the folder is no checkout."""
+    """The commit of a checkout, followed by `-dirty-HASH` if files differ; None if the folder is not a checkout."""
 
     def git(*command: str) -> str:
         return subprocess.run(
@@ -29,7 +29,7 @@ def _code(root: Path) -> str | None:
         ).stdout
 
     try:
-        if Path(git("rev-parse", "--show-toplevel").strip()) != root.resolve():  # installed somewhere in a checkout
+        if Path(git("rev-parse", "--show-toplevel").strip()) != root.resolve():  # installed inside another checkout
             return None
         commit = git("describe", "--always", "--abbrev=12").strip()
         changes = git("diff", "HEAD", "--", "*.py")

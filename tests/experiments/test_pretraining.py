@@ -154,7 +154,7 @@ def test_what_cannot_be_planned(grid, tmp_path, capsys):
         assert grid("--", flag, "3") == 2
         assert f"{flag} after --: the grid sets it itself" in capsys.readouterr().err
     assert grid("--help") == 0
-    assert "steps of each fine-tuning run in place of its epochs" in " ".join(capsys.readouterr().out.split())
+    assert "steps per fine-tuning run, instead of epochs" in " ".join(capsys.readouterr().out.split())
     assert not (tmp_path / "runs").exists()
 
 

@@ -248,7 +248,7 @@ def test_a_row_that_keeps_only_keys_outside_of_its_window_is_fully_masked(monkey
     assert logits.isfinite().all()
 
 
-# --- DeBERTa's second door ---
+# --- the bias of DeBERTa's scores ---
 
 
 def left_behind(model) -> list[str]:
@@ -259,7 +259,7 @@ def left_behind(model) -> list[str]:
 
 @pytest.mark.parametrize("one_forward", [False, True])
 @pytest.mark.parametrize("model_type", DEBERTAS)
-def test_the_second_door_leaves_nothing_behind(model_type, one_forward, monkeypatch):
+def test_the_bias_of_the_scores_leaves_nothing_behind(model_type, one_forward, monkeypatch):
     model, batch = make(model_type), tiny_batch()
     model.one_forward = one_forward
     before = model.eval()(**batch).logits
