@@ -116,7 +116,7 @@ def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokeni
     from transformers import AutoModelForMaskedLM
 
     from data.masking import MaskedCollator
-    from models.encoders import load_config, load_pretrained
+    from models.encoders import attention_implementation, load_config, load_pretrained
     from models.masked_words import predict_given_words
     from training.devices import make_accelerator
     from training.evaluation import Head, Run, of_masked_words
@@ -127,7 +127,8 @@ def make_run(args: argparse.Namespace, variant: str, tokenizer: PreTrainedTokeni
     torch.manual_seed(0)
     config = load_config(args.load_model_path, None, None)
     on_cpu = args.no_cuda or not torch.cuda.is_available()
-    backbone = load_pretrained(AutoModelForMaskedLM, args.load_model_path, config, None, "eager" if on_cpu else "sdpa")
+    attention = attention_implementation(config, None, True, on_cpu)
+    backbone = load_pretrained(AutoModelForMaskedLM, args.load_model_path, config, None, attention)
     if variant != STOCK:
         predict_given_words(backbone)
     model = methods.build(settings.method, backbone, settings)

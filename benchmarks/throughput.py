@@ -11,7 +11,6 @@ not their slower code. Peak memory and the time to the first step are measured i
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -71,30 +70,32 @@ class Variant:
 BASELINE = Variant("asa", "fp32", "eager", "release")  # the release's way on CPU
 
 
-@functools.cache
-def fast() -> str:
-    """The fastest precision; a CPU that only emulates bf16 is slower in it than in fp32."""
+def on_gpu(args: argparse.Namespace) -> bool:
     import torch
 
+    return torch.cuda.is_available() and not args.no_cuda
+
+
+def fast(args: argparse.Namespace) -> str:
+    """The fastest precision; a CPU that only emulates bf16 is slower in it than in fp32."""
     from training.devices import has_bf16
 
-    return "bf16" if torch.cuda.is_available() or has_bf16() else "fp32"
+    return "bf16" if on_gpu(args) or has_bf16() else "fp32"
 
 
-def in_processes() -> list[Variant]:
-    """The variants that are measured in their own process, ours first."""
-    return list(dict.fromkeys((Variant("asa", fast()), Variant("asa", "fp32"), Variant("naive", fast()), BASELINE)))
+def in_processes(best: str) -> list[Variant]:
+    """The variants that are measured in their own process, ours first; `best` is the fastest precision."""
+    return list(dict.fromkeys((Variant("asa", best), Variant("asa", "fp32"), Variant("naive", best), BASELINE)))
 
 
-def variants() -> list[Variant]:
+def variants(args: argparse.Namespace) -> list[Variant]:
     """Plain and ASA in each precision, ASA with eager attention and two forwards, the other methods, the release."""
-    import torch
-
-    precisions = dict.fromkeys(("fp32", fast(), *(("fp16",) if torch.cuda.is_available() else ())))
+    best = fast(args)
+    precisions = dict.fromkeys(("fp32", best, *(("fp16",) if on_gpu(args) else ())))
     found = [Variant(method, precision) for precision in precisions for method in ("naive", "asa")]
-    found += [Variant("asa", fast(), "eager"), Variant("asa", fast(), two_forwards=True), BASELINE]
-    found += [Variant(method, fast()) for method in methods.METHODS if method not in ("naive", "asa")]
-    if torch.cuda.is_available():
+    found += [Variant("asa", best, "eager"), Variant("asa", best, two_forwards=True), BASELINE]
+    found += [Variant(method, best) for method in methods.METHODS if method not in ("naive", "asa")]
+    if on_gpu(args):
         found.append(Variant("asa", "fp16", "eager", "release"))
     return found
 
@@ -139,10 +140,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = {"tasks": {}}
     # First, while this process is small: the child processes share the machine with it.
     if not args.quick:
-        results["processes"] = [run_child(args, asdict(variant)) for variant in in_processes()]
-        results["processes"].append(run_child(args, asdict(Variant("asa", fast())) | {"default_malloc": True}))
+        results["processes"] = [run_child(args, asdict(variant)) for variant in in_processes(fast(args))]
+        results["processes"].append(run_child(args, asdict(Variant("asa", fast(args))) | {"default_malloc": True}))
         results["first_step_seconds"] = first_steps(args)
-    if not torch.cuda.is_available() or args.no_cuda:
+    if not on_gpu(args):
         keep_freed_memory()
     tokenizer = load_tokenizer(args.load_model_path, None, False, False)
     for bench in BENCHES:
@@ -179,7 +180,7 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
     from training.evaluation import predict
 
     train_rows, eval_rows = (rows_of(args, bench, split, tokenizer) for split in ("train", "eval"))
-    measured = (Variant("asa", fast()), BASELINE) if args.quick else variants()
+    measured = (Variant("asa", fast(args)), BASELINE) if args.quick else variants(args)
     runs = {variant: make_run(args, bench, variant, tokenizer) for variant in measured}
     optimizers = {variant: make_optimizer(run) for variant, run in runs.items()}
     batches = {variant: steps_of(args, bench, variant, train_rows, run.head.collate) for variant, run in runs.items()}
@@ -202,14 +203,21 @@ def measure(args: argparse.Namespace, bench: Bench, tokenizer: PreTrainedTokeniz
             asdict(variant) | {"widths": widths, "step_seconds": medians, "examples_per_second": per_second}
         )
 
-    evaluated = {"ours": Variant("asa", fast()), "release": BASELINE}
+    evaluated = {"ours": Variant("asa", fast(args)), "release": BASELINE}
     evaluation_times = {name: [] for name in evaluated}
     for _ in range(1 if args.quick else max(2, args.rounds)):
         for name, variant in evaluated.items():
             evaluation_times[name].append(timed(predict, runs[variant], eval_rows))
     for name, times in evaluation_times.items():
         per_second = len(eval_rows) / statistics.median(times)
-        found["evaluation"].append({"way": name, "seconds": times, "examples_per_second": per_second})
+        found["evaluation"].append(
+            {
+                "way": name,
+                "precision": evaluated[name].precision,
+                "seconds": times,
+                "examples_per_second": per_second,
+            }
+        )
     return found
 
 
@@ -260,6 +268,7 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
     from accelerate.state import AcceleratorState
 
     from data.batches import ChoiceCollator, padding
+    from models.encoder_types import ENCODER_TYPES
     from models.encoders import load_config, load_pretrained
     from training.devices import make_accelerator
     from training.evaluation import Head, Run
@@ -274,7 +283,10 @@ def make_run(args: argparse.Namespace, bench: Bench, variant: Variant, tokenizer
     changes = {"num_labels": 2} if bench.choices == 1 else {}
     config = load_config(args.load_model_path, None, None, **changes)
     auto_class = getattr(transformers, bench.auto_class)
-    backbone = load_pretrained(auto_class, args.load_model_path, config, None, variant.attention)
+    has_sdpa = "sdpa" in ENCODER_TYPES[config.model_type].attention
+    backbone = load_pretrained(
+        auto_class, args.load_model_path, config, None, variant.attention if has_sdpa else "eager"
+    )
     model = methods.build(variant.method, backbone, settings)
     if variant.method == "asa":
         model.one_forward = not variant.two_forwards
@@ -320,7 +332,6 @@ def run_child(args: argparse.Namespace, job: dict) -> dict:
 
 def child(args: argparse.Namespace) -> dict:
     """Peak memory and median seconds of SST-2 training steps; or, for a job with `argv`, the time to a first step."""
-    import torch
 
     from models.tokenizer import load_tokenizer
     from training import loop
@@ -329,7 +340,7 @@ def child(args: argparse.Namespace) -> dict:
     if "argv" in job:
         return first_step(job["argv"], job["started"])
     default_malloc = job.pop("default_malloc", False)
-    if not default_malloc and (args.no_cuda or not torch.cuda.is_available()):
+    if not default_malloc and not on_gpu(args):
         keep_freed_memory()
     variant, bench = Variant(**job), BENCHES[0]
     tokenizer = load_tokenizer(args.load_model_path, None, False, False)
@@ -342,14 +353,14 @@ def child(args: argparse.Namespace) -> dict:
         for batch in batches:
             on_device = {name: tensor.to(run.accelerator.device) for name, tensor in batch.items()}
             times.append(timed(loop.optimize, run, [on_device], optimizer))
-    return {"peak_megabytes": peak_megabytes(), "median_step_seconds": statistics.median(times[len(batches) :])}
+    return {"peak_megabytes": peak_megabytes(args), "median_step_seconds": statistics.median(times[len(batches) :])}
 
 
-def peak_megabytes() -> float:
-    """This process's peak memory: on the GPU if there is one."""
+def peak_megabytes(args: argparse.Namespace) -> float:
+    """This process's peak memory: on the GPU if it uses one."""
     import torch
 
-    if torch.cuda.is_available():
+    if on_gpu(args):
         return torch.cuda.max_memory_allocated() / 2**20
     return resident_megabytes()
 
@@ -374,7 +385,7 @@ def first_steps(args: argparse.Namespace) -> dict[str, float]:
         for state, flags in (("cold", ["--no_token_cache"]), ("made", kept), ("from cache", kept)):
             argv = ["--do_train", "--task_name", "SST-2", "--data_dir", str(Path(args.data_dir).resolve())]
             argv += ["--load_model_path", args.load_model_path, "--output_dir", f"{folder}/{state}", *flags]
-            argv += ["--bf16"] if fast() == "bf16" else []
+            argv += ["--bf16"] if fast(args) == "bf16" else []
             argv += ["--max_seq_length", str(MAX_SEQ_LENGTH), *(["--no_cuda"] if args.no_cuda else [])]
             found[state] = run_child(args, {"argv": argv, "started": time.time()})["seconds"]
     return {state: found[state] for state in ("cold", "from cache")}
@@ -417,7 +428,9 @@ def report(results: dict) -> str:
                 f"| {variant} | {milliseconds:.0f} | {row['examples_per_second']:.1f} | {times:.1f} | {ratio} |"
             )
         ours, theirs = (row["examples_per_second"] for row in task["evaluation"])
-        lines += [f"| evaluation, {fast()}, sorted | | {ours:.0f} | {ours / theirs:.1f} | |"]
+        lines += [
+            f"| evaluation, {task['evaluation'][0]['precision']}, sorted | | {ours:.0f} | {ours / theirs:.1f} | |"
+        ]
         lines += [f"| evaluation, fp32, padded | | {theirs:.0f} | 1.0 | |", ""]
     if "processes" in results:
         lines += ["| SST-2, a process each | peak MB | median ms a step |", "|---|---|---|"]

@@ -324,6 +324,14 @@ class AsaModel(nn.Module):
             bias = F.pad(bias, (0, 0, 0, 0, len(bias), 0))  # (2B, L, L), 0 on the clean rows
         # Where the bias is added to the scores, it comes with the layer's own mask: checkpointing keeps only arguments.
         mask = (incoming, bias) if self.encoder_type.scores else combine(bias, incoming, _query_dtype(hidden_states))
+        if bias.requires_grad and not hidden_states.requires_grad:
+            # Below frozen weights: SDPA's memory-efficient CUDA kernel crashes if the mask alone needs a gradient
+            # (pytorch issue 148476).
+            hidden_states = hidden_states.detach().requires_grad_()
+            if args:
+                args = (hidden_states, *args[1:])
+            else:
+                kwargs = {**kwargs, "hidden_states": hidden_states}
         if len(args) > place:
             return (*args[:place], mask, *args[place + 1 :]), kwargs
         return args, {**kwargs, "attention_mask": mask}

@@ -6,6 +6,7 @@ There is no penalty. A masked key keeps a small attention weight, and so a gradi
 docs/row_budget.md explains the design; `AsaModel(backbone, budget=0.1)` uses the rule.
 """
 
+import functools
 import math
 
 import torch
@@ -66,13 +67,20 @@ def thresholds(score: torch.Tensor, pairs: torch.Tensor, beta: float) -> torch.T
     Equal scores are treated alike: if several are at the threshold, all are masked, which may be more than k.
     """
     keys = pairs.sum(-1, keepdim=True)
-    table = hidden_keys(beta, score.shape[-1])
-    hidden = torch.tensor(table, device=score.device)[keys]  # (B, L, 1)
-    lowest = score.masked_fill(~pairs, torch.inf).topk(table[-1] + 1, largest=False).values
+    length = score.shape[-1]
+    hidden = _table(beta, 1 << length.bit_length(), score.device)[keys]  # (B, L, 1)
+    most = hidden_keys(beta, length)[-1]
+    lowest = score.masked_fill(~pairs, torch.inf).topk(most + 1, largest=False).values
     below, above = lowest.gather(-1, (hidden - 1).clamp(min=0)), lowest.gather(-1, hidden)
     middle = (below + above) / 2
     middle = torch.where(middle < above, middle, below)  # if no number lies between the two
     return torch.where(hidden > 0, middle, -torch.inf)
+
+
+@functools.lru_cache(maxsize=64)
+def _table(beta: float, length: int, device: torch.device) -> torch.Tensor:
+    """`hidden_keys` on a device, copied there once: each copy would wait for the GPU."""
+    return torch.tensor(hidden_keys(beta, length), device=device)
 
 
 def hidden_keys(beta: float, length: int) -> tuple[int, ...]:

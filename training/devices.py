@@ -2,12 +2,15 @@
 
 import argparse
 import os
+from datetime import timedelta
 
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
 
 from utils import InputError, counted, log
 
+# How long processes wait for one that writes or checks a large state; by default NCCL ends them after 10 minutes.
+PATIENCE = timedelta(hours=2)
 # Distributed types under which a process does not have the whole model.
 SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
@@ -16,7 +19,7 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     """An `Accelerator` with the requested device and precision; what the machine lacks is logged.
 
     Raises:
-        InputError: there are several processes, and they cannot share the work.
+        InputError: the GPU cannot be used, or there are several processes, and they cannot share the work.
     """
     on_gpu = torch.cuda.is_available() and not args.no_cuda
     precision = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
@@ -28,7 +31,14 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
     # On CPU, several processes find each other only if `cpu` is set.
     cpu = args.no_cuda or not torch.accelerator.is_available()
-    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    try:
+        accelerator = Accelerator(
+            cpu=cpu, mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
+        )
+    except NotImplementedError as error:  # some GPUs with an old driver, of which it says what to set
+        raise InputError(f"this GPU cannot be used: {' '.join(str(error).split())}") from None
+    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        log.warning("--bf16: this GPU only emulates it, which is slow: --fp16 is faster")
     # Overrides the environment, by whose value every loss would be divided: the parts of a step are already weighted.
     accelerator.gradient_accumulation_steps = 1
     started = int(os.environ.get("WORLD_SIZE", 1))

@@ -267,7 +267,8 @@ def optimize(
                 accumulation.weighted_loss(output, *shares, of_words=of_words) * accelerator.num_processes
             )
         figures.add(accumulation.figures(output, *shares, of_words=of_words))
-    accelerator.unscale_gradients(optimizer)
+    if accelerator.scaler is not None:  # its own method asks for the precision of the last Accelerator that was made
+        accelerator.scaler.unscale_(optimizer.optimizer)
     norms = clip(accelerator.unwrap_model(model), run.args.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 from script_runs import REAL_DATA, needs_real_data
@@ -35,7 +36,27 @@ def test_a_quick_benchmark(flags, tmp_path, capsys):
         assert release["widths"] == [60]
         assert ours["examples_per_second"] > 0
         assert [row["way"] for row in task["evaluation"]] == ["ours", "release"]
-    assert f"| asa corrected {throughput.fast()} sdpa |" in capsys.readouterr().out
+    best = throughput.fast(throughput.parse_arguments(flags))
+    assert f"| asa corrected {best} sdpa |" in capsys.readouterr().out
+
+
+def test_the_table_s_ratios():
+    """Twice as fast as the release, and 1.5 plain steps."""
+    variants = [throughput.Variant("naive", "fp32"), throughput.Variant("asa", "fp32"), throughput.BASELINE]
+    training = [
+        {**asdict(variant), "step_seconds": [0.1 * place], "examples_per_second": rate}
+        for place, (variant, rate) in enumerate(zip(variants, (60.0, 40.0, 20.0), strict=True), 1)
+    ]
+    evaluation = [
+        {"way": "ours", "precision": "fp32", "examples_per_second": 300.0},
+        {"way": "release", "precision": "fp32", "examples_per_second": 100.0},
+    ]
+    tasks = {"SST-2": {"training": training, "evaluation": evaluation}}
+    lines = throughput.report({"device": "cpu", "tasks": tasks}).splitlines()
+    assert "| naive corrected fp32 sdpa | 100 | 60.0 | 3.0 | 1.00 |" in lines
+    assert "| asa corrected fp32 sdpa | 200 | 40.0 | 2.0 | 1.50 |" in lines
+    assert "| asa release fp32 eager | 300 | 20.0 | 1.0 |  |" in lines
+    assert "| evaluation, fp32, sorted | | 300 | 3.0 | |" in lines
 
 
 def test_a_process_reports_its_memory_and_step(flags, capsys):
@@ -57,7 +78,7 @@ def test_the_first_step_from_cold_and_from_the_cache(flags, tmp_path, monkeypatc
     monkeypatch.setattr(throughput, "run_child", run_child)
     found = throughput.first_steps(throughput.parse_arguments([*flags, "--data_dir", str(tmp_path)]))
     assert found == {"cold": 1.0, "from cache": 3.0}
-    precision = ["--bf16"] if throughput.fast() == "bf16" else []
+    precision = ["--bf16"] if throughput.fast(throughput.parse_arguments(flags)) == "bf16" else []
     assert asked[0] == ["--no_token_cache", *precision]
     assert asked[1] == asked[2] == ["--token_cache_dir", asked[1][1], *precision]
     assert throughput.first_steps(throughput.parse_arguments(flags)) == {}

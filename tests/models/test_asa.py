@@ -16,6 +16,7 @@ from models.asa import PROTOCOLS, AsaModel
 from models.baselines import EmbeddingNoise
 from models.checkpoints import load_release_checkpoint, release_state_dict
 from models.divergence import divergence, symmetric_kl
+from models.encoder_types import encoder_layers
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_HEADS = {"seq": "sequence", "mc": "choice", "tok": "token"}
@@ -340,6 +341,25 @@ def test_adversaries_that_were_cast_still_score_in_float32():
     assert scores.dtype == torch.float32
     adversary.float()
     assert torch.equal(scores, adversary(states.bfloat16()))
+
+
+@pytest.mark.parametrize("model_type", ["bert", "distilbert", "deberta"])
+def test_below_frozen_weights_the_attention_has_a_gradient(model_type):
+    """On CUDA SDPA cannot have a mask that alone needs one; the adversary's gradient is the same."""
+    expected, _ = training_step(AsaModel(tiny_backbone(model_type)), tiny_batch())
+    model = AsaModel(tiny_backbone(model_type))
+    first = encoder_layers(model.backbone)[0]
+    for module in (model.backbone.base_model.embeddings, first):
+        module.requires_grad_(False)
+    read = []
+    first.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append((args[0] if args else kwargs["hidden_states"]).requires_grad),
+        with_kwargs=True,
+    )
+    found, _ = training_step(model, tiny_batch())
+    assert read == [False, True]  # the plain pass, and the adversarial one
+    for name in ("adversaries.0.query.weight", "adversaries.2.key.weight"):
+        assert torch.equal(found[name], expected[name])
 
 
 def test_a_scaled_fp16_loss_does_not_overflow_in_the_adversary():
