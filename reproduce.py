@@ -171,6 +171,8 @@ def _known_and_own(given: Sequence[str]) -> tuple[list[str], dict[str, Task]]:
     known = {other.lower() for name in TASKS for other in names_of(name)}
     names, own_tasks = [], {}
     for name in dict.fromkeys(given):
+        if "/" in name and not Path(name).is_dir():
+            raise InputError(f"--tasks {name}: no such folder")
         if name.lower() in known or not Path(name).is_dir():
             names.append(find_name(name, TASKS, f"--tasks {name}"))
             continue

@@ -34,7 +34,7 @@ class Variant:
     """The differences from `--method asa_budget`.
 
     budgets: factors on the budget in the first and in the last layer, interpolated linearly in between.
-    warm_up: steps over which the budget grows from 0.
+    warm_up: steps over which the budget grows from 0; a row hides at least one key from the start.
     rate: factor on the learning rate, for the adversaries.
     of_layer: the share is of all pairs of a sentence, not of each row.
     """

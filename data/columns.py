@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from data.classes import named
 from data.conll import read_tagged
 from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, tagged_rows, whole
 from data.formats import arrow_features, class_names, place_of, quoted, rows_of
@@ -238,7 +239,12 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
     if len(numbers) < 2:
         alike = f"the label {quoted(next(iter(numbers)))} in every row" if numbers else "no rows"
         raise InputError(f"{given} has {alike}: at least two labels are needed")
-    return in_order(numbers)
+    labels = in_order(numbers)
+    if not named(labels):
+        raise InputError(
+            f"{given} has the labels {', '.join(labels)}, which stand for classes without a name: rename them"
+        )
+    return labels
 
 
 def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:

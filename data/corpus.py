@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the training file and, unless nothing is held out, the held-out file.
 
     Raises:
-        InputError: a task has no training set, its files cannot be read, or no document is left.
+        InputError: a task has no training set, its files cannot be read, no document is left, or there is a corpus
+            already.
     """
     args = parse_arguments(argv)
     tasks = [TASKS[find_name(name, TASKS, f"--tasks {name}")] for name in args.tasks]
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not train:
         raise InputError(f"--tasks {' '.join(args.tasks)}: no document is left to train on")
     output = Path(args.output)
+    if not args.overwrite and (there := [path for path in (output, held_out_file(output)) if path.exists()]):
+        raise InputError(f"{there[0]} exists already: give another --output, or add --overwrite")
     output.parent.mkdir(parents=True, exist_ok=True)
     held_out_file(output).unlink(missing_ok=True)  # from an earlier corpus; its text may now be training text
     for path, documents in ((output, train), (held_out_file(output), held_out)):
@@ -69,6 +72,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         default=0.02,
         help="share of documents for FILE.held_out.txt; 0 writes no such file (default: %(default)s)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace the files of an earlier corpus")
     parser.add_argument("--seed", type=int, default=42, help="seed of the order and of the held-out choice")
     args = parser.parse_args(argv)
     if not 0 <= args.held_out < 1:

@@ -268,7 +268,7 @@ def _label(task: SentenceTask, row: dict, where: str, tally: Tally) -> int | flo
 
 def label_word(value, name: str, where: str) -> str:
     """The label in a column of the user's own data: text, a number, or a boolean."""
-    return str(value) if isinstance(value, bool) else checked_text(value, f"column {name!r}", where)
+    return str(value) if isinstance(value, bool) else checked_text(value, f"column {name!r}", where).strip()
 
 
 def whole(word: str) -> str:

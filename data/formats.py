@@ -115,6 +115,11 @@ def _check_header(path: Path, columns: tuple[str, ...]) -> None:
     column, times = Counter(columns).most_common(1)[0] if columns else ("", 0)
     if times > 1:
         raise InputError(f"{path}, line 1: the header names the column {quoted(column)} twice")
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if path.suffix.lower() == ".csv" and len(columns) == 1 and mark in column:
+            raise InputError(
+                f"{path}, line 1: columns are separated by {name}: save it with commas, or as .tsv with tabs"
+            )
 
 
 def _named(columns: tuple[str, ...], values: list[str], where: str) -> dict[str, str]:

@@ -46,6 +46,8 @@ from data.tasks import TASKS, find_task, names_of
 from data.text import TextTask
 from utils import InputError, log
 
+RUN_FILES = {"metrics"}  # what a run calls files of its own that predictions could overwrite
+
 OF_CLASSES = ("accuracy", "macro_f1")
 OF_NUMBERS = ("spearman", "pearson")
 OF_ENTITIES = ("entity_f1", "token_f1", "entity_precision", "entity_recall", "accuracy")
@@ -244,6 +246,8 @@ def task_name(args: argparse.Namespace) -> str:
             raise InputError(
                 f"--task_name {args.task_name}: a task with files of its own: call your own data by another name"
             )
+        if args.task_name.lower() in RUN_FILES:
+            raise InputError(f"--task_name {args.task_name}: a run has a file of this name: choose another")
         if not re.fullmatch(r"\w[\w.-]*", args.task_name):
             raise InputError(f"--task_name {args.task_name}: files get this name: use letters, digits, '_', '-', '.'")
         return args.task_name
@@ -257,7 +261,7 @@ def task_name(args: argparse.Namespace) -> str:
         name = re.sub(rf"(?i)[-_.]?\b({splits})\b[-_.]?|[-_.]({splits})$|^({splits})[-_.]", "", path.stem)
         name = name or path.resolve().parent.name
     name = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "data"
-    if name.lower() in known:
+    if name.lower() in known | RUN_FILES:
         name = f"own-{name}"
     log.info(f"these data are called {name} (--task_name gives them another name)")
     return name

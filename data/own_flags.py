@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils import InputError
+from utils import InputError, log
 
 FILES = ("train_file", "dev_file", "test_file")
 DEV_FRACTION = 0.1
@@ -56,6 +56,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--dev_fraction and --dev_file exclude each other: give one of them")
     for name in ("dev_file", "test_file"):
         set_names("", given[name] or (), f"--{name}")
+    scored = f"{args.eval_on}_file" if args.do_eval else ""
+    if args.dev_file and scored != "dev_file":
+        log.warning(f"--dev_file is not used without --do_eval{' on dev' if args.do_eval else ''}")
+    if args.test_file and not args.do_test and scored != "test_file":
+        log.warning("--test_file is not used without --do_test, or --do_eval --eval_on test")
     if args.dataset_name:
         return
     if args.do_train and not args.train_file:
@@ -91,7 +96,8 @@ def set_names(name: str, given: Sequence[str], flag: str) -> list[str]:
     """
     if len(given) < 2:
         return [name] * len(given)
-    names = [f"{name}-{re.sub(r'[^A-Za-z0-9_.-]', '_', Path(path).stem)}" for path in given]
+    stems = [re.sub(r"[^\w.-]", "_", Path(path).stem) for path in given]
+    names = [f"{name}-{stem}" for stem in stems]
     twice = [path for path, each in zip(given, names, strict=True) if names.count(each) > 1]
     if twice:
         raise InputError(f"{flag}: {' and '.join(map(str, twice))} have the same name: rename one")

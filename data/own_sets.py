@@ -85,6 +85,8 @@ def loaded(args: argparse.Namespace) -> dict[str, list[list[Path]]]:
     try:
         if (Path(name) / "dataset_dict.json").is_file():  # written by `save_to_disk`
             found = datasets.load_from_disk(name)
+        elif (Path(name) / "state.json").is_file():  # one set alone
+            found = {"train": datasets.load_from_disk(name)}
         else:
             found = datasets.load_dataset(name, args.dataset_config_name, cache_dir=args.cache_dir)
     except Exception as error:  # the library lets any exception through

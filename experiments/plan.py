@@ -67,6 +67,10 @@ class Planned:
         return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
 
 
+# The suffixes of the data files in a folder that is a task: tables, and files with a word and its tag per line.
+FILES_OF_TASKS = (*columns.SUFFIXES, ".txt", ".conll", ".conllu", ".iob", ".bio", "")
+
+
 @dataclass(frozen=True)
 class OtherSet:
     """A set that a trained model is scored on: a task's own, or a file in that task's format."""
@@ -177,7 +181,7 @@ def folder_task(folder: str) -> Task:
     Raises:
         InputError: it has no training file, or the file cannot be read.
     """
-    files = own_sets.split_files(Path(folder), ())
+    files = own_sets.split_files(Path(folder), FILES_OF_TASKS)
     if "train" not in files:
         raise InputError(f"--tasks {folder}: it has no training file, train.csv or the like")
     script = columns.script_of(files["train"])

@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_runs(path: Path) -> list[dict]:
-    """The runs in a file that have the recipe's learning rate, that of the first run; each with a label.
+    """The runs in a file that have the learning rate of the first one; each with a label.
 
     Raises:
         InputError: the file is not from the benchmark.
@@ -51,7 +51,9 @@ def read_runs(path: Path) -> list[dict]:
         encoder, runs = Path(found["args"]["load_model_path"]).name, found["runs"]
         rate = runs[0]["setting"]["learning_rate"]
         runs = [run for run in runs if run["setting"]["learning_rate"] == rate]
-        labels = [f"{encoder}, {_rule(run['setting'])}" for run in runs]
+        several = len({run["setting"]["seed"] for run in runs}) > 1
+        seeds = [f", seed {run['setting']['seed']}" * several for run in runs]
+        labels = [f"{encoder}, {_rule(run['setting'])}{seed}" for run, seed in zip(runs, seeds, strict=True)]
         [(run["keep_rate"][0], run["states"][0]["layers"][0]["ratio"]) for run in runs]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         raise InputError(f"{path}: not a file that python -m benchmarks.adversary has written") from None
@@ -59,15 +61,17 @@ def read_runs(path: Path) -> list[dict]:
 
 
 def styled(files: Sequence[Sequence[dict]]) -> list[dict]:
-    """The runs of all files, each with the colour of its rule, and the line style and marker of its file."""
+    """The runs of all files, each with the colour of its rule, and the line style and marker of its file and seed."""
     rules = list(dict.fromkeys(_rule(run["setting"]) for runs in files for run in runs))
+    sources = [(number, run["setting"]["seed"]) for number, runs in enumerate(files) for run in runs]
+    sources = list(dict.fromkeys(sources))
     return [
         run
         | {
             "style": {
                 "color": COLOURS[rules.index(_rule(run["setting"])) % len(COLOURS)],
-                "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
-                "marker": MARKS[number % len(MARKS)],
+                "linestyle": LINE_STYLES[sources.index((number, run["setting"]["seed"])) % len(LINE_STYLES)],
+                "marker": MARKS[sources.index((number, run["setting"]["seed"])) % len(MARKS)],
                 "markersize": 4,
             },
         }

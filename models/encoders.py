@@ -147,6 +147,10 @@ def load_config(
             raise InputError(
                 f"{flag} {name}: its config.json describes no model that transformers knows ({reason(error)})"
             ) from None
+        if Path(name).is_dir():
+            best = Path(name) / "best"
+            hint = f": give {best}" if (best / "config.json").is_file() else ""
+            raise InputError(f"{flag} {name}: a folder without a config.json, so it has no model{hint}") from None
         raise InputError(
             f"{flag} {name}: not a folder with a config.json of a known model, not an installed encoder"
             f" package or a fetched encoder ({', '.join(PACKAGES)}), and not available on the Hub"

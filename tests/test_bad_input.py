@@ -294,6 +294,12 @@ def one(name: str, tensor: torch.Tensor):
     return lambda path: saved(state() | {name: tensor})(path)
 
 
+def run_with_best(path: Path) -> None:
+    """A folder that has the model in best/."""
+    (path / "best").mkdir(parents=True)
+    (path / "best" / "config.json").write_text("{}")
+
+
 UNREADABLE = "not a readable checkpoint, it may be cut short"
 CODE = "not a plain state dict: it holds Python objects, which are never loaded"
 BIAS = "classifier.bias"
@@ -326,7 +332,8 @@ BAD_CHECKPOINTS = [
     (safetensors({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 8]}}), UNREADABLE),
     (safetensors({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 10**9]}}), UNREADABLE),
     (safetensors({"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}), UNREADABLE),
-    (Path.mkdir, "not a folder with a config.json of a known model"),
+    (Path.mkdir, "a folder without a config.json, so it has no model"),
+    (run_with_best, "a folder without a config.json, so it has no model: give .*given/best"),
     (folder_of(num_labels=3), "it has 3 labels, the task 2"),
     (folder_of("roberta", num_labels=2), "a roberta model, but --load_model_path is bert"),
     (lambda path: shutil.copytree(ENCODER[0], path), "not a model fine-tuned for such a task"),
@@ -387,8 +394,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 NO_CONFIG = "not a folder with a config.json of a known model, not an installed encoder package or a fetched encoder"
 UNKNOWN = r"its config.json describes no model that transformers knows \("
 BAD_ENCODERS = [
-    (Path.mkdir, NO_CONFIG),
-    (encoder(without=("config.json",)), NO_CONFIG),
+    (Path.mkdir, "a folder without a config.json, so it has no model"),
+    (encoder(without=("config.json",)), "a folder without a config.json, so it has no model"),
     (encoder(config__json=b""), UNKNOWN),
     (encoder(config__json=b"\xff\xfe{"), UNKNOWN),
     (encoder(config__json=b"[]"), UNKNOWN),

@@ -58,10 +58,12 @@ def with_files(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[str
     if found.config is not None:
         configured = _configured(Path(found.config))
         before = _flags(parser, configured, _replaced(given), found.config)
+        _tell_replaced(configured, given, f"--config {found.config}")
         given |= configured.keys()
     if found.args_from is not None:
         recorded = _recorded(Path(found.args_from), parser)
         before = [*_flags(parser, recorded, _replaced(given), found.args_from), *before]
+        _tell_replaced(recorded, given, f"--args_from {found.args_from}")
     return [*before, *argv]
 
 
@@ -69,6 +71,13 @@ def _replaced(given: set[str]) -> set[str]:
     """The given arguments, and the file arguments that they override."""
     replaced = given.union(*(group for group in TOGETHER if given & set(group)))
     return replaced.union(*(FOLLOWING[name] for name in given & FOLLOWING.keys()))
+
+
+def _tell_replaced(values: dict, given: set[str], origin: str) -> None:
+    """Log which arguments of a file are not used, although nobody typed them, because of others that were."""
+    left_out = sorted(name for name in _replaced(given) - given if values.get(name))
+    if left_out:
+        log.info(f"{origin}: not used, because of the flags on the command line: {', '.join(left_out)}")
 
 
 def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
@@ -112,6 +121,10 @@ def _flags(parser: argparse.ArgumentParser, values: dict, given: set[str], origi
         actions.setdefault(action.dest, []).append(action)
     flags: list[str] = []
     for name, value in values.items():
+        switch = next((action for action in parser._actions if f"--{name}" in action.option_strings), None)
+        if name not in actions and switch is not None and isinstance(value, bool):  # no_token_cache: true
+            flags += [f"--{name}"] * (value and switch.dest not in given)
+            continue
         if name not in actions:
             near = difflib.get_close_matches(name, actions, n=1)
             raise InputError(f"{origin}: {name}: no such argument{f'; did you mean {near[0]}?' if near else ''}")

@@ -14,9 +14,10 @@ from pathlib import Path
 from data import own_flags
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
+from models.methods import unused_flags
 from training import argument_files, text_arguments, trackers
 from training.flags import add_own_data, build_parser
-from utils import InputError
+from utils import InputError, log
 
 POLYNOMIAL_END = 1e-7  # the final learning rate in transformers' polynomial schedule
 
@@ -42,6 +43,7 @@ SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
 # Methods that --fsdp is tested with; others keep a second set of weights, or run their own backward passes.
 WITH_FSDP = ("naive", "asa", "asa_budget")
+WITH_LIVENESS = ("asa", "asa_budget")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
@@ -133,7 +135,19 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
     else:
         add_own_data(parser, name)
     argument_files.add_flags(parser)
-    return parse(parser, argument_files.with_files(parser, sys.argv[1:] if argv is None else argv))
+    args = parse(parser, argument_files.with_files(parser, sys.argv[1:] if argv is None else argv))
+    if argv is None:  # typed by a user, and not one of a grid's many
+        _tell_unused(parser, args, sys.argv[1:])
+    return args
+
+
+def _tell_unused(parser: argparse.ArgumentParser, args: argparse.Namespace, typed: Sequence[str]) -> None:
+    """Warn of typed flags that the method does not read."""
+    flags = {part.partition("=")[0] for part in typed}
+    unused = unused_flags(args.method) | ({"liveness_steps"} if args.method not in WITH_LIVENESS else set())
+    for action in parser._actions:
+        if args.do_train and action.dest in unused and flags & set(action.option_strings):
+            log.warning(f"{action.option_strings[0]} has no effect with --method {args.method}")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -143,10 +157,13 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         InputError: the arguments contradict each other.
     """
     args = parser.parse_args(argv)
+    for name, value in vars(args).items():  # what the shell leaves as it is, as in --output_dir=~/runs
+        setattr(args, name, [_at_home(part) for part in value] if isinstance(value, list) else _at_home(value))
     if "mlm_probability" in args:
         text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
-        raise InputError("nothing to do: give --do_train, --do_eval or --do_test")
+        choices = "--do_train or --do_eval" if "mlm_probability" in args else "--do_train, --do_eval or --do_test"
+        raise InputError(f"nothing to do: give {choices}")
     args.test_model_file = args.test_model_file or None  # in the release, empty by default
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder of this run")
@@ -194,6 +211,11 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.group_by_length is None:
         args.group_by_length = not args.pad_to_max_length
     return args
+
+
+def _at_home(value):
+    """A path below ~ with the home folder's name; anything else unchanged."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _best_of_run(path: str) -> str:

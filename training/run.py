@@ -47,12 +47,13 @@ from training.folder import RunFolder, describe, encoder_weights
 from training.loop import start_trackers, train
 from training.masked import under_masks
 from training.probe import leaves_out, probe
+from training.saved_settings import compare_with_training
 from training.sharding import shard
 from training.state import (
     Interruption,
 )
 from training.trackers import Trackers
-from utils import counted, keep_freed_memory, log, never_destroy
+from utils import InputError, counted, keep_freed_memory, log, never_destroy
 
 
 def prepare(
@@ -74,6 +75,7 @@ def prepare(
     if isinstance(args.max_seq_length, Default) and positions(config) < args.max_seq_length:
         log.info(f"{model}: it has positions for {counted(positions(config), 'token')}: longer rows are cut there")
         args.max_seq_length = positions(config)
+    compare_with_training(args)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
     files = [path for rows in sets for path in getattr(rows, "paths", ())]
     RunFolder(args.output_dir).check(args, task, files)
@@ -122,7 +124,10 @@ def execute(
     folder = RunFolder(args.output_dir)
     begun = folder.read_results() if args.resume else None
     if begun and begun.get("finished"):
-        log.info(f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch")
+        said = f"{folder.path}: the run has finished already; --test_model_file {folder.best} uses its best epoch"
+        if any(not _predictions(args, folder, task, name).exists() for name in features.test):
+            raise InputError(f"--do_test: {said}")
+        log.info(said)
         return
     unseen = {split: rows.report for split, rows in features.primary().items()}
     for split, report in unseen.items():
@@ -188,6 +193,11 @@ def execute(
         folder.close()
 
 
+def _predictions(args: argparse.Namespace, folder: RunFolder, task: Task, name: str) -> Path:
+    """The file for the predictions of a test set."""
+    return folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
+
+
 def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> None:
     """The part of `execute` after the model is built and the folder opened."""
     args, accelerator, folder = run.args, run.accelerator, run.folder
@@ -206,7 +216,7 @@ def _work(run: Run, task: Task, features: Splits[Features], record: dict) -> Non
             folder.write_evaluation(record | scores)
             print(scores_line(scores))
     for name, test_features in features.test.items():
-        path = folder.submission(task.submissions[name].submission, getattr(args, "predictions_format", None))
+        path = _predictions(args, folder, task, name)
         logits, _ = predict(run, test_features)
         if accelerator.is_main_process:
             assert run.head.write is not None

@@ -70,7 +70,7 @@ def test_a_share_is_held_out_and_the_order_follows_from_the_seed(tmp_path):
     def written(seed: str) -> tuple[list[str], list[str]]:
         output = tmp_path / f"{seed}.txt"
         flags = ["--held_out", "0.2", "--seed", seed, "--output", str(output)]
-        corpus.main(["--tasks", "SST-2", "--data_dir", str(tmp_path / "sets"), *flags])
+        corpus.main(["--tasks", "SST-2", "--data_dir", str(tmp_path / "sets"), "--overwrite", *flags])
         return output.read_text().splitlines(), corpus.held_out_file(output).read_text().splitlines()
 
     train, held_out = written("1")
@@ -88,7 +88,9 @@ def test_nothing_of_an_earlier_corpus_is_left_beside_another(tmp_path):
     output = tmp_path / "all.txt"
     write(corpus.held_out_file(output), "a plot")
     given = ["--tasks", "SST-2", "--data_dir", str(tmp_path), "--held_out", "0", "--output"]
-    corpus.main([*given, str(output)])
+    said = message(corpus.main, [*given, str(output)])
+    assert said == f"{corpus.held_out_file(output)} exists already: give another --output, or add --overwrite"
+    corpus.main([*given, str(output), "--overwrite"])
     assert output.read_text() == "a plot\n"
     assert not corpus.held_out_file(output).exists()
     said = message(corpus.main, [*given, str(tmp_path / "all.csv")])

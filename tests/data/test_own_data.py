@@ -238,12 +238,13 @@ def test_flags_that_contradict_each_other_are_refused(flags, said, tmp_path, enc
         (["--train_file", "mine/films_train.csv"], "films"),
         (["--train_file", "sst-2/train.csv"], "own-sst-2"),
         (["--dataset_name", "mine"], "mine"),
+        (["--train_file", "mine/metrics.csv"], "own-metrics"),
         (["--train_file", "mine/train.csv", "--task_name", "Films.2"], "Films.2"),
     ],
 )
 def test_own_data_are_called_after_their_file_or_folder(flags, name, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    for file in ("mine/train.csv", "mine/films.csv", "mine/films_train.csv", "sst-2/train.csv"):
+    for file in ("mine/metrics.csv", "mine/train.csv", "mine/films.csv", "mine/films_train.csv", "sst-2/train.csv"):
         table(tmp_path / file, rows_of_films(4))
     task, _ = task_and_sets("--do_train", *flags)
     assert task.name == name

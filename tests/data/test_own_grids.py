@@ -96,7 +96,7 @@ def test_folders_that_cannot_be_a_task_of_a_grid(tmp_path):
     table(tmp_path / "b" / "mine" / "train.csv", rows_of_films(6))
     assert "another folder is called mine too: rename one" in said(f"{tmp_path}/a/mine,{tmp_path}/b/mine")
     assert said(f"{tmp_path}/a") == f"--tasks {tmp_path}/a: it has no training file, train.csv or the like"
-    assert said(f"{tmp_path}/c").startswith(f"--tasks {tmp_path}/c: no such task; ")
+    assert said(f"{tmp_path}/c") == f"--tasks {tmp_path}/c: no such folder"
 
 
 def test_a_grid_of_own_data_and_its_report(encoder_folder, tmp_path, capsys):

@@ -198,7 +198,7 @@ BAD_MAPS = {
     "folder": (["--model_file", "."], "--model_file .: a folder holds no adversaries; give a run's"),
     "no file": (["--model_file", "absent.bin"], "absent.bin: no such checkpoint"),
     "no plain model": (["--plain_model_file", "absent.bin"], "absent.bin: no such checkpoint"),
-    "other plain model": (["--plain_model_file", "."], "--plain_model_file .: not a folder with a config.json"),
+    "other plain model": (["--plain_model_file", "."], "--plain_model_file .: a folder without a config.json"),
     "other labels": (["--task_name", "MNLI", "--text_b", "x"], "asa.bin: a checkpoint of another shape: classifier."),
     "task": (["--task_name", "SST"], "--task_name SST: no such task; did you mean SST-2?"),
     "one sentence": (["--text_b", "x"], "--task_name SST-2: the task takes one sentence: leave out --text_b"),
@@ -475,6 +475,22 @@ def test_the_panels_hold_what_was_measured(tmp_path, unsaved):
     lines = figure.axes[3].lines[:4]
     labels = [line.get_label() for line in lines]
     assert labels == ["small, tau 0.5", "small, row budget 0.1", "base, tau 0.5", "base, row budget 0.1"]
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
+    assert [list(line.get_xdata()) for line in lines] == [[2]] * 4  # at step 0 there is none
+    assert [list(line.get_xdata()) for line in figure.axes[2].lines] == [[0, 1]] * 4
+
+
+def test_seeds_of_a_file_can_be_told_apart(tmp_path, unsaved):
+    path = measured(tmp_path, "small")
+    found = json.loads(path.read_text())
+    again = [run | {"setting": run["setting"] | {"seed": 13}} for run in found["runs"]]
+    path.write_text(json.dumps(found | {"runs": found["runs"] + again}))
+    adversary_figure.main([str(path), "--output", str(tmp_path / "adversary.png")])
+    lines = unsaved[0].axes[3].lines[:4]
+    assert [line.get_label() for line in lines] == [
+        *("small, tau 0.5, seed 42", "small, row budget 0.1, seed 42"),
+        *("small, tau 0.5, seed 13", "small, row budget 0.1, seed 13"),
+    ]
     assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 4
 
 

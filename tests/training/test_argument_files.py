@@ -118,3 +118,36 @@ def test_files_that_are_none(tmp_path, capsys):
     with pytest.raises(SystemExit):
         of(*TRAIN, "--config", tmp_path / "a.yaml")
     assert "argument --tau: '-1' is not a number from 0" in capsys.readouterr().err
+
+
+def test_what_a_typed_flag_replaces_is_told(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path / "x.yaml", "do_train: true", "do_eval: true", "task_name: SST-2", "bf16: false")
+    args = of("--config", tmp_path / "x.yaml", "--do_train")
+    assert (args["do_train"], args["do_eval"]) == (True, False)
+    said = f"--config {tmp_path / 'x.yaml'}: not used, because of the flags on the command line: do_eval"
+    assert said in caplog.text.splitlines()[-1]
+
+
+def test_a_switch_that_turns_something_off_may_stand_in_a_file(tmp_path):
+    write(tmp_path / "x.yaml", "no_token_cache: true", "no_group_by_length: false")
+    args = of("--config", tmp_path / "x.yaml", *TRAIN)
+    assert (args["token_cache_dir"], args["group_by_length"]) == (None, True)
+
+
+def test_a_typed_flag_without_effect_is_told(monkeypatch, caplog):
+    typed = [*TRAIN, "--asa_budget", "0.2", "--tau=0.1", "--liveness_steps", "5"]
+    monkeypatch.setattr("sys.argv", ["run_sent_clas.py", *typed])
+    arguments.of_script("run_sent_clas", None)
+    assert [record.message for record in caplog.records] == ["--asa_budget has no effect with --method asa"]
+    caplog.clear()
+    monkeypatch.setattr("sys.argv", ["run_sent_clas.py", *typed, "--method", "naive"])
+    arguments.of_script("run_sent_clas", None)
+    told = [record.message.partition(" ")[0] for record in caplog.records]
+    assert sorted(told) == ["--asa_budget", "--liveness_steps", "--tau"]
+
+
+def test_home_is_not_a_folder_called_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    args = of(*TRAIN, "--output_dir=~/runs")
+    assert args["output_dir"] == str(tmp_path / "runs")

@@ -42,15 +42,16 @@ def test_predictions_under_the_masks_of_another(data_dir, encoder_folder, tmp_pa
         "other": ("--eval_masks", checkpoints["2"], "--method", "asa_budget", "--asa_budget", "0.5"),
         "random": ("--eval_masks", "random", "--method", "random_mask", "--random_mask_budget", "0.5"),
         "again": ("--eval_masks", "random", "--method", "random_mask", "--random_mask_budget", "0.5"),
+        "drawn": ("--eval_masks", "random", "--method", "random_mask", "--random_mask_budget", "0.5", "--seed", "7"),
     }
     for name, flags in ways.items():
         folder = run(f"1/{name}", "--do_eval", "--test_model_file", checkpoints["1"], *flags)
-        assert json.loads((folder / "evaluation.json").read_text())["args"]["seed"] == 42
+        assert json.loads((folder / "evaluation.json").read_text())["args"]["seed"] == (7 if name == "drawn" else 42)
         logits[name] = read_predictions(next((folder / "predictions").iterdir()))["logits"]
     np.testing.assert_allclose(logits["plain"], logits["trained"], rtol=1e-5)
     assert logits["again"] == logits["random"]
-    different = [json.dumps(logits[name]) for name in ("plain", "own", "other", "random")]
-    assert len(set(different)) == 4
+    different = [json.dumps(logits[name]) for name in ("plain", "own", "other", "random", "drawn")]
+    assert len(set(different)) == 5
     told = {result.name: result.scored_on for result in read_results(tmp_path)}
     assert told["1/own"] == "SST-2 dev under its own adversaries (asa_budget 0.5)"
     assert told["1/other"] == "SST-2 dev under other adversaries (asa_budget 0.5)"

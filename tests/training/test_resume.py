@@ -182,6 +182,7 @@ def test_a_signal_that_insists_is_obeyed(monkeypatch, foreground):
             signal.raise_signal(number)
             signal.raise_signal(signal.SIGINT)
             assert (stop.noted, stop.insisted) == (number, False)
+    assert StopSignals.SAME_REQUEST == 5.0  # as docs/running.md says
     monkeypatch.setattr(StopSignals, "SAME_REQUEST", -1.0)
     with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
         for number, insisted in ((signal.SIGINT, False), (signal.SIGHUP, False), (signal.SIGINT, True)):

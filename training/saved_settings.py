@@ -1,0 +1,53 @@
+"""Whether a saved model is used with the settings that it was trained with."""
+
+import argparse
+import json
+from pathlib import Path
+
+from utils import InputError, log
+
+# Settings that decide what a model reads and how it is scored.
+OF_MODEL = (
+    *("max_seq_length", "protocol", "truncation", "dream_questions", "do_lower_case", "text_columns"),
+    *("context_column", "question_column", "choice_columns", "mlm_probability", "whole_word_mask", "no_packing"),
+)
+OF_MASKS = ("asa_budget",)  # of the adversaries of --eval_masks
+HELD_OUT = ("seed", "dev_fraction")
+
+
+def compare_with_training(args: argparse.Namespace) -> None:
+    """Warn if --test_model_file or --eval_masks are used with other settings than those of the run they are from.
+
+    Raises:
+        InputError: --dev_fraction would score rows that the model was trained on.
+    """
+    model, masks = args.test_model_file, args.eval_masks
+    trained = _settings_of_run(model)
+    if getattr(args, "dev_fraction", None) and trained.get("dev_fraction"):
+        for name in HELD_OUT:
+            if getattr(args, name) != trained.get(name):
+                raise InputError(
+                    f"--{name} {getattr(args, name)}: the training of {model} had {trained.get(name)}, and held out"
+                    " other rows"
+                )
+    encoder = ("load_model_path",) if model and Path(model).is_file() else ()  # a state dict does not have it
+    _warn(args, model, trained, (*encoder, *OF_MODEL))
+    _warn(args, masks, _settings_of_run(masks), OF_MASKS)
+
+
+def _settings_of_run(source: str | None) -> dict:
+    """The recorded arguments of the run that a checkpoint lies in; empty if there is none."""
+    path = Path(source or "").parent / "results.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["args"]) if source else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _warn(args: argparse.Namespace, source: str | None, trained: dict, names: tuple[str, ...]) -> None:
+    for name in names:
+        if name in args and name in trained and getattr(args, name) != trained[name]:
+            log.warning(
+                f"{source}: trained with --{name} {trained[name]}, and now used with {getattr(args, name)}"
+                f" (--args_from {Path(source or '').parent} takes the settings of the training)"
+            )
