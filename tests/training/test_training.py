@@ -178,7 +178,7 @@ class HostWaits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("head", ["sequence", "choice", "token"])
-@pytest.mark.parametrize("method", ["asa", "naive"])
+@pytest.mark.parametrize("method", ["asa", "asa_budget", "naive"])
 def test_a_step_does_not_wait_for_the_device(method, head, tmp_path):
     backbone = tiny_backbone(head=head, dtype=torch.float32)
     model = methods.build(method, backbone, argparse.Namespace(tau=0.5, protocol="corrected")).train()
