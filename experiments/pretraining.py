@@ -34,11 +34,11 @@ FOLDER = "pretraining"  # below the grid's folder: one run per method
 AS_IT_WAS = "not at all"
 TITLE = "Continued pre-training"
 ABOUT = """\
-The encoder is trained further by masked language modelling, for the same number of steps with each method; of each run,
-the epoch with the lowest held-out loss is fine-tuned plainly. Loss, perplexity and accuracy (in per cent) are those of
-the masked words of the held-out text, the same for all. *Difference* compares the scores after the last epoch of
-fine-tuning, paired by its seed. There is one pre-training run of each method: the intervals say nothing of how another
-one would do."""
+The encoder is trained further by masked language modelling, with each method for the same number of steps. Of each run,
+the epoch with the lowest held-out loss is then fine-tuned plainly. Loss, perplexity and accuracy (in per cent) are
+measured on the masked words of the held-out text, which are the same for all methods. *Difference* compares the scores
+after the last epoch of fine-tuning, paired by its seed. Each method has one pre-training run, so the intervals do not
+cover the variance of pre-training."""
 
 
 def plan_runs(
@@ -243,7 +243,7 @@ TASK_COLUMNS: dict[str, Callable[[dict], object]] = {
     "settings": lambda row: row["settings"],
     "n": lambda row: marked(row, row["n"]),
     "last epoch": lambda row: score_text(row, "last"),
-    "difference from the encoder as it was": lambda row: _difference(row, "untrained"),
+    "difference from the original encoder": lambda row: _difference(row, "untrained"),
     "difference from plain pre-training": lambda row: _difference(row, "plain"),
 }
 

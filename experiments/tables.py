@@ -32,16 +32,16 @@ TITLES = {
 }
 MIXED = " \N{DAGGER}"  # after the number of runs
 MIXED_NOTE = (
-    f"{MIXED.strip()} The runs of this row, or the parts of one, are of different versions of this project's code."
+    f"{MIXED.strip()} The runs of this row, or the parts of one run, used different versions of this project's code."
 )
 # Notes on a baseline's rows, printed below the comparison that has them.
 NOTES = {
-    "freelb": "the sizes of its noise are stated for word embeddings of the norm `freelb_embedding_norm`"
-    " (RoBERTa-large's by default) and scaled to the encoder's own; 0 takes them unscaled",
-    "smart": "as in the paper; with `smart_bregman` 0 as in the authors' code, which has no averaged weights. Most of"
-    " its divergence under noise is that of two draws of dropout",
-    "r3f": "in an encoder with dropout its divergence is that of two draws of dropout, twice R-Drop's: noise of 1e-5"
-    " changes it by less than one per cent, in bf16 as in fp32",
+    "freelb": "its noise sizes are given for word embeddings with the norm `freelb_embedding_norm` (by default"
+    " RoBERTa-large's) and scaled to the norm of the encoder's; 0 turns the scaling off",
+    "smart": "as in the paper; with `smart_bregman` 0 as in the authors' code, which does not average weights. Most of"
+    " its divergence under noise is due to dropout",
+    "r3f": "with dropout in the encoder, its divergence is that between two draws of dropout, twice R-Drop's. Noise of"
+    " 1e-5 changes it by less than 1 %, in bf16 and in fp32",
 }
 SAID_ONCE = ("encoder", "settings")  # columns that are left out if all rows have the same value
 RULES = f"""\
@@ -276,8 +276,8 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
             name = row["scored_on"] if known else f"{row['task']} {row['scored_on']}"
             of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
             said[name, of, metric] = (
-                f"{name} has {row['examples']:,} rows: scored on as many others, one run's"
-                f" {metric} ({of}) would move by about {error:.1f} points (one standard deviation)."
+                f"{name} has {row['examples']:,} rows. On other samples of as many rows, one run's"
+                f" {metric} ({of}) would have a standard deviation of about {error:.1f} points."
             )
     return list(said.values())
 

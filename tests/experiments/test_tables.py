@@ -341,6 +341,6 @@ def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
     over_seeds = re.search(r"^-5.00 \[(.+?), (.+?)\]", said)
     assert low < float(over_seeds[1]) < float(over_seeds[2]) < high
     text = report(tmp_path, read_results(tmp_path), {})
-    assert "one run's accuracy (bert-base-uncased, bf16) would move by about 3." in text
+    assert "one run's accuracy (bert-base-uncased, bf16) would have a standard deviation of about 3." in text
     (tmp_path / "asa44" / "predictions" / "SST-2.parquet").unlink()
     assert "rows too" not in column(tmp_path, "Main table", "difference from fine-tuning, last epoch")[1]
