@@ -40,7 +40,16 @@ class Interrupted(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one sentence, without the usage text before it."""
+    """An argument parser whose errors are one sentence, without the usage text before it.
+
+    It also expands ~ at the beginning of a value: the shell does not, as in `--output_dir=~/runs`.
+    """
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, rest = super().parse_known_args(args, namespace)
+        for name, value in vars(namespace).items():
+            setattr(namespace, name, list(map(_expanded, value)) if isinstance(value, list) else _expanded(value))
+        return namespace, rest
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {message}{self._nearest(message)} (see --help)\n")
@@ -53,6 +62,11 @@ class Parser(argparse.ArgumentParser):
             known = re.findall(r"[\w-]+", flag[2])
         near = difflib.get_close_matches(flag[1], known, n=1) if flag else []
         return f"; did you mean {near[0]}?" if near else ""
+
+
+def _expanded(value):
+    """A path below ~ with the home folder's name; anything else unchanged."""
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def run_script(main) -> None:

@@ -95,7 +95,7 @@ def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
 
 
 def as_bio(tags: list[str]) -> list[str]:
-    """Convert the tags of a sentence from IOB1 or BIO to BIO: an I- that does not continue a span becomes B-."""
+    """Convert a sentence's tags from IOB1 or BIO to BIO: an I- that continues no span of its type becomes B-."""
     bio: list[str] = []
     for tag in tags:
         kind, before = tag[2:], bio[-1] if bio else "O"

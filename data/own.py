@@ -284,14 +284,19 @@ def _labels(
     train = [path for paths in files["train"] for path in paths]
     declared = _declared(files, column)
     if saved is not None and not _labels_in_training_file(files, saved):
-        labels = saved if named(saved) else tuple(map(str, range(len(saved))))
+        labels = stripped(saved) if named(saved) else tuple(map(str, range(len(saved))))
         log.info(f"{name}: {len(labels)} labels of {args.test_model_file}: {some(labels)}")
         return labels, bool(declared)
     if not train:
         raise _says_no_classes(args)
-    labels = declared or find_labels(train, column or "")
+    labels = stripped(declared) or find_labels(train, column or "")
     log.info(f"{name}: {len(labels)} labels, in the order of their classes: {some(labels)}")
     return labels, bool(declared)
+
+
+def stripped(labels: Names) -> Names:
+    """The labels without spaces around them, as they are read from rows."""
+    return tuple(label.strip() for label in labels)
 
 
 def _labels_in_training_file(files: Mapping[str, list[list[Path]]], saved: Names | None) -> bool:

@@ -186,8 +186,9 @@ def read_splits(task: Task, args: argparse.Namespace) -> Splits[Examples]:
 def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
     """The examples of one part of a set, in the order of the files; those without an id get their number as id.
 
-    Numbers count from 0 over the whole set, without rows that are left out, for example for lack of a gold label. The
-    held-out part has the same share of each class; a class with a single row is for training.
+    Numbers count from 0 over the whole set, without rows that are left out, for example for lack of a gold label. If
+    `share.stratified`, the held-out part has the same share of each class as far as there are enough rows, and a class
+    with a single row is for training.
 
     Raises:
         InputError: there are too few examples.

@@ -149,7 +149,7 @@ def run_grid(runs: Sequence[Planned], folder: Path, jobs: int, keep: str, again:
 
     Raises:
         InputError: a folder has a run with other settings, or another grid is using the folder.
-        Interrupted: by a signal; the runs have saved their states and ended.
+        Interrupted: by a signal; the runs have been told to save their states, and have ended.
     """
     with only_grid(folder), StopSignals(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
         waiting = [run for run in runs if state(run) != "finished"]

@@ -73,7 +73,7 @@ FILES_OF_TASKS = (*columns.SUFFIXES, ".txt", ".conll", ".conllu", ".iob", ".bio"
 
 @dataclass(frozen=True)
 class OtherSet:
-    """A set that a trained model is scored on: a task's own, or a file in that task's format."""
+    """A set that a trained model is scored on: the test set of another task, or a file in a task's format."""
 
     task: str
     file: str = ""
@@ -209,8 +209,8 @@ def results_of(run: Planned) -> dict | None:
         return None
     results = read_run(path)
     try:
-        different = different_settings(results, run.args | _encoder(results["args"], run))
-        is_finished(results)
+        moved = _encoder(results["args"], run) if is_finished(results) else {}  # a run cut off does not resume with it
+        different = different_settings(results, run.args | moved)
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: not the results file of a run") from None
     if different:
@@ -221,7 +221,7 @@ def results_of(run: Planned) -> dict | None:
 
 
 def _encoder(recorded: dict, run: Planned) -> dict:
-    """Where a run had the encoder from that the grid has trained further, if it is this one, wherever the grid lay."""
+    """The recorded path of the encoder, if it is the one that this grid has trained further, before the grid moved."""
     path = recorded["load_model_path"]
     of_grid = run.after is not None and Path(path).parts[-3:] == Path(run.args["load_model_path"]).parts[-3:]
     return {"load_model_path": path} if of_grid else {}

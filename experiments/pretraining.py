@@ -4,6 +4,7 @@ The reference is the original encoder, fine-tuned in the same way.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -126,13 +127,19 @@ def section(
         encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
         plain = [result for result in others if result.args["method"] == "naive" and result.best is not None]
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
-        compared += [result for result in further if result not in trained and _grid(result) == grid]
+        compared += [_in_grid(result) for result in further if result not in trained and _grid(result) == grid]
         of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
         tuned += [row | of_grid for row in _task_rows(grouped(compared))]
     left_out = {"grid"} if len({row["grid"] for row in rows + tuned}) == 1 else set()
     left_out |= set() if times else {"minutes"}
     tables = [_table(members, columns, left_out) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
     return "\n\n".join((f"## {TITLE}", ABOUT, *filter(None, tables))), rows + tuned
+
+
+def _in_grid(result: Result) -> Result:
+    """A fine-tuned result with its encoder's place in the grid, which may have been moved between the seeds."""
+    encoder = {"load_model_path": "/".join(Path(result.args["load_model_path"]).parts[-3:])}
+    return dataclasses.replace(result, args=result.args | encoder, training=result.training | encoder)
 
 
 def _grid(result: Result) -> str:

@@ -243,7 +243,7 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
     def note(layer, args: tuple, kwargs: dict) -> None:
         """Record the mask that the attention gets: this hook runs after the model's own."""
         bias = args[place] if len(args) > place else kwargs.get("attention_mask")  # (1, 1, L, L)
-        if isinstance(bias, tuple):  # the layer's own mask, and a bias (1, L, L) through the second door
+        if isinstance(bias, tuple):  # the layer's own mask, and a bias (1, L, L) of the scores
             bias = bias[1][None]
         nothing = torch.zeros(length, length, dtype=torch.bool)  # for a layer without an adversary
         # Pairs that the layer's own mask forbids, for example outside a window, have even lower values.

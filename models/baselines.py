@@ -126,9 +126,9 @@ class RandomMask(AsaModel):
         super().__init__(backbone, 0.0, protocol, one_forward, layers, budget=budget)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
-    def forward(self, **batch):
+    def forward(self, *, labels: torch.Tensor | None = None, **batch):  # the Trainer looks for the name `labels`
         """Like `AsaModel.forward`, but the output has no penalty."""
-        output = super().forward(**batch)
+        output = super().forward(labels=labels, **batch)
         if self.training:
             output = AsaOutput(**{name: value for name, value in output.items() if name != "penalty"})
         return output

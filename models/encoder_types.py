@@ -150,7 +150,7 @@ def encoder_type(backbone: nn.Module) -> EncoderType:
 
 
 def encoder_type_of(config, name: str = "") -> EncoderType:
-    """The row for a configuration; `name` is how an error calls a model without a name.
+    """The row for a configuration; `name` is what an error calls a model without a type.
 
     Raises:
         ValueError: the model type or a setting is not supported.

@@ -252,7 +252,7 @@ def _words_head(model: PreTrainedModel, new: list[str]) -> str:
 
 
 def _pooler(name: str, config: PreTrainedConfig, cache_dir: str | None) -> dict[str, torch.Tensor]:
-    """The pooler of a pretrained RoBERTa that its model does not use, by weight name; empty if it has none.
+    """The pooler of a pretrained encoder that its model does not use, by weight name; empty if it has none.
 
     The release saves it, see `models.checkpoints.unused_by_us`.
     """

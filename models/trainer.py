@@ -16,7 +16,6 @@ import transformers
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import Trainer
-from transformers.trainer_utils import validate_quantization_for_training
 
 from .asa import AsaModel
 from .divergence import IGNORED_LABEL
@@ -82,6 +81,8 @@ class AsaTrainer(Trainer):
             raise ValueError("AsaTrainer does not work with FSDP or DeepSpeed: leave them out")
         if self.args.neftune_noise_alpha is not None:
             raise ValueError("AsaTrainer does not work with neftune_noise_alpha: leave it out")
+        from transformers.trainer_utils import validate_quantization_for_training  # old versions do not have it
+
         validate_quantization_for_training(self.model.backbone)
         self.adversary_learning_rate = adversary_learning_rate
         self._sums: dict[str, torch.Tensor] = {}  # sums of the logged figures, over the steps since the last log

@@ -77,7 +77,7 @@ def _tell_replaced(values: dict, given: set[str], origin: str) -> None:
     """Log which arguments of a file are not used, although nobody typed them, because of others that were."""
     left_out = sorted(name for name in _replaced(given) - given if values.get(name))
     if left_out:
-        log.info(f"{origin}: not used, because of the flags on the command line: {', '.join(left_out)}")
+        log.info(f"{origin}: not used, because of other arguments: {', '.join(left_out)}")
 
 
 def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:

@@ -157,8 +157,6 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         InputError: the arguments contradict each other.
     """
     args = parser.parse_args(argv)
-    for name, value in vars(args).items():  # what the shell leaves as it is, as in --output_dir=~/runs
-        setattr(args, name, [_at_home(part) for part in value] if isinstance(value, list) else _at_home(value))
     if "mlm_probability" in args:
         text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
@@ -211,11 +209,6 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     if args.group_by_length is None:
         args.group_by_length = not args.pad_to_max_length
     return args
-
-
-def _at_home(value):
-    """A path below ~ with the home folder's name; anything else unchanged."""
-    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~/") else value
 
 
 def _best_of_run(path: str) -> str:

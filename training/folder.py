@@ -59,7 +59,7 @@ class RunFolder:
     predictions/       label and logits of each evaluated row, a file per set
     <epoch>_pytorch_model.bin, <TEST SET>.tsv, evaluation.json (an evaluation without training)
     states/            until the run has finished: the states to resume it from
-    trackers.json      with --report_to: each tracker's run id, and the steps reported to it
+    trackers.json      with --report_to: each tracker's run id, and the last step and epoch reported to it
     tensorboard/       with --report_to tensorboard
     """
 

@@ -1,7 +1,7 @@
 """The training loop, on Hugging Face Accelerate.
 
-Several processes split the rows of each optimizer step and each evaluation. Losses, scores and files are the same as
-with one process.
+Several processes split the rows of each optimizer step and each evaluation. Except for
+dropout, losses, scores and files are the same as with one process.
 """
 
 import argparse

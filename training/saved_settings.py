@@ -23,7 +23,9 @@ def compare_with_training(args: argparse.Namespace) -> None:
     """
     model, masks = args.test_model_file, args.eval_masks
     trained = _settings_of_run(model)
-    if getattr(args, "dev_fraction", None) and trained.get("dev_fraction"):
+    if getattr(args, "dev_fraction", None) and _rows(vars(args)) == _rows(trained):
+        if not trained.get("dev_fraction"):
+            raise InputError(f"--dev_fraction: the training of {model} held out no rows: give a --dev_file")
         for name in HELD_OUT:
             if getattr(args, name) != trained.get(name):
                 raise InputError(
@@ -33,6 +35,12 @@ def compare_with_training(args: argparse.Namespace) -> None:
     encoder = ("load_model_path",) if model and Path(model).is_file() else ()  # a state dict does not have it
     _warn(args, model, trained, (*encoder, *OF_MODEL))
     _warn(args, masks, _settings_of_run(masks), OF_MASKS)
+
+
+def _rows(args: dict) -> tuple:
+    """The names of the training files or of the data set, wherever they were."""
+    files, folder = args.get("train_file") or (), args.get("dataset_name")
+    return tuple(Path(path).name for path in files), Path(folder).name if folder else None
 
 
 def _settings_of_run(source: str | None) -> dict:

@@ -141,6 +141,16 @@ def test_a_grid_that_was_moved_is_finished(grid, tmp_path):
     assert grid.runs() == []
 
 
+def test_seeds_from_before_and_after_a_move_are_one_row(tmp_path):
+    write_text_run(tmp_path, "asa", 2.5, 12.182)
+    for seed, place in ((1, "old"), (2, "new")):
+        write_run(tmp_path, "naive", seed, [60.0], name=f"SST-2/naive/{seed}", load_model_path="tiny")
+        flags = {"load_model_path": f"{place}/pretraining/asa/best"}
+        write_run(tmp_path, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
+    _, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
+    assert [(row["method"], row["seeds"]) for row in rows[1:]] == [("not at all", [1, 2]), ("asa", [1, 2])]
+
+
 def test_what_cannot_be_planned(grid, tmp_path, capsys):
     assert grid("--keep_checkpoints", "none") == 2
     assert (

@@ -295,6 +295,12 @@ def test_random_masks_can_be_trained(tmp_path):
     assert 0.3 < logged(trainer, "keep_rate")[0] < 0.7
 
 
+def test_random_masks_can_be_evaluated(tmp_path):
+    trainer = trainer_of(RandomMask(tiny_backbone(), keep_rate=0.7), tmp_path)
+    assert trainer.evaluate()["eval_loss"] > 0
+    assert trainer.evaluate().keys() >= {"eval_accuracy"}
+
+
 def test_a_row_budget_can_be_trained(tmp_path):
     trainer = trainer_of(AsaModel(tiny_backbone(), budget=0.5), tmp_path, save_strategy="epoch")
     before = [parameter.clone() for parameter in trainer.model.adversaries.parameters()]

@@ -125,7 +125,7 @@ def test_what_a_typed_flag_replaces_is_told(tmp_path, caplog):
     write(tmp_path / "x.yaml", "do_train: true", "do_eval: true", "task_name: SST-2", "bf16: false")
     args = of("--config", tmp_path / "x.yaml", "--do_train")
     assert (args["do_train"], args["do_eval"]) == (True, False)
-    said = f"--config {tmp_path / 'x.yaml'}: not used, because of the flags on the command line: do_eval"
+    said = f"--config {tmp_path / 'x.yaml'}: not used, because of other arguments: do_eval"
     assert said in caplog.text.splitlines()[-1]
 
 
@@ -149,5 +149,7 @@ def test_a_typed_flag_without_effect_is_told(monkeypatch, caplog):
 
 def test_home_is_not_a_folder_called_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    args = of(*TRAIN, "--output_dir=~/runs")
-    assert args["output_dir"] == str(tmp_path / "runs")
+    write(tmp_path / "x.yaml", "tau: 0.3", "data_dir: ~/sets")
+    args = of(*TRAIN, "--output_dir=~/runs", "--config=~/x.yaml")
+    assert (args["output_dir"], args["data_dir"]) == (str(tmp_path / "runs"), str(tmp_path / "sets"))
+    assert args["tau"] == 0.3

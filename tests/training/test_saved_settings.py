@@ -58,7 +58,13 @@ def test_rows_that_were_trained_on_are_not_held_out(flag, value, scored):
     said = message(compare_with_training, args)
     assert said.startswith(f"{flag} {'42' if flag == '--seed' else '0.1'}: the training of ")
     assert said.endswith(f"had {value}, and held out other rows")
-    compare_with_training(scored(["--dev_fraction", "0.1"], held_out))
+    compare_with_training(scored(["--do_eval", "--dev_fraction", "0.1"], held_out))
+    compare_with_training(scored(["--do_eval", "--seed", "7"], ["--train_file", "other.csv", *held_out[2:]]))
+
+
+def test_without_held_out_rows_all_were_trained_on(scored):
+    args = scored([], ["--train_file", "elsewhere/x.csv", "--dev_fraction", "0.1"])
+    assert message(compare_with_training, args).endswith("held out no rows: give a --dev_file")
 
 
 def test_a_checkpoint_from_elsewhere(tmp_path, caplog):
