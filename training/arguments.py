@@ -43,7 +43,6 @@ SETTLED = ("attn_implementation", "group_by_length", "pad_to_max_length")
 
 # Methods that --fsdp is tested with; others keep a second set of weights, or run their own backward passes.
 WITH_FSDP = ("naive", "asa", "asa_budget")
-WITH_LIVENESS = ("asa", "asa_budget")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
@@ -144,7 +143,9 @@ def of_script(name: str, argv: Sequence[str] | None) -> argparse.Namespace:
 def _tell_unused(parser: argparse.ArgumentParser, args: argparse.Namespace, typed: Sequence[str]) -> None:
     """Warn of typed flags that the method does not read."""
     flags = {part.partition("=")[0] for part in typed}
-    unused = unused_flags(args.method) | ({"liveness_steps"} if args.method not in WITH_LIVENESS else set())
+    unused = unused_flags(args.method)
+    if "adversary_learning_rate" in unused:  # without adversaries there is no liveness either
+        unused = unused | {"liveness_steps"}
     for action in parser._actions:
         if args.do_train and action.dest in unused and flags & set(action.option_strings):
             log.warning(f"{action.option_strings[0]} has no effect with --method {args.method}")
