@@ -28,6 +28,13 @@ def is_own(args: Mapping) -> bool:
     return any(args.get(name) for name in (*FILES, "dataset_name"))
 
 
+def own_data(args: Mapping, names: Sequence[str] = FILES) -> dict:
+    """Which data of the user's own a run had, wherever they were: the names of the files and of the data set."""
+    found = {name: [Path(path).name for path in args[name]] for name in names if args.get(name)}
+    folder = args.get("dataset_name")
+    return found | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
+
+
 def check(args: argparse.Namespace) -> None:
     """Raise `InputError` if the flags for own data contradict each other or other flags; no file is read."""
     given = vars(args)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import own_flags
 from data.own import recorded_task
+from data.own_flags import own_data
 from data.predictions import file_name
 from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
@@ -56,13 +56,6 @@ def defaults(task: Task, protocol: str) -> dict:
 def _defaults(script: str, *data_and_protocol: str) -> dict:
     data, name, protocol = data_and_protocol
     return vars(arguments.of_script(script, ["--do_train", data, name, "--protocol", protocol])) | {"train_file": None}
-
-
-def own_data(args: dict) -> dict:
-    """A run's own data, identified by the names of its files, wherever they were."""
-    names = {name: [Path(path).name for path in args[name]] for name in own_flags.FILES if args.get(name)}
-    folder = args.get("dataset_name")
-    return names | ({"dataset_name": "/".join(Path(folder).parts[-2:])} if folder else {})
 
 
 def protocol_of(args: dict) -> str:

@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from data.own_flags import own_data
 from utils import InputError, log
 
 # Settings that decide what a model reads and how it is scored.
@@ -13,6 +14,7 @@ OF_MODEL = (
 )
 OF_MASKS = ("asa_budget",)  # of the adversaries of --eval_masks
 HELD_OUT = ("seed", "dev_fraction")
+TRAINED_ON = ("train_file",)
 
 
 def compare_with_training(args: argparse.Namespace) -> None:
@@ -23,7 +25,7 @@ def compare_with_training(args: argparse.Namespace) -> None:
     """
     model, masks = args.test_model_file, args.eval_masks
     trained = _settings_of_run(model)
-    if getattr(args, "dev_fraction", None) and _rows(vars(args)) == _rows(trained):
+    if getattr(args, "dev_fraction", None) and own_data(vars(args), TRAINED_ON) == own_data(trained, TRAINED_ON):
         if not trained.get("dev_fraction"):
             raise InputError(f"--dev_fraction: the training of {model} held out no rows: give a --dev_file")
         for name in HELD_OUT:
@@ -35,12 +37,6 @@ def compare_with_training(args: argparse.Namespace) -> None:
     encoder = ("load_model_path",) if model and Path(model).is_file() else ()  # a state dict does not have it
     _warn(args, model, trained, (*encoder, *OF_MODEL))
     _warn(args, masks, _settings_of_run(masks), OF_MASKS)
-
-
-def _rows(args: dict) -> tuple:
-    """The names of the training files or of the data set, wherever they were."""
-    files, folder = args.get("train_file") or (), args.get("dataset_name")
-    return tuple(Path(path).name for path in files), Path(folder).name if folder else None
 
 
 def _settings_of_run(source: str | None) -> dict:
