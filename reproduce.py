@@ -274,7 +274,7 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
     if args.command == "ablation-tau":
         return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
-        from models.asa import layer_calls
+        from models.encoder_types import layer_calls
         from models.encoders import load_config
 
         chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]

@@ -230,7 +230,8 @@ def attend(model: AsaModel | PreTrainedModel, encoding: dict[str, torch.Tensor])
     """Run one pass of one sentence: adversarial for an `AsaModel`, otherwise plain. The attention must be eager."""
     import torch
 
-    from models.asa import AsaModel, encoder_layers
+    from models.asa import AsaModel
+    from models.encoder_types import encoder_layers
 
     if not isinstance(model, AsaModel):
         with torch.inference_mode():
