@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.output:
             write_json(args.output, {"args": shared, "runs": runs})
     print(markdown(runs))
+    print()
+    print(openings(runs, recipe, len(features)))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -161,8 +164,7 @@ def follow(
     """Train with a setting.
 
     Returns:
-        `states`, the measurements at some steps; `keep_rate`, for every step and layer; `opened`, for each layer the
-        first step at which its masks were open, or None.
+        `states`, the measurements at some steps; `keep_rate`, for every step and layer; and `opened`.
     """
     model, device = begin(args, task, setting)
     measured_on = other_batches(args, recipe, setting.seed, features, collate, device)
@@ -174,10 +176,17 @@ def follow(
             model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
             model.train()
-    opened = [
-        next((step for step, rate in enumerate(layer) if rate >= OPEN), None) for layer in zip(*rates, strict=True)
-    ]
-    return {"states": states, "keep_rate": [[round(rate, 4) for rate in each] for each in rates], "opened": opened}
+    rates = [[round(rate, 4) for rate in each] for each in rates]
+    return {"states": states, "keep_rate": rates, "opened": opened(rates)}
+
+
+def opened(rates: Sequence[Sequence[float]]) -> list[int | None]:
+    """For each layer, the number of steps taken before the first whose masks were open; None if there is none.
+
+    Args:
+        rates: the keep rate of each layer, at each step.
+    """
+    return [next((step for step, rate in enumerate(layer) if rate >= OPEN), None) for layer in zip(*rates, strict=True)]
 
 
 def _measured(args: argparse.Namespace) -> list[int]:
@@ -395,14 +404,45 @@ def markdown(runs: Sequence[dict]) -> str:
     heads = ["run", "step", *(name.replace("_", " ") for name in columns), "liveness"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for run in runs:
-        setting = run["setting"]
-        rule = f"budget {setting['budget']:g}" if setting["budget"] is not None else f"tau {setting['tau']:g}"
-        name = f"{rule}, rate {setting['learning_rate']:g}, seed {setting['seed']}"
         for state in run["states"]:
             cells = [_range([layer[column] for layer in state["layers"]]) for column in columns]
             alive = "" if state["liveness"] is None else f"{state['liveness']:.2f}"
-            lines.append(f"| {' | '.join([name, str(state['step']), *cells, alive])} |")
+            lines.append(f"| {' | '.join([_name(run), str(state['step']), *cells, alive])} |")
     return "\n".join(lines)
+
+
+def openings(runs: Sequence[dict], recipe: Recipe, rows: int) -> str:
+    """A table of when each layer opens: the step, and in brackets the sum of the learning rates up to then.
+
+    Args:
+        rows: number of training examples.
+    """
+    numbers = range(max(len(run["opened"]) for run in runs)) if runs else ()
+    heads = ["open from step", *(f"layer {number}" for number in numbers)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for run in runs:
+        rate = run["setting"]["learning_rate"]
+        cells = [
+            "" if step is None else f"{step} ({learning_rate_sum(rate, step, recipe, rows):.2e})"
+            for step in run["opened"]
+        ]
+        lines.append(f"| {' | '.join([_name(run), *cells])} |")
+    return "\n".join(lines)
+
+
+def learning_rate_sum(rate: float, steps: int, recipe: Recipe, rows: int) -> float:
+    """The sum of the learning rates of the first `steps` steps, under linear warm-up and decay."""
+    total = recipe.num_train_epochs * math.ceil(rows / recipe.train_batch_size)
+    warmup = int(total * recipe.warmup_proportion)
+    return rate * sum(
+        step / warmup if step < warmup else max(0, total - step) / (total - warmup) for step in range(steps)
+    )
+
+
+def _name(run: dict) -> str:
+    setting = run["setting"]
+    rule = f"budget {setting['budget']:g}" if setting["budget"] is not None else f"tau {setting['tau']:g}"
+    return f"{rule}, rate {setting['learning_rate']:g}, seed {setting['seed']}"
 
 
 def _range(values: Sequence[float | None]) -> str:

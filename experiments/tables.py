@@ -58,7 +58,8 @@ figures from the GLUE server are scores on other data.
   - *detectable*, where the interval includes 0: the true difference that would be found with {POWER:.0%} probability;
   - *flips*: p of the exact sign-flip test, for up to {MOST_FLIPPED} pairs; with n pairs it cannot be below 2/2^n;
   - *rows too*, where all these runs keep their predictions: the interval over seeds, widened by how much the difference
-    changes when the evaluated rows are resampled (bootstrap);
+    changes when the evaluated rows are resampled (bootstrap), and what is *detectable* with it: more, as the interval
+    is wider;
   - the number of pairs.
 - *At equal cost*: the same against plain fine-tuning for twice the epochs."""
 
@@ -245,7 +246,12 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
 
 
 def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
-    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions."""
+    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions.
+
+    Returns:
+        What `bootstrap.compare` does, and `detectable`: the detectable difference of the test over seeds, times the
+        ratio of the two intervals' widths.
+    """
     if group.first.args.get("dev_fraction"):  # each seed holds out different rows
         return None
     files = [
@@ -263,7 +269,12 @@ def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
         return None
     found = [{seed: bootstrap.predicted(each[seed], group.first.metric) for seed in seeds} for each in read]
     runs, reference = found
-    return bootstrap.compare(group.first.metric, labels, runs, reference)
+    interval = bootstrap.compare(group.first.metric, labels, runs, reference)
+    if interval is None:
+        return None
+    half, n = (interval["high"] - interval["low"]) / 2, len(seeds)
+    deviation = half / stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * math.sqrt(n)  # of pairs with as wide a t interval
+    return interval | {"detectable": detectable(deviation, n)}
 
 
 def sampling_errors(records: Sequence[dict]) -> list[str]:
@@ -386,6 +397,8 @@ def difference_text(row: Mapping, epoch: str) -> str:
     rows = "rows" if epoch == "last" else f"{epoch}_rows"
     if row.get(f"{rows}_low") is not None:
         said += f", rows too [{row[f'{rows}_low']:+z.2f}, {row[f'{rows}_high']:+z.2f}]"
+        if row[f"{rows}_low"] <= 0 <= row[f"{rows}_high"]:
+            said += f", detectable {row[f'{rows}_detectable']:.2f}"
     return f"{said}, {counted(pairs, 'pair')}"
 
 

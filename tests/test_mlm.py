@@ -91,7 +91,8 @@ def test_what_a_run_leaves(trained, text, encoder_folder):
     ]
 
 
-def test_each_epoch_has_masks_of_its_own(text, encoder_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_each_epoch_has_masks_of_its_own(workers, text, encoder_folder, tmp_path, monkeypatch):
     seen, optimize = [], loop.optimize
 
     def noting(run, parts, *given):
@@ -99,7 +100,8 @@ def test_each_epoch_has_masks_of_its_own(text, encoder_folder, tmp_path, monkeyp
         return optimize(run, parts, *given)
 
     monkeypatch.setattr(loop, "optimize", noting)
-    run(text, encoder_folder, tmp_path / "out", "--num_train_epochs", "2", "--method", "naive")
+    flags = ("--num_train_epochs", "2", "--method", "naive", "--num_workers", workers)
+    run(text, encoder_folder, tmp_path / "out", *flags)
     of_epoch = [set().union(*part) for part in (seen[: len(seen) // 2], seen[len(seen) // 2 :])]
     assert len(of_epoch[0]) == len(of_epoch[1]) > 10
     assert not of_epoch[0] & of_epoch[1]

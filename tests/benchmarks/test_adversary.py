@@ -6,9 +6,11 @@ import pytest
 import torch
 from conftest import save_tiny_encoder
 from script_runs import message
+from transformers import get_scheduler
 
 from benchmarks import adversary
 from data.demo import write_demo
+from data.task_kinds import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +65,8 @@ def test_what_is_measured(given, tmp_path, capsys):
     assert free["states"][0]["layers"][0]["divergence"] == pytest.approx(layer["divergence"])
     assert [0.6 < rate < 0.8 for rate in budget["keep_rate"][0]] == [True, True]
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("| budget 0.3, rate 2e-05, seed 42 | 2 | ")
-    assert len(said) == (2 + 3) + (2 + 9)
+    assert said[-7].startswith("| budget 0.3, rate 2e-05, seed 42 | 2 | ")
+    assert len(said) == (2 + 3 + 1 + 2 + 1) + (2 + 9 + 1 + 2 + 3)
     adversary.main([*given, "--every", "2", "--taus", "0.5", "--output", str(tmp_path / "seldom.json")])
     [seldom] = json.loads((tmp_path / "seldom.json").read_text())["runs"]
     assert seldom["keep_rate"] == asa["keep_rate"]  # training does not notice the measurements
@@ -99,6 +101,29 @@ def test_cosines_and_sums_by_value():
     assert found["row_sum"] == pytest.approx(2 / 4)
     assert found["shared"] == pytest.approx(0.5)
     assert found["score_spread"] == pytest.approx(torch.tensor([1.0, 2, 3, 4] * 2).std().item())
+
+
+def test_when_the_layers_open():
+    rates = [[0.5, 0.95, 0.2], [0.9, 0.4, 0.3], [0.8, 1.0, 0.89]]
+    assert adversary.opened(rates) == [1, 0, None]
+    assert adversary.opened([]) == []
+    run = {"setting": {"tau": 0.5, "budget": None, "learning_rate": 1e-5, "seed": 1}, "opened": [1, 0, None]}
+    recipe = Recipe(train_examples=0, warmup_proportion=0.5, num_train_epochs=1, train_batch_size=10)
+    assert adversary.openings([run], recipe, 40).splitlines()[-1] == (
+        "| tau 0.5, rate 1e-05, seed 1 | 1 (0.00e+00) | 0 (0.00e+00) |  |"
+    )
+
+
+def test_the_sum_of_the_learning_rates_is_that_of_the_schedule():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    recipe = Recipe(train_examples=0, warmup_proportion=0.3, num_train_epochs=2, train_batch_size=10)
+    scheduler = get_scheduler("linear", optimizer, 3, 10)  # 45 rows are 5 batches an epoch
+    total = 0.0
+    for step in range(12):
+        assert adversary.learning_rate_sum(0.1, step, recipe, 45) == pytest.approx(total)
+        total += scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
 
 
 def test_what_cannot_be(given, tmp_path):

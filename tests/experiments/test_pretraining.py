@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -77,6 +78,19 @@ def grid(tmp_path, monkeypatch):
 
     run.runs = runs
     return run
+
+
+def test_methods_and_tasks_by_default(tmp_path, capsys):
+    text = str(write(tmp_path / "text.txt", "a film", "a plot"))
+    places = ["--encoder", "tiny", "--output_dir", str(tmp_path / "runs"), "--train_file", text, "--dev_file", text]
+    reproduce.main(["pretraining", *places, "--steps", "10", "--seeds", "1", "--dry_run"])
+    names = re.findall(r"^# (\S+/\S+): ", capsys.readouterr().out, re.M)
+    methods = ["naive", "asa", "asa_budget"]
+    tuned = ["naive", *(f"after-{method}" for method in methods)]
+    assert sorted(names) == sorted(
+        [f"pretraining/{method}" for method in methods]
+        + [f"{task}/{row}/seed42" for task in ("CoLA", "MRPC", "RTE", "SST-2") for row in tuned]
+    )
 
 
 def test_what_is_trained_further_is_fine_tuned_after_it(grid, tmp_path, capsys):
@@ -222,7 +236,8 @@ def test_the_rules_of_the_other_tables_hold(tmp_path, capsys):
     [row] = [row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"] if "n" in row][-1:]
     low, high = row["untrained_rows_low"], row["untrained_rows_high"]
     assert low < row["untrained_low"] < row["untrained_high"] < high
-    assert f", rows too [{low:+.2f}, {high:+.2f}], 3 pairs" in lines[6][6]
+    found = f", detectable {row['untrained_rows_detectable']:.2f}" * (low <= 0 <= high)
+    assert f", rows too [{low:+.2f}, {high:+.2f}]{found}, 3 pairs" in lines[6][6]
 
 
 def write_evaluation(run: Path, name: str, task: str) -> None:

@@ -268,7 +268,7 @@ def test_another_setting_is_named():
     assert not {"tau", "seed", "output_dir", "rdrop_alpha", "resume"} & training.keys()
 
 
-@pytest.mark.parametrize("folder", ["mpnet", "minilm", "comparison", "robustness"])
+@pytest.mark.parametrize("folder", ["mpnet", "minilm", "comparison", "robustness", "budget", "further"])
 def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     root = Path(reproduce.__file__).parent
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
@@ -284,31 +284,52 @@ def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     assert of_recorded == of_made
 
 
-def test_the_table_of_the_front_page_is_that_of_the_recorded_runs():
+def recorded_scores(folder: str, task: str, method: str) -> dict[int, float]:
+    """Seed -> score after the last epoch, of the runs in `results/`."""
+    runs = (Path(reproduce.__file__).parent / "results" / folder / task / method).glob("seed*/results.json")
+    return {
+        int(path.parent.name.removeprefix("seed")): json.loads(path.read_text())["epochs"][-1]["eval_score"]
+        for path in runs
+    }
+
+
+def shown(runs: dict[str, dict[int, float]]) -> list[str]:
+    """The cells of two methods' scores and of their difference."""
+    found = compare(runs["asa"], runs["naive"])
+    scores = [f"{each['mean']:.1f} ± {each['deviation']:.1f}" for each in map(over_seeds, runs.values())]
+    return [
+        *scores,
+        f"{found['difference']:+z.1f} [{found['low']:+z.1f}, {found['high']:+z.1f}]".replace("+0.0 ", "0.0 "),
+    ]
+
+
+def test_the_table_of_the_front_page_is_that_of_the_recorded_runs(tmp_path):
     root = Path(reproduce.__file__).parent
     rows = re.findall(
-        r"^\| (all-.*?)?\| (.+) \| (\d) \| (.+) \| (.+) \| (.+) \|$", (root / "README.md").read_text(), re.M
+        r"^\| ([A-Z]\S+) \| (.+±.+) \| (.+±.+) \| (.+) \| (.+) \| (.+) \|$", (root / "README.md").read_text(), re.M
     )
-    encoder = ""
-    for named, task, seeds, *written in rows:
-        encoder = named or encoder
-        folder = {"all-mpnet": "mpnet", "all-MiniL": "minilm"}[encoder[:9]]
-        folder, task = ("robustness", "MNLI") if "MNLI" in task else (folder, task)
-        runs = {
-            method: {
-                int(path.parent.name.removeprefix("seed")): json.loads(path.read_text())["epochs"][-1]["eval_score"]
-                for path in (root / "results" / folder / task / method).glob("seed*/results.json")
-            }
-            for method in ("naive", "asa")
-        }
+    results = root / "results" / "mpnet"
+    report(results, read_results(results), {}, tmp_path)
+    found = {
+        row["task"]: row for row in json.loads((tmp_path / "report.json").read_text())["rows"] if "asa" in row["method"]
+    }
+    for task, *written in rows:
+        runs = {method: recorded_scores("mpnet", task, method) for method in ("naive", "asa")}
+        assert [len(scores) for scores in runs.values()] == [3, 3], task
+        wider = f"[{found[task]['rows_low']:+.1f}, {found[task]['rows_high']:+.1f}]"
+        assert written == [*shown(runs), wider, f"{found[task]['rows_detectable']:.1f}"], task
+    assert [task for task, *_ in rows] == [path.name for path in sorted(results.iterdir()) if path.is_dir()]
+
+
+def test_the_table_of_the_small_encoder_is_that_of_the_recorded_runs():
+    text = (Path(reproduce.__file__).parent / "docs" / "results.md").read_text()
+    rows = re.findall(r"^\| (.+) \| (\d) \| (.+±.+) \| (.+±.+) \| (.+) \|$", text, re.M)
+    for task, seeds, *written in rows:
+        folder, task = ("robustness", "MNLI") if task.startswith("MNLI") else ("minilm", task)
+        runs = {method: recorded_scores(folder, task, method) for method in ("naive", "asa")}
         assert {len(scores) for scores in runs.values()} == {int(seeds)}, task
-        shown = [f"{each['mean']:.1f} ± {each['deviation']:.1f}" for each in map(over_seeds, runs.values())]
-        found = compare(runs["asa"], runs["naive"])
-        ends = [f"{found[name]:+.1f}" for name in ("difference", "low", "high")]
-        assert [
-            each.replace("+0.0", "0.0").replace("-0.0", "0.0") for each in (*shown, f"{ends[0]} [{ends[1]}, {ends[2]}]")
-        ] == written, task
-    assert len(rows) >= 8
+        assert written == shown(runs), task
+    assert len(rows) == 7
 
 
 def test_twice_the_epochs_of_fine_tuning_cost_as_much(tmp_path):
@@ -340,7 +361,11 @@ def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
     low, high = map(float, re.search(r"rows too \[(.+), (.+)\]", said).groups())
     over_seeds = re.search(r"^-5.00 \[(.+?), (.+?)\]", said)
     assert low < float(over_seeds[1]) < float(over_seeds[2]) < high
-    text = report(tmp_path, read_results(tmp_path), {})
+    text = report(tmp_path, read_results(tmp_path), {}, tmp_path / "report")
+    row = json.loads((tmp_path / "report" / "report.json").read_text())["rows"][1]
+    wider = (row["rows_high"] - row["rows_low"]) / (row["last_high"] - row["last_low"])
+    assert row["rows_detectable"] == pytest.approx(row["last_detectable"] * wider)
+    assert (", detectable" in said.partition("rows too")[2]) == (low <= 0 <= high)
     assert "one run's accuracy (bert-base-uncased, bf16) would have a standard deviation of about 3." in text
     (tmp_path / "asa44" / "predictions" / "SST-2.parquet").unlink()
     assert "rows too" not in column(tmp_path, "Main table", "difference from fine-tuning, last epoch")[1]

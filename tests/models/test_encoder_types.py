@@ -27,6 +27,7 @@ from models.checkpoints import load_release_checkpoint, release_state_dict
 from models.encoder_types import ENCODER_TYPES, REFUSED_TYPES, encoder_layers
 from models.encoder_types import HEADS as OF_THE_LIBRARY
 from models.encoders import attention_implementation, load_config
+from models.tokenizer import positions
 
 TYPES = [(model_type, attention) for model_type, row in ENCODER_TYPES.items() for attention in row.attention]
 HEAD_OF = dict(zip("SCTM", HEADS, strict=True))
@@ -441,3 +442,22 @@ def test_a_copy_of_the_model_is_a_model_of_its_own(model_type):
     model.detach()
     with pytest.raises(ValueError, match="detached"):
         copy.deepcopy(model)(**batch)
+
+
+@pytest.mark.parametrize("model_type", ENCODER_TYPES)
+def test_positions_are_those_of_the_embeddings(model_type):
+    """As many tokens as `positions` says can be computed, and not one more: some types begin to count above 0."""
+    model = tiny_backbone(model_type, max_position_embeddings=12, pad_token_id=1)
+    if not any(name.endswith("position_embeddings.weight") for name, _ in model.named_parameters()):
+        pytest.skip("no table of positions")
+    count = positions(model.config)
+    model(input_ids=torch.full((1, count), 7))
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        model(input_ids=torch.full((1, count + 1), 7))
+
+
+def test_sdpa_is_refused_where_the_library_has_eager_attention_alone():
+    config = tiny_backbone("mpnet").config
+    assert message(attention_implementation, config, "sdpa", True, True) == (
+        "--attn_implementation sdpa: transformers has only eager attention for mpnet models: leave the flag out"
+    )

@@ -9,10 +9,11 @@ from conftest import HEADS, tiny_backbone, tiny_batch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from script_runs import message
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from models.asa import AsaModel
 from models.checkpoints import (
+    export,
     load_release_checkpoint,
     plain_names,
     read_state_dict,
@@ -179,6 +180,28 @@ def test_the_pooler_is_that_of_the_pretrained_encoder(whole, tmp_path):
     torch.set_rng_state(state)
     expected = HEADS["token"].from_pretrained(tmp_path, config=config).classifier.weight
     assert torch.equal(model.classifier.weight, expected)
+
+
+@pytest.mark.parametrize("model_type", ["albert", "deberta-v2", "modernbert", "roberta"])
+def test_masked_words_of_every_kind_of_head_are_exported_and_loaded(model_type, encoder_folder, tmp_path):
+    """The weights of the output are the embeddings under other names, and a pooler of one layer or two is kept."""
+    backbone = tiny_backbone(model_type, "masked_lm", dtype=torch.float32)
+    encoder = AutoModel.from_config(backbone.config).float()
+    encoder.save_pretrained(tmp_path / "encoder")
+    model = load_pretrained(HEADS["masked_lm"], str(tmp_path / "encoder"), backbone.config, None, "eager")
+    with torch.no_grad():
+        model.get_input_embeddings().weight += 1
+    export(AsaModel(model), AutoTokenizer.from_pretrained(encoder_folder), tmp_path / "best")
+    loaded = HEADS["masked_lm"].from_pretrained(tmp_path / "best")
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    again, info = AutoModel.from_pretrained(tmp_path / "best", output_loading_info=True)
+    assert not info["missing_keys"]
+    for name, tensor in again.state_dict().items():
+        if "pooler" in name:
+            assert torch.equal(tensor, encoder.state_dict()[name]), name
 
 
 # --- other trainers ---

@@ -138,8 +138,8 @@ def kept_for_the_backward_pass(model, batch) -> float:
     return sum(kept.values()) / (batch["input_ids"].numel() * vocabulary)
 
 
-def test_a_vocabulary_is_kept_for_the_masked_words_alone():
-    """Two words of 16 are masked. With a divergence of every position it would be seven tensors of the whole size."""
+def test_a_vocabulary_is_kept_for_the_masked_words_alone(monkeypatch):
+    """Two words of 16 are masked. With a divergence of every position it is four tensors of the whole size."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(5, 60, (8, 16), generator=generator)
     words = torch.stack([torch.randperm(16, generator=generator)[:2] for _ in range(8)])
@@ -157,6 +157,8 @@ def test_a_vocabulary_is_kept_for_the_masked_words_alone():
     predict_given_words(backbone)
     assert kept_for_the_backward_pass(backbone, picked) == 2 / 16
     assert kept_for_the_backward_pass(AsaModel(backbone, one_forward=True), picked) == 8 / 16
+    monkeypatch.setattr("models.asa.labelled_alone", lambda *compared: compared)
+    assert kept_for_the_backward_pass(AsaModel(plain(), one_forward=True), full) == 4
 
 
 def test_classes_of_words_and_masked_words_are_two_things():

@@ -158,3 +158,18 @@ def test_the_adversaries_have_a_learning_rate_of_their_own(rate, tmp_path):
         if methods.is_adversary_s(name) and name.endswith("query.bias"):
             assert length == pytest.approx(1e-3 if rate is None else rate, rel=1e-2), name
     assert metrics_of(tmp_path / "run")[0]["learning_rate"] == 1e-3
+
+
+def test_the_adversaries_learning_rate_warms_up_and_decays_with_the_model_s(tmp_path, monkeypatch):
+    seen, optimize = [], loop.optimize
+
+    def noting(run, parts, optimizer, *given):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        return optimize(run, parts, optimizer, *given)
+
+    monkeypatch.setattr(loop, "optimize", noting)
+    settings = {"max_train_steps": 4, "learning_rate": 1e-3, "adversary_learning_rate": 3e-3, "warmup_proportion": 0.5}
+    train(make_run(tmp_path / "run", AsaModel(tiny_backbone(dtype=torch.float32)), **settings), features(8), {}, {})
+    shares = [0, 0.5, 1, 0.5]
+    assert [min(rates) for rates in seen] == pytest.approx([1e-3 * share for share in shares])
+    assert [max(rates) for rates in seen] == pytest.approx([3e-3 * share for share in shares])

@@ -21,7 +21,7 @@ from data.batches import StepSampler, collate_parts
 from data.readers import Splits
 from models import methods
 from models.checkpoints import read_state_dict
-from training import devices
+from training import devices, loop
 from training.evaluation import Head
 from training.probe import leaves_out
 from utils import InputError, never_destroy
@@ -162,20 +162,24 @@ def test_two_processes_train_with_gradients_of_noise_as_one(method, data_dir, en
     assert losses[1][0] > losses[1][2]
 
 
-def test_two_processes_train_with_a_row_budget_as_one(data_dir, encoder_folder, tmp_path):
-    """Fixed adversaries, as their gradient depends on the spread of the scores in each process's rows."""
+def test_two_processes_train_with_a_row_budget_as_one(data_dir, encoder_folder, tmp_path, monkeypatch):
+    """As one that takes their rows in two parts: the gradient depends on the spread of the scores in each part."""
+
+    def by_process(collate, _, rows):
+        return [collate(share) for share in (rows[::2], rows[1::2]) if share]
+
+    monkeypatch.setattr(loop, "collate_parts", by_process)
     one, two = tmp_path / "one", tmp_path / "two"
-    flags = ("--method", "asa_budget", "--asa_budget", "0.4", "--adversary_learning_rate", "0", "--liveness_steps", "1")
+    flags = ("--method", "asa_budget", "--asa_budget", "0.4", "--liveness_steps", "1")
     run_sent_clas.main(arguments(data_dir, encoder_folder, one, *flags))
     statuses, said = run_both("run_sent_clas", arguments(data_dir, encoder_folder, two, *flags), tmp_path)
     assert statuses == [0, 0], said
     ours, theirs = (
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (two, one)
     )
-    for name in ("train_loss", "divergence", "grad_norm"):
-        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-4, abs=1e-7), name
+    for name in ("train_loss", "divergence", "grad_norm", "adversary_grad_norm"):
+        assert [row[name] for row in ours] == pytest.approx([row[name] for row in theirs], rel=1e-3, abs=1e-6), name
     assert all(row["liveness"] > 0 for row in ours)
-    assert ours[0]["adversary_grad_norm"] == pytest.approx(theirs[0]["adversary_grad_norm"], rel=0.5)
 
 
 def test_a_checkpoint_is_evaluated_once_whatever_the_processes(data_dir, encoder_folder, tmp_path):
