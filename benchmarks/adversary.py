@@ -77,8 +77,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.output:
             write_json(args.output, {"args": shared, "runs": runs})
     print(markdown(runs))
-    print()
-    print(openings(runs, recipe, len(features)))
+    if any(run["opened"] for run in runs):
+        print()
+        print(openings(runs, recipe, len(features)))
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
