@@ -177,8 +177,8 @@ def follow(
             model.train(not args.no_dropout)
             states.append({"step": step, **measure(model, measured_on, setting.seed)})
             model.train()
-    rates = [[round(rate, 4) for rate in each] for each in rates]
-    return {"states": states, "keep_rate": rates, "opened": opened(rates)}
+    rounded = [[round(rate, 4) for rate in each] for each in rates]
+    return {"states": states, "keep_rate": rounded, "opened": opened(rates)}
 
 
 def opened(rates: Sequence[Sequence[float]]) -> list[int | None]:

@@ -78,7 +78,7 @@ def labelled_alone(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The positions with a label, of two predictions (B, L, V) and the labels (B, L): (N, V) twice, and (N,).
 
-    This stalls a GPU, but with a whole vocabulary the divergence would otherwise keep both predictions of all positions.
+    This stalls a GPU, but with a whole vocabulary the divergence would otherwise keep both predictions whole.
     """
     labelled = labels != IGNORED_LABEL
     return p[labelled], q[labelled], labels[labelled]

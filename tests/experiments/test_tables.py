@@ -311,14 +311,31 @@ def test_the_table_of_the_front_page_is_that_of_the_recorded_runs(tmp_path):
     results = root / "results" / "mpnet"
     report(results, read_results(results), {}, tmp_path)
     found = {
-        row["task"]: row for row in json.loads((tmp_path / "report.json").read_text())["rows"] if "asa" in row["method"]
+        row["task"]: row
+        for row in json.loads((tmp_path / "report.json").read_text())["rows"]
+        if row["method"] == "asa" and not row["method_settings"]
     }
     for task, *written in rows:
         runs = {method: recorded_scores("mpnet", task, method) for method in ("naive", "asa")}
         assert [len(scores) for scores in runs.values()] == [3, 3], task
         wider = f"[{found[task]['rows_low']:+.1f}, {found[task]['rows_high']:+.1f}]"
         assert written == [*shown(runs), wider, f"{found[task]['rows_detectable']:.1f}"], task
-    assert [task for task, *_ in rows] == [path.name for path in sorted(results.iterdir()) if path.is_dir()]
+    assert [task for task, *_ in rows] == [path.parent.name for path in sorted(results.glob("*/asa"))]
+
+
+def test_the_keep_rates_of_the_front_page_are_the_recorded_ones():
+    root = Path(reproduce.__file__).parent
+    lines = re.findall(r"^\| \d+ to (\d+) \| (\d.*) \|$", (root / "README.md").read_text(), re.M)
+    runs = sorted((root / "results" / "mpnet" / "CoLA" / "asa").glob("seed*/metrics.jsonl"))
+    windows = [{row["step"]: row for row in map(json.loads, path.read_text().splitlines())} for path in runs]
+    for step, cells in lines:
+        found = []
+        for layers in (slice(1), slice(1, 2), slice(2, 4), slice(4, 12)):
+            rates = [rate for run in windows for rate in run[int(step)]["keep_rate"][layers]]
+            ends = [f"{100 * end:.0f}" for end in (min(rates), max(rates))]
+            found.append(" to ".join(dict.fromkeys(ends)))
+        assert cells == " | ".join(found), step
+    assert (len(lines), len(windows)) == (3, 3)
 
 
 def test_the_table_of_the_small_encoder_is_that_of_the_recorded_runs():
