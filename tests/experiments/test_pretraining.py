@@ -240,6 +240,22 @@ def test_the_rules_of_the_other_tables_hold(tmp_path, capsys):
     assert f", rows too [{low:+.2f}, {high:+.2f}]{found}, 3 pairs" in lines[6][6]
 
 
+def test_the_table_of_the_documentation_is_that_of_the_recorded_runs(tmp_path, capsys):
+    root = Path(reproduce.__file__).parent
+    text = (root / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| (\S+) \| (.+ ± .+) \| (.+ ± .+) \| (.+ ± .+) \| (.+) \|$", text, re.M)
+    reproduce.main(["report", str(root / "results" / "further"), "--output", str(tmp_path)])
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    found = {(row["task"], row["method"]): row for row in rows if row["table"] == pretraining.FOLDER and "n" in row}
+    for task, *written in lines:
+        original, plain, asa = (found[task, arm] for arm in (pretraining.AS_IT_WAS, "naive", "asa"))
+        scores = [f"{row['last_mean']:.1f} ± {row['last_deviation']:.1f}" for row in (original, plain, asa)]
+        low, high = asa["plain_rows_low"], asa["plain_rows_high"]
+        assert written == [*scores, f"{asa['plain_difference']:+.1f} [{low:+.1f}, {high:+.1f}]"], task
+        assert [row["n"] for row in (original, plain, asa)] == [3, 3, 3]
+    assert len(lines) == len({task for task, _ in found})
+
+
 def write_evaluation(run: Path, name: str, task: str) -> None:
     args = {"task_name": task, "eval_on": "dev", "dev_file": ["more.txt"], "test_model_file": "0_pytorch_model.bin"}
     args |= {"test_model_file": "1_pytorch_model.bin"} if task == "SST-2" else {}
