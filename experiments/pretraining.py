@@ -30,6 +30,7 @@ from experiments.tables import (
     table_text,
 )
 from models.methods import METHODS
+from utils import InputError
 
 FOLDER = "pretraining"  # below the grid's folder: one run per method
 AS_IT_WAS = "not at all"
@@ -91,7 +92,9 @@ def check_text(run: Planned) -> None:
 def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
     """Split results into those of pre-training and the fine-tuning after it, and all others.
 
-    A fine-tuned model's scores on another set are among the others; there is no table for scores on another text.
+    Fine-tuning after it is what the grid itself runs: plain fine-tuning in a folder TASK/after-METHOD/SEED. Anything
+    else that begins with such an encoder is among the others, and so are a fine-tuned model's scores on another set.
+    There is no table for scores on another text.
     """
     further: list[Result] = []
     others: list[Result] = []
@@ -104,9 +107,11 @@ def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
 
 
 def trained_by(result: Result) -> str | None:
-    """The name of the pre-training run that a fine-tuned encoder comes from; None if there is none."""
+    """The name of the pre-training run after which the grid fine-tuned an encoder; None if it is not such a run."""
     *_, folder, label, best = ("", "", "", *Path(result.args["load_model_path"]).parts)
-    return label if (folder, best) == (FOLDER, "best") else None
+    place = result.name.split("/")[-2:-1]
+    of_grid = result.args["method"] == "naive" and place == [f"after-{label}"]
+    return label if of_grid and (folder, best) == (FOLDER, "best") else None
 
 
 def section(
@@ -129,7 +134,7 @@ def section(
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
         compared += [_in_grid(result) for result in further if result not in trained and _grid(result) == grid]
         of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
-        tuned += [row | of_grid for row in _task_rows(grouped(compared))]
+        tuned += [row | of_grid for row in _task_rows(folder, grouped(compared))]
     left_out = {"grid"} if len({row["grid"] for row in rows + tuned}) == 1 else set()
     left_out |= set() if times else {"minutes"}
     tables = [_table(members, columns, left_out) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
@@ -153,11 +158,20 @@ def _label(result: Result) -> str:
     return result.name.rpartition("/")[2] or result.args["method"]
 
 
-def _task_rows(groups: Sequence[Group]) -> list[dict]:
-    """The rows of one grid's fine-tuning: task by task, the original encoder first."""
+def _task_rows(folder: Path, groups: Sequence[Group]) -> list[dict]:
+    """The rows of one grid's fine-tuning: task by task, the original encoder first.
+
+    Raises:
+        InputError: runs of one row began with different encoders.
+    """
     alike: dict[str, dict[str, Group]] = {}  # settings that all arms share -> arm -> its runs
     for group in groups:
-        alike.setdefault(_shared(group), {})[trained_by(group.first) or AS_IT_WAS] = group
+        arms, arm = alike.setdefault(_shared(group), {}), trained_by(group.first) or AS_IT_WAS
+        runs = [*group.results.values(), *(arms[arm].results.values() if arm in arms else ())]
+        weights = {read_run(folder / run.name / "results.json").get("encoder_sha256") for run in runs} - {None}
+        if arm in arms or len(weights) > 1:
+            raise InputError(f"{' and '.join(run.name for run in runs)}: not of the same encoder; report on them apart")
+        arms[arm] = group
 
     def place(arms: dict[str, Group]) -> int:
         task = next(iter(arms.values())).task

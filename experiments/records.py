@@ -14,17 +14,19 @@ from data.predictions import file_name
 from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
-from training.arguments import EXECUTION
+from training.arguments import execution
 from utils import InputError, counted, short
 
 PLAN = "grid.json"  # in a grid's folder: its planned runs
-# Arguments for where and how a run computes, not what. Gradient accumulation and checkpointing give the same gradients
-# except for random draws (and except for accumulation in a regression under the release's protocol).
-HOW = EXECUTION | {
+# Beside `execution`, arguments for how a run computes, not what. Gradient accumulation and checkpointing give the same
+# gradients except for random draws (and except for accumulation in a regression under the release's protocol).
+HOW = {
     *("do_train", "do_eval", "test_model_file", "eval_file", "eval_masks"),
     *("no_cuda", "attn_implementation", "model_type", "fsdp"),
     *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
+# Settings of what a model reads. An evaluation that changes one of them is not the same as others.
+READ = ("max_seq_length", "truncation", "do_lower_case", "dream_questions")
 # Arguments that distinguish runs of one setting, or are recorded otherwise: the actual precision depends on the device.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
 
@@ -81,7 +83,7 @@ def settings(args: dict) -> tuple[dict, dict]:
     args = with_later_flags(args) | {"protocol": protocol_of(args)}
     args = defaults(task_of(args), args["protocol"]) | args | own_data(args)
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
-    unread |= HOW | IDENTITY | unused_flags(args["method"])
+    unread |= execution(args) | HOW | IDENTITY | unused_flags(args["method"])
     own = METHODS[args["method"]].flags.keys() - {"protocol"}  # it also decides how data are padded
     read = {name: value for name, value in args.items() if name not in unread}
     of_method = {name: value for name, value in read.items() if name in own}
@@ -202,9 +204,10 @@ def read_results(folder: Path) -> list[Result]:
     results = []
     for name, run in read_runs(folder).items():
         try:
-            if not is_finished(run) or run["epochs"][-1]["eval_score"] is None:
+            if not is_finished(run):
                 continue
-            results.append(_of_run(folder, name, run))
+            if run["epochs"][-1]["eval_score"] is not None:
+                results.append(_of_run(folder, name, run))
             last = f"{run['epochs'][-1]['epoch']}_pytorch_model.bin"
             for path in sorted((folder / name).glob("*/evaluation.json")):
                 evaluation = read_run(path)
@@ -228,9 +231,9 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         precision=run.get("precision", flags),
         examples={split: run["examples"].get(split) for split in ("train", "eval")},
         scored_on=args["eval_on"],
-        metric=next(iter(epochs[-1]["metrics"])),
+        metric=next(iter(epochs[-1]["metrics"]), ""),
         last=epochs[-1]["eval_score"],
-        best=run["best"]["eval_score"],
+        best=run["best"] and run["best"]["eval_score"],
         metrics=epochs[-1]["metrics"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
@@ -259,16 +262,17 @@ def _predictions(folder: Path, args: dict) -> Path:
 
 def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Result:
     args = evaluation["args"]
-    file = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
-    given = Path(file).name if file else args["eval_on"]
+    given = (_scored_files(args) or [args["eval_on"]])[0]
     masks = _masks(args, args["eval_masks"]) if args.get("eval_masks") else ""
     if masks:
         given += f" under {masks}"
+    given = ", ".join([given, *(f"{flag} {short(args[flag])}" for flag in READ if _differs(args, run["args"], flag))])
     trained = vars(_of_run(folder, name, run))
     return Result(
         **trained
         | {
             "examples": {"train": trained["examples"]["train"], "eval": evaluation["examples"]["eval"]},
+            "precision": evaluation.get("precision", trained["precision"]),
             "scored_on": f"{args['task_name']} {given}",
             "metric": next(iter(evaluation["metrics"])),
             "last": evaluation["eval_score"],
@@ -281,17 +285,27 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     )
 
 
+def _differs(args: dict, trained: dict, flag: str) -> bool:
+    return flag in args and flag in trained and args[flag] != trained[flag]
+
+
+def _scored_files(args: dict) -> list[str]:
+    """The names of the user's own files that are scored, the one for the score first."""
+    files = [args["eval_file"]] if args.get("eval_file") else args.get(f"{args['eval_on']}_file") or []
+    return [Path(file).name for file in files]
+
+
 def _rows_of(args: dict) -> tuple:
-    """Which rows are scored; files are identified by name only."""
-    files = [args.get("eval_file"), *(args.get("dev_file") or ())]
-    return args["task_name"], args.get("eval_on"), [Path(file).name for file in files if file]
+    """Which rows are scored; files and data sets are identified by name only."""
+    return args["task_name"], args["eval_on"], _scored_files(args), own_data(args, ())
 
 
 def _masks(args: dict, masks: str) -> str:
     """The masks that an evaluation was made under, in words."""
     shares = {"asa_budget": ["asa_budget"], "random_mask": ["random_mask_budget", "random_mask_keep_rate"]}
-    given = [flag for flag in shares.get(args["method"], ()) if args.get(flag) is not None]
-    rule = f"{given[0]} {short(args[given[0]])}" if given else ""
+    given = [flag for flag in shares.get(args["method"], ()) if args.get(flag) is not None][:1]
+    given += ["asa_layers"] if args.get("asa_layers") else []
+    rule = ", ".join(f"{flag} {short(args[flag])}" for flag in given)
     own = Path(masks).parent == Path(args["test_model_file"]).parent
     whose = "random masks" if masks == "random" else f"{'its own' if own else 'other'} adversaries"
     return f"{whose} ({rule})" if rule else whose

@@ -148,11 +148,11 @@ def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
     """
     arms = _arms(family, read, METHOD)
     seeds = sorted(set.intersection(*(set(runs) for runs, _ in arms.values()))) if len(arms) > 1 else []
-    if len(seeds) < 2:
-        return {}
-    if lacking := set.union(*(set(runs) for runs, _ in arms.values())) - set(seeds):
+    if lacking := set().union(*(runs for runs, _ in arms.values())) - set(seeds) if len(arms) > 1 else None:
         said = ", ".join(map(str, sorted(lacking)))
         log.warning(f"{paired.where(family[0])}: seeds without a run of each budget, left out of the choice: {said}")
+    if len(seeds) < 2:
+        return {}
     scored = {beta: _first_half(family[0], found) for beta, found in arms.items()}
     return {
         seed: max(arms, key=lambda beta: statistics.fmean(scored[beta][other] for other in seeds if other != seed))
@@ -281,6 +281,8 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
             trained[key] = group
         elif group.own.keys() <= {SHARE[METHOD], RATE} and group.first.own[RATE] == 0:
             drawn[key] = group
+        else:
+            log.warning(f"{paired.where(group)}: {METHOD}, {listed(group.own)} is left out: not a setting of this plan")
     records = []
     for key, group in sorted(trained.items()):
         found = _liveness(group)
@@ -292,20 +294,25 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
             log.warning(
                 f"{paired.where(group)}: {METHOD} {key[1]:g} has no run with --{RATE} 0 to compare its liveness with"
             )
+        if lacking := group.results.keys() - found["seeds"]:
+            said = ", ".join(map(str, sorted(lacking)))
+            log.warning(f"{paired.where(group)}: {METHOD} {key[1]:g} has no liveness of the seeds {said}")
         alive = reference and found["median"] > reference["median"] and found["tenth"] >= 1
         about = {name: value for name, value in _about([group], np.arange(0)).items() if name in ("encoder", "task")}
         records.append(
-            {**about, "settings": listed(group.training), "budget": key[1], "seeds": sorted(group.results), **found}
+            {**about, "settings": listed(group.training), "budget": key[1], **found}
             | {"untrained": reference, "adversary": None if reference is None else bool(alive)}
         )
     return records
 
 
 def _liveness(group: Group) -> dict:
-    """Median and tenth percentile over all measurements of all seeds; `without` counts those without a value."""
-    found = [value for result in group.results.values() for value in _measured(result)]
+    """Median and tenth percentile over all measurements of `seeds`; `without` counts measurements without a value."""
+    of_seed = {seed: _measured(result) for seed, result in group.results.items()}
+    found = [value for values in of_seed.values() for value in values]
     known = [value for value in found if value is not None]
     return {
+        "seeds": [seed for seed, values in of_seed.items() if any(value is not None for value in values)],
         "measured": len(known),
         "without": len(found) - len(known),
         "median": float(np.median(known)) if known else None,

@@ -46,6 +46,11 @@ WITH_FSDP = ("naive", "asa", "asa_budget")
 TRUNCATIONS = ("longest_first", "only_first")
 
 
+def execution(args: Mapping) -> set[str]:
+    """`EXECUTION` for these arguments: with `--eval_on test`, the test files are what is scored."""
+    return EXECUTION - ({"test_file"} if args.get("eval_on") == "test" else set())
+
+
 @dataclass(frozen=True)
 class Script:
     """The differences between the command lines of the scripts.

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from data.own import recorded_task
 from data.own_flags import FORMATS
 from data.predictions import file_name
-from training.arguments import EXECUTION, SETTLED
+from training.arguments import SETTLED, execution
 from training.card import is_card
 from training.state import damage, latest_good
 from training.trackers import EVENTS_SUFFIX
@@ -223,7 +223,8 @@ class RunFolder:
             raise InputError(f"--resume: there is no run in --output_dir {self.path}: to begin one, leave --resume out")
         # As they would be read back from a file.
         given = json.loads(json.dumps(vars(args)))
-        for name in sorted(given.keys() & begun["args"].keys() - EXECUTION, key=lambda name: (name in SETTLED, name)):
+        compared = given.keys() & begun["args"].keys() - execution(given)
+        for name in sorted(compared, key=lambda name: (name in SETTLED, name)):
             if given[name] != begun["args"][name]:
                 raise InputError(
                     f"--{name} {given[name]}: the run in {self.path} began with {begun['args'][name]}:"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recorded_runs import write_run
+from recorded_runs import column, write_run
 from script_runs import message, results_of
 from test_data import write
 
@@ -163,6 +163,27 @@ def test_seeds_from_before_and_after_a_move_are_one_row(tmp_path):
         write_run(tmp_path, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
     _, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
     assert [(row["method"], row["seeds"]) for row in rows[1:]] == [("not at all", [1, 2]), ("asa", [1, 2])]
+
+
+def test_seeds_of_two_encoders_are_not_one_row(tmp_path):
+    for seed in (1, 2):
+        flags = {"load_model_path": f"{seed}/pretraining/asa/best"}
+        folder = write_run(tmp_path, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
+        (folder / "results.json").write_text(json.dumps(results_of(folder) | {"encoder_sha256": str(seed)}))
+    said = message(pretraining.section, tmp_path, *pretraining.apart(read_results(tmp_path)))
+    assert said == "SST-2/after-asa/1 and SST-2/after-asa/2: not of the same encoder; report on them apart"
+
+
+def test_other_fine_tuning_from_a_pretrained_encoder_has_the_usual_tables(tmp_path):
+    """With other methods, with several settings of one, or in folders of its own."""
+    best = "further/pretraining/asa/best"
+    for seed in (1, 2):
+        for name, method, own in (("naive", "naive", {}), ("asa", "asa", {}), ("asa-tau0.1", "asa", {"tau": 0.1})):
+            write_run(tmp_path, method, seed, [60.0], name=f"SST-2/{name}/{seed}", load_model_path=best, **own)
+        write_run(tmp_path, "asa", seed, [60.0], name=f"SST-2/after-asa/{seed}", load_model_path=best, tau=0.2)
+    further, others = pretraining.apart(read_results(tmp_path))
+    assert (len(further), len(others)) == (0, 8)
+    assert column(tmp_path, "Main table", "method", "n") == [("naive", "2"), ("asa", "2")]
 
 
 def test_what_cannot_be_planned(grid, tmp_path, capsys):

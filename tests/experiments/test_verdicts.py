@@ -204,12 +204,28 @@ def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_pat
     found = sections(tmp_path)
     live, other = found["liveness"]
     assert (live["median"], live["tenth"], live["measured"], live["without"]) == (3, 2, 6, 2)
-    assert live["untrained"] == {"measured": 2, "without": 0, "median": 1.25, "tenth": pytest.approx(1.05)}
+    assert live["untrained"] == {
+        "seeds": [1],
+        "measured": 2,
+        "without": 0,
+        "median": 1.25,
+        "tenth": pytest.approx(1.05),
+    }
     assert live["adversary"] is True
     assert (other["budget"], other["untrained"], other["adversary"]) == (0.2, None, None)
     assert "SST-2, scored on dev: asa_budget 0.2 has no run with --adversary_learning_rate 0" in caplog.text
     assert len(found["fixed"]) == 1  # that run is no candidate, and nothing to compare with
     assert "| 0.1 | 1, 2 | 6 | 3.00 | 2.00 | 2 | 1.25 | 1.05 | yes |" in capsys.readouterr().out
+
+
+def test_only_seeds_with_liveness_are_named(tmp_path, caplog):
+    lives(record(tmp_path, "asa_budget", 1, range(30), asa_budget=0.1), [9.0] * 5 + [2.0, 3.0])
+    record(tmp_path, "asa_budget", 2, range(30), asa_budget=0.1)
+    record(tmp_path, "asa_budget", 3, range(30), asa_budget=0.1, adversary_learning_rate=1e-3)
+    [live] = sections(tmp_path)["liveness"]
+    assert live["seeds"] == [1]
+    assert "asa_budget 0.1 has no liveness of the seeds 2" in caplog.text
+    assert "asa_budget, adversary_learning_rate 0.001 is left out: not a setting of this plan" in caplog.text
 
 
 def test_the_control_has_no_other_setting_of_its_own(tmp_path, caplog):
