@@ -5,7 +5,13 @@
 # Two minutes before its time limit, the run saves; the job is queued again, and goes on from there.
 folder=$1
 shift
-[ -e "$folder/results.json" ] && set -- "$@" --resume
+if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then  # what is there is this job's own
+    for flag; do
+        shift
+        [ "$flag" = --overwrite_output_dir ] || set -- "$@" "$flag"
+    done
+fi
+case " $* " in *" --overwrite_output_dir "*) ;; *) [ -e "$folder/results.json" ] && set -- "$@" --resume ;; esac
 export MASTER_ADDR=${MASTER_ADDR:-$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)}
 # Some versions of srun do not look at what sbatch was given.
 [ -z "$SLURM_CPUS_PER_TASK" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK

@@ -30,6 +30,12 @@ from utils import InputError, Interrupted, StopSignals, counted, log, reason, sh
 # passes.
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
+# Exit statuses of a process that a signal has ended, at once or after it saved.
+BY_SIGNAL = {
+    status
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+    for status in (-number, 128 + number)
+}
 BAR = re.compile(r"^\s*$|\d+%\|")  # lines left by a progress bar
 
 
@@ -210,8 +216,10 @@ def _run_all(waiting: list[Planned], estimate: Estimate, jobs: int, keep: str, s
         bar.close()
         stop(list(running), signals)
         for process, (run, *_) in running.items():
-            if process.returncode == 0 and (said := finish(run, 0, keep)):  # it was about to end
+            # Those that did not end because of the signal were about to end, or failed.
+            if process.returncode not in BY_SIGNAL and (said := finish(run, process.returncode, keep)):
                 failed[run.name] = said
+                log.info(f"{run.name}: {said}")
     return failed
 
 

@@ -211,6 +211,9 @@ def test_the_best_epoch_has_the_lowest_loss():
     assert progress.best is epochs[1]
     progress.by_loss = False
     assert progress.best is epochs[3]
+    for broken in (math.nan, None):  # as it is, and as it is read from a file
+        later = [{"epoch": 0, "eval_loss": broken, "eval_score": 0}, {"epoch": 1, "eval_loss": 2.0, "eval_score": 0}]
+        assert Progress(torch.tensor(0), torch.tensor([0, 0]), epochs=later, by_loss=True).best is later[1]
 
 
 def test_data_of_the_library_datasets(text, tmp_path):

@@ -12,7 +12,7 @@ OF_MODEL = (
     *("max_seq_length", "protocol", "truncation", "dream_questions", "do_lower_case", "text_columns"),
     *("context_column", "question_column", "choice_columns", "mlm_probability", "whole_word_mask", "no_packing"),
 )
-OF_MASKS = ("asa_budget",)  # of the adversaries of --eval_masks
+OF_MASKS = ("method", "asa_budget")  # of the adversaries of --eval_masks
 HELD_OUT = ("seed", "dev_fraction")
 TRAINED_ON = ("train_file",)
 

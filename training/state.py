@@ -7,6 +7,7 @@ saved between two optimizer steps, so it has no gradients.
 import hashlib
 import itertools
 import json
+import math
 import random
 import signal
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from data.batches import StepSampler
 from data.features import Features
 from data.masking import MaskedRows
-from training.devices import wait_for_all
+from training.devices import PATIENCE, wait_for_all
 from training.sharding import copy_whole, whole_tensors
 from utils import InputError, StopSignals, atomic_folder, counted, file_sha256, log
 
@@ -105,7 +106,7 @@ class Progress:
 
     def _better(self, record: dict, best: dict) -> bool:
         if self.by_loss:
-            return record["eval_loss"] < best["eval_loss"]
+            return _finite_loss(record) < _finite_loss(best)
         return record["eval_score"] > best["eval_score"]
 
     def begin_segment(self, versions: dict[str, str | None]) -> None:
@@ -119,11 +120,18 @@ class Progress:
         self.segments[-1]["to_step"] = self.step
 
 
+def _finite_loss(record: dict) -> float:
+    """An epoch's loss; infinity if it is nan, which is not below any other."""
+    loss = record["eval_loss"]
+    return loss if loss is not None and math.isfinite(loss) else math.inf
+
+
 @dataclass
 class TrainingState:
     """Everything that training changes, to be saved and restored together.
 
-    model: without a distributed wrapper. sampler: of the training rows. data: their `data_identity`.
+    model: without a distributed wrapper. sampler: of the training rows. data: `data_identity` of the
+        training rows ("train") and of each evaluated set, by its name.
     """
 
     model: nn.Module
@@ -132,7 +140,7 @@ class TrainingState:
     accelerator: Accelerator
     progress: Progress
     sampler: StepSampler
-    data: str
+    data: dict[str, str]
 
     def save(self, path: Path) -> None:
         """Write a state folder, completely or not at all; every process must call this.
@@ -183,8 +191,12 @@ class TrainingState:
         if processes != accelerator.num_processes:
             many = counted(processes, "process", "processes")
             raise InputError(f"{path}: saved by {many}, not {accelerator.num_processes}: start as many")
-        if figures["data"] != self.data:
-            raise InputError(f"{path}: the training data, or how it is tokenised, has changed since then: restore it")
+        # Older states know the training rows alone.
+        known = {"train": figures["data"]} if isinstance(figures["data"], str) else figures["data"]
+        for name, identity in known.items():
+            if self.data.get(name) != identity:
+                what = "the training data" if name == "train" else f"the evaluated set {name}"
+                raise InputError(f"{path}: {what}, or how it is tokenised, has changed since then: restore it")
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
             raise InputError(f"{path}: the state of another model: give the encoder that the run began with")
@@ -274,7 +286,7 @@ class Interruption(StopSignals):
         super().__init__(*self.SIGNALS)
         self.alone = accelerator.num_processes == 1
         # The processes agree over a separate CPU group, so that no device has to wait.
-        self.group = None if self.alone else torch.distributed.new_group(backend="gloo")
+        self.group = None if self.alone else torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     def insist(self, number: int) -> None:
         self.__exit__()
@@ -290,7 +302,7 @@ class Interruption(StopSignals):
 
 
 def data_identity(features: Features) -> str:
-    """A checksum that nearly identifies a training set's rows: by number, order, lengths and labels, or by tokens."""
+    """A checksum that nearly identifies a set's rows: by number, order, lengths and labels, or by tokens."""
     if isinstance(features, MaskedRows):
         return features.identity()
     labels = [np.asarray(label).tolist() for label in features.columns["labels"][:]]
@@ -318,8 +330,8 @@ def random_states(device: torch.device) -> dict:
     numpy_state = np.random.get_state(legacy=False)
     numpy_state["state"]["key"] = numpy_state["state"]["key"].tolist()
     states = {"python": random.getstate(), "numpy": numpy_state, "torch": torch.get_rng_state().tolist()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device).tolist()
+    if device.type != "cpu":
+        states[device.type] = torch.get_device_module(device).get_rng_state(*_of_device(device)).tolist()
     return states
 
 
@@ -330,5 +342,11 @@ def restore_random_states(states: dict, device: torch.device) -> None:
     numpy_state["state"]["key"] = np.array(numpy_state["state"]["key"], dtype=np.uint32)
     np.random.set_state(numpy_state)
     torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(torch.tensor(states["cuda"], dtype=torch.uint8), device)
+    if device.type in states:
+        state = torch.tensor(states[device.type], dtype=torch.uint8)
+        torch.get_device_module(device).set_rng_state(state, *_of_device(device))
+
+
+def _of_device(device: torch.device) -> tuple[torch.device, ...]:
+    """What the generator functions of a device's module take: Apple's has one device alone."""
+    return () if device.type == "mps" else (device,)

@@ -66,7 +66,8 @@ class Trackers:
     Args:
         report_to: what `chosen` returns.
         output_dir: the folder of the run.
-        record: `trackers.json` in it: for each tracker, the id of its run and the last step reported to it.
+        record: `trackers.json` in it: for each tracker, the id of its run, the last step and epoch reported to it when
+            the process began or the tracker failed, and whether it failed.
         resume: whether the run is resumed.
     """
 
@@ -75,6 +76,7 @@ class Trackers:
         self.output_dir, self.record = output_dir, record
         self.known: dict[str, dict] = _read(record) if resume else {}
         self.running: dict[str, Any] = {}
+        self.reported: dict[str, dict[str, int]] = {}  # tracker -> the last step and epoch that this process reported
 
     def start(self, arguments: Mapping[str, Any], here: bool, step: int = 0) -> None:
         """Start the trackers that write to the output folder (`here`), or the others.
@@ -128,12 +130,19 @@ class Trackers:
             steps: the last step recorded in the folder's files; repeated steps are not reported again.
             epochs: the same for the last epoch.
         """
-        for name, tracker in self.running.items():
+        now = {"steps": steps, "epochs": epochs}
+        for name in {**self.known, **self.running}:  # also of a tracker that is left out this time
             known = self.known.get(name, {})
-            told = {"steps": max(steps, known.get("steps", 0)), "epochs": max(epochs, known.get("epochs", 0))}
+            # What was recorded after a tracker failed has not been reported to it.
+            told = {
+                kind: known.get(kind, 0) if known.get("failed") else max(now[kind], known.get(kind, 0)) for kind in now
+            }
             fresh = not known or not RESUMED[name]
-            self.known[name] = {"id": _id(name, tracker)} | (dict.fromkeys(told, 0) if fresh else told)
-        if self.running:
+            identity = _id(name, self.running[name]) if name in self.running else known.get("id")
+            self.known[name] = {"id": identity} | (dict.fromkeys(told, 0) if fresh else told)
+            if known.get("failed") and name not in self.running:
+                self.known[name]["failed"] = True
+        if self.known:
             write_json(self.record, self.known)
 
     def log(self, kind: str, figures: Mapping[str, Any], step: int) -> None:
@@ -144,9 +153,12 @@ class Trackers:
                 continue
             try:
                 tracker.log(numbers, step=step)
+                self.reported.setdefault(name, {})[kind] = step
             except Exception as error:
                 log.warning(f"--report_to {name}: it fails, and is told nothing more ({_sentence(error)})")
                 self._end(name)
+                self.known[name] = self.known.get(name, {}) | self.reported.get(name, {}) | {"failed": True}
+                write_json(self.record, self.known)
 
     def finish(self) -> None:
         """End the run in each tracker."""

@@ -358,9 +358,11 @@ def test_a_signal_is_passed_on_and_the_grid_says_how_to_go_on(tmp_path, monkeypa
     assert (tmp_path / "runs" / "CoLA" / "naive" / "seed42" / "saved").exists()
 
 
-def test_a_run_that_ends_while_the_grid_stops_is_tidied_up(tmp_path, monkeypatch, foreground):
-    stopped = interrupted_grid(tmp_path, "sys.exit(0)", monkeypatch)
-    assert str(stopped) == "stopped, 1 failed; to go on: the same"  # it has no result
+@pytest.mark.parametrize("status", [0, 2])
+def test_a_run_that_ends_while_the_grid_stops_is_tidied_up(status, tmp_path, monkeypatch, foreground):
+    """Without a result, or with an error while it saves."""
+    stopped = interrupted_grid(tmp_path, f"sys.exit({status})", monkeypatch)
+    assert str(stopped) == "stopped, 1 failed; to go on: the same"
 
 
 def test_a_signal_that_insists_kills_the_runs(monkeypatch):

@@ -193,13 +193,15 @@ def test_that_job_queues_itself_again_and_resumes(slurm, tmp_path, monkeypatch):
     (tmp_path / "torchrun").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     flags = ["--parsable", "--nodes=1", f"--output={tmp_path / 'log'}", str(ROOT / "docs/several_nodes.sh")]
-    job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()
+    given = ["run_sent_clas.py", "--overwrite_output_dir", "--do_train"]
+    job = slurm.ask("sbatch", *flags, str(tmp_path), *given).strip()
     slurm.wait_for("ls", str(tmp_path), said="results.json")
     slurm.ask("scancel", "--signal=TERM", "--batch", job)
     slurm.wait_for("scontrol", "show", "job", job, said="Restarts=1")
     slurm.wait_for("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%T", said="COMPLETED")
     first, second = (line.partition("run_sent_clas.py ")[2] for line in (tmp_path / "ran").read_text().splitlines())
-    assert (first, second) == (f"--do_train --output_dir {tmp_path}", f"--do_train --resume --output_dir {tmp_path}")
+    assert first == f"--overwrite_output_dir --do_train --output_dir {tmp_path}"
+    assert second == f"--do_train --resume --output_dir {tmp_path}"
 
     (tmp_path / "results.json").unlink()
     job = slurm.ask("sbatch", *flags, str(tmp_path), "run_sent_clas.py", "--do_train").strip()

@@ -277,6 +277,11 @@ def test_another_experiment_is_refused_by_name(arguments, given, tmp_path):
     log = tmp_path / "other data"
     assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
     assert "the training data, or how it is tokenised, has changed since then" in log.read_text().splitlines()[-1]
+    shutil.copy(given / "sets" / "sst-2" / "train.tsv", train)
+    dev = other / "sst-2" / "dev.tsv"
+    dev.write_text(dev.read_text().replace("\t1", "\t0"))
+    assert run(script, [*argv, "--resume", "--data_dir", str(other)], log) == 2
+    assert "the evaluated set SST-2, or how it is tokenised, has changed since then" in log.read_text().splitlines()[-1]
     # Another device or precision that the same arguments mean elsewhere.
     results = json.loads((folder / "results.json").read_text())
     (folder / "results.json").write_text(json.dumps(results | {"precision": "fp16"}))

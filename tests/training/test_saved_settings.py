@@ -48,6 +48,8 @@ def test_masks_of_another_budget_are_told(scored, tmp_path, caplog):
     masks = ["--eval_masks", str(tmp_path / "run" / "2_pytorch_model.bin"), "--method", "asa_budget"]
     compare_with_training(scored(["--method", "asa_budget", "--asa_budget", "0.2"], ["--dev_file", "y.csv", *masks]))
     assert "2_pytorch_model.bin: trained with --asa_budget 0.2, and now used with 0.1" in caplog.text
+    compare_with_training(scored(["--method", "asa_budget"], ["--dev_file", "y.csv", *masks[:2]]))
+    assert "2_pytorch_model.bin: trained with --method asa_budget, and now used with asa" in caplog.text
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--seed", "7"), ("--dev_fraction", "0.2")])

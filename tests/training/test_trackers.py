@@ -213,3 +213,38 @@ def test_one_that_cannot_be_started_ends_the_run_and_one_that_fails_does_not(not
     monkeypatch.setattr(noting, "start", fail)
     said = message(Trackers("wandb", tmp_path).start, {}, False)
     assert said == "--report_to wandb: it cannot be started (no server): set it up, or leave it out"
+
+
+def test_what_a_failed_tracker_missed_is_reported_by_the_resumed_run(noting, tmp_path, monkeypatch):
+    """It failed at step 30, the run went on to 50, and is resumed from 40."""
+
+    def fail(*_, **__):
+        raise ConnectionError
+
+    record = tmp_path / "trackers.json"
+    first = Trackers("wandb", tmp_path, record)
+    first.start({}, here=False)
+    first.begin(0, 0)
+    first.log("steps", {"loss": 1.0}, 20)
+    monkeypatch.setattr(first.running["wandb"], "log", fail, raising=False)
+    first.log("steps", {"loss": 1.0}, 30)
+    again = Trackers("wandb", tmp_path, record, resume=True)
+    again.start({}, here=False)
+    again.begin(50, 0)
+    noting.told.clear()
+    for step in (20, 50):
+        again.log("steps", {"loss": 1.0}, step)
+    assert noting.told == [(50, {"loss": 1.0})]
+
+
+def test_steps_are_not_reported_again_after_a_part_of_the_run_without_the_tracker(noting, tmp_path):
+    """It was told of 100 steps; the run goes on from 50 without it to 60, and then with it."""
+    record = tmp_path / "trackers.json"
+    for report_to, told in (("wandb", 0), ("none", 100), ("wandb", 60)):
+        part = Trackers(report_to, tmp_path, record, resume=True)
+        part.start({}, here=False)
+        part.begin(told, 0)
+    noting.told.clear()
+    for step in (80, 100, 120):
+        part.log("steps", {"loss": 1.0}, step)
+    assert noting.told == [(120, {"loss": 1.0})]

@@ -29,7 +29,7 @@ from training.evaluation import Head, Run, epoch_line, labelled, predict
 from training.folder import RunFolder
 from training.loop import train
 from training.optimizer import make_optimizer, parameter_groups
-from training.state import Interruption, Means
+from training.state import Interruption, Means, random_states, restore_random_states
 from training.trackers import Trackers
 
 
@@ -451,3 +451,23 @@ def test_the_optimizer_of_apex(tmp_path, monkeypatch):
     assert make_optimizer("apex_fused_adam", [], 0.1) == (([],), {"lr": 0.1, "adam_w_mode": True})
     for name in ("apex", "apex.optimizers", "amp_C"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps", "xpu"])
+def test_the_generator_of_any_device_is_saved_and_restored(kind, monkeypatch):
+    """With a stand-in for the device's module, whose functions take the device except on mps."""
+    device, kept = torch.device(kind), []
+
+    class Module:
+        @staticmethod
+        def get_rng_state(*given):
+            assert given == (() if kind == "mps" else (device,))
+            return torch.tensor([1, 2], dtype=torch.uint8)
+
+        @staticmethod
+        def set_rng_state(state, *given):
+            kept.append((state.tolist(), state.dtype, given))
+
+    monkeypatch.setattr(torch, "get_device_module", lambda given: Module)
+    restore_random_states(json.loads(json.dumps(random_states(device))), device)
+    assert kept == [([1, 2], torch.uint8, () if kind == "mps" else (device,))]
