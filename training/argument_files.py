@@ -11,10 +11,10 @@ from pathlib import Path
 
 from utils import InputError, Parser, log
 
-# Not taken from a recorded run: where it was, how it was continued, and its name.
+# Not taken from a recorded run: where it was, how it was continued, its name, and over how many processes.
 NOT_TAKEN = {
     *("output_dir", "overwrite_output_dir", "resume", "resume_changed_code"),
-    *("config", "args_from", "test_model_file"),
+    *("config", "args_from", "test_model_file", "fsdp"),
 }
 # Groups of arguments: one of them on the command line replaces all of them in a file.
 TOGETHER = (

@@ -18,10 +18,11 @@ def of(*argv, script="run_sent_clas") -> dict:
 def test_a_recorded_run_is_repeated_to_the_letter(tmp_path):
     given = [*TRAIN, "--do_eval", "--tau", "0.1", "--asa_layers", "0-2", "--bf16", "--no_group_by_length"]
     recorded = of(*given, "--no_token_cache", "--seed", "7", "--output_dir", "old", "--overwrite_output_dir")
+    recorded["fsdp"] = True  # which one process cannot have
     write(tmp_path / "results.json", json.dumps({"args": recorded}))
     again = of("--args_from", tmp_path)
     changed = {name for name in recorded if recorded[name] != again[name]}
-    assert changed == {"args_from", "output_dir", "overwrite_output_dir"}
+    assert changed == {"args_from", "fsdp", "output_dir", "overwrite_output_dir"}
     assert again["asa_layers"] == [0, 1, 2]
     assert (again["group_by_length"], again["output_dir"], again["token_cache_dir"]) == (False, "model", None)
     assert of("--args_from", tmp_path, "--token_cache_dir", "x")["token_cache_dir"] == "x"
