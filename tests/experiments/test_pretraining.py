@@ -273,8 +273,8 @@ def test_the_table_of_the_documentation_is_that_of_the_recorded_runs(tmp_path, c
         scores = [f"{row['last_mean']:.1f} ± {row['last_deviation']:.1f}" for row in (original, plain, asa)]
         low, high = asa["plain_rows_low"], asa["plain_rows_high"]
         assert written == [*scores, f"{asa['plain_difference']:+.1f} [{low:+.1f}, {high:+.1f}]"], task
-        assert [row["n"] for row in (original, plain, asa)] == [3, 3, 3]
-    assert len(lines) == len({task for task, _ in found})
+    unfinished = {task for (task, _), row in found.items() if row["n"] < 3}
+    assert {task for task, *_ in lines} == {task for task, _ in found} - unfinished
 
 
 def write_evaluation(run: Path, name: str, task: str) -> None:
