@@ -305,6 +305,24 @@ def test_defaults_are_those_of_the_release():
         "test_model_file": None,
         "eval_on": "dev",
     }
+    # Of the baselines, those of their papers or authors' code: docs/baselines.md.
+    expected |= {
+        "asa_divergence_weight": 1.0,
+        "rdrop_alpha": 1.0,
+        "freelb_steps": 2,
+        "freelb_lr": 0.1,
+        "freelb_init": 1.0,
+        "freelb_max_norm": 0.6,
+        "freelb_embedding_norm": 4.4,
+        "smart_weight": 1.0,
+        "smart_noise": 1e-5,
+        "smart_step_size": 1e-3,
+        "smart_steps": 1,
+        "smart_radius": 0.0,
+        "r3f_weight": 1.0,
+        "r3f_eps": 1e-5,
+        "r3f_noise": "uniform",
+    }
     assert {name: args[name] for name in expected} == expected
     assert (
         arguments.of_script(

@@ -431,10 +431,26 @@ def test_attention_without_a_mask_gradient_is_refused(attention):
         AsaModel(backbone)
 
 
+def test_adversaries_and_divergence_of_a_backbone_in_half_precision_are_in_float32():
+    model = AsaModel(tiny_backbone(dtype=torch.bfloat16))
+    assert {parameter.dtype for parameter in model.adversaries.parameters()} == {torch.float32}
+    assert training_step(model, tiny_batch())[1].divergence.dtype == torch.float32
+
+
+@pytest.mark.parametrize("std", [0.02, 0.3])
+def test_adversaries_are_drawn_as_the_encoder_s_weights_are(std):
+    for adversary in AsaModel(tiny_backbone(initializer_range=std)).adversaries:
+        for linear in (adversary.query, adversary.key):
+            assert linear.weight.std().item() == pytest.approx(std, rel=0.15)
+            assert abs(linear.weight.mean().item()) < 0.2 * std
+            assert not linear.bias.any()
+
+
 def test_a_regression_with_several_outputs():
     backbone = tiny_backbone(problem_type="regression")
     batch = tiny_batch() | {"labels": torch.rand(4, 3, dtype=torch.float64)}
     output = AsaModel(backbone, one_forward=True).train()(**batch)
+    assert relative_error(output.task_loss, ((output.logits - batch["labels"]) ** 2).mean()) < 1e-12
     expected = ((output.logits - output.adv_logits) ** 2).mean()
     assert expected > 1e-4
     assert relative_error(output.divergence, expected) < 1e-12

@@ -9,7 +9,7 @@ from conftest import SIZES, gradients, relative_error, tiny_backbone, tiny_batch
 from torch.nn import functional as F
 
 from models import methods
-from models.baselines import EmbeddingNoise, RandomScores, mean_embedding_norm
+from models.baselines import EmbeddingNoise, RandomScores, _gradient, mean_embedding_norm
 from models.checkpoints import release_state_dict
 from models.encoder_types import ENCODER_TYPES
 from models.encoders import checkpoint_layers
@@ -519,3 +519,10 @@ def test_which_flags_a_method_leaves_unused():
     assert unused_flags("random_mask") == everything - SETTINGS["random_mask"].keys() - {"asa_layers"}
     for method in ("rdrop", "freelb", "smart", "r3f"):
         assert unused_flags(method) == everything - SETTINGS[method].keys()
+
+
+def test_the_gradient_of_the_noise_is_scaled_against_underflow_and_0_where_it_overflows():
+    noise = torch.ones(2, requires_grad=True)
+    assert _gradient(noise.sum(), noise).tolist() == [2.0**10] * 2
+    assert not _gradient((noise * torch.inf).sum(), noise).any()
+    assert not _gradient((noise * torch.nan).sum(), noise).any()

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, TrainerCallback, Tr
 from models.asa import AsaModel
 from models.baselines import RandomMask
 from models.encoders import resolve
-from models.trainer import ADVERSARIES, AsaTrainer
+from models.trainer import ADVERSARIES, AsaTrainer, _sizes
 
 ROWS = 16
 
@@ -310,6 +310,44 @@ def test_a_row_budget_can_be_trained(tmp_path):
     assert logged(trainer, "divergence")[0] > 0
     moved = [not torch.equal(*pair) for pair in zip(before, trainer.model.adversaries.parameters(), strict=True)]
     assert any(moved)
+
+
+def test_a_step_without_a_label_is_finite(tmp_path):
+    trainer = trainer_of(AsaModel(tiny_backbone(head="token"), tau=0.2), tmp_path, head="token", num_train_epochs=1)
+    labels = trainer.train_dataset["labels"]
+    none = [[-100] * len(row) if number < 4 else row for number, row in enumerate(labels)]
+    trainer.train_dataset = trainer.train_dataset.remove_columns("labels").add_column("labels", none)
+    trainer.train()
+    assert logged(trainer, "task_loss")[0] == 0
+    assert all(value.isfinite().all() for value in trainer.model.state_dict().values())
+
+
+def test_clipping_is_of_gradients_without_the_loss_scale(tmp_path):
+    model = AsaModel(tiny_backbone(dtype=torch.float32), tau=0.2)
+    trainer = trainer_of(model, tmp_path)
+    training_step(model, tiny_batch())
+    parts = model.backbone, model.adversaries
+    norms = [nn.utils.get_total_norm([value.grad for value in part.parameters()]).item() for part in parts]
+    model.zero_grad()
+    accelerator = trainer.accelerator
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=1024.0), True
+    accelerator.state._mixed_precision, accelerator._optimizers = "fp16", [torch.optim.SGD(model.parameters(), lr=0.0)]
+    accelerator.scaler.scale(model(**tiny_batch()).loss).backward()
+    found = [trainer._clip(1e9).item(), trainer._sums["adversary_grad_norm"].item()]
+    assert found == pytest.approx(norms, rel=1e-4)
+
+
+def test_an_optimizer_of_one_s_own_stays_as_it_is(tmp_path):
+    model = AsaModel(tiny_backbone(), tau=0.2)
+    trainer = trainer_of(model, tmp_path, adversary_rate=3e-3, num_train_epochs=1)
+    trainer.optimizer = own = torch.optim.SGD(model.parameters(), lr=1e-3)
+    trainer.train()
+    assert len(own.param_groups) == 1
+
+
+def test_every_target_of_a_regression_counts():
+    assert _sizes(torch.tensor([-100.0, 0.5])).tolist() == [2, 2]
+    assert _sizes(torch.tensor([[-100, 1], [2, -100]])).tolist() == [2, 2]
 
 
 # --- checkpoints ---

@@ -37,11 +37,12 @@ def plain_divergence(model: AsaModel, batch: dict, rule) -> torch.Tensor:
     with torch.no_grad():
         clean = model.backbone(**inputs).logits
         with model.adversarial_mode(batch["attention_mask"], rule=rule):
-            return divergence(model.config, clean, model.backbone(**inputs).logits, batch["labels"])
+            compared = clean, model.backbone(**inputs).logits, batch["labels"]
+            return divergence(model.config, *compared, model.protocol, model.of_words)
 
 
-@pytest.mark.parametrize("head", ["sequence", "choice", "token"])
-@pytest.mark.parametrize("settings", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("head", ["sequence", "choice", "token", "masked_lm"])
+@pytest.mark.parametrize("settings", [*MODELS.values(), {"protocol": "release"}], ids=[*MODELS, "release"])
 def test_what_is_compared(settings, head):
     """Dropout is off, and nothing of the model or of the random streams changes."""
     model = AsaModel(tiny_backbone(head=head, hidden_dropout_prob=0.5), **settings).train()
@@ -60,6 +61,8 @@ def test_what_is_compared(settings, head):
     state = torch.get_rng_state()
     found = divergences(model, generator(), **batch)
     assert torch.equal(torch.get_rng_state(), state)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(divergences(model, generator(), **batch), found)
     assert [module.training for module in model.modules()] == modes
     model.eval()
     learned = plain_divergence(model, batch, noting("learned", model.rule))

@@ -190,13 +190,38 @@ def test_a_step_does_not_wait_for_the_device(method, head, tmp_path):
     assert waits.found == ["aten._local_scalar_dense.default"]
 
 
+@pytest.mark.parametrize("rate", [None, 3e-3])
+def test_a_run_is_a_plain_loop_with_adamw(rate, tmp_path):
+    model, plain = (AsaModel(tiny_backbone(), tau=0.2) for _ in range(2))
+    for adversary in model.adversaries:
+        torch.nn.init.constant_(adversary.query.bias, 0.5)  # so that decay would show
+    plain.load_state_dict(model.state_dict())
+    settings = {"learning_rate": 1e-2, "weight_decay": 0.1, "lr_scheduler_type": "constant", "num_train_epochs": 1}
+    rows = features(24)
+    train(make_run(tmp_path / "run", model, adversary_learning_rate=rate, **settings), rows, {}, {})
+    groups = [
+        {"params": [value for value in part.parameters() if (value.ndim > 1) == decays], "lr": part_rate}
+        | {"weight_decay": 0.1 * decays}
+        for part, part_rate in ((plain.backbone, 1e-2), (plain.adversaries, rate or 1e-2))
+        for decays in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    for step in StepSampler(rows.lengths, 8, 42, True).steps():
+        plain.train()(**pad([rows[row] for row in step])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in plain.state_dict().items():
+        # A key's bias has no gradient but rounding, which Adam scales up.
+        assert "self.key.bias" in name or relative_error(model.state_dict()[name], value) < 1e-7, name
+
+
 def test_schedule_counts_optimizer_steps(tmp_path):
     for parts in (1, 2):
         run = make_run(
-            tmp_path / str(parts), tiny_backbone(), gradient_accumulation_steps=parts, warmup_proportion=0.34
+            tmp_path / str(parts), tiny_backbone(), gradient_accumulation_steps=parts, warmup_proportion=0.45
         )
         train(run, features(16), {}, {})
-        # 6 steps, 2 of them warm-up: 0.5, 1, then down to 0; the figure logged is the next step's
+        # 6 steps, 2 of them warm-up, rounded down: 0.5, 1, then down to 0; the figure logged is the next step's
         rates = [row["learning_rate"] for row in metrics_of(tmp_path / str(parts))]
         assert np.allclose(rates, [0.0005, 0.001, 0.00075, 0.0005, 0.00025, 0.0])
 
@@ -432,6 +457,7 @@ def test_bf16_training_keeps_float32_weights(tmp_path):
     model = AsaModel(tiny_backbone(dtype=torch.float32))
     run = make_run(tmp_path / "run", model, bf16=True, num_train_epochs=1)
     train(run, features(8), {"dev": features(3)}, {})
+    assert run.accelerator.mixed_precision == "bf16"
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert np.isfinite(json.loads(run.folder.results.read_text())["epochs"][0]["train_loss"])
     assert os.listdir(tmp_path / "run" / "best")
