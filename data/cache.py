@@ -3,7 +3,8 @@
 Each set has its own folder, `<cache folder>/<task>-<key>`. The key depends on everything that determines its features:
 the content of the data files, the task, the tokenizer, the settings and the code. Nothing has to be cleared by hand: a
 new set makes room by removing the least recently used ones. A folder can be deleted at any time, even while a process
-has its rows memory-mapped (except on Windows, which then keeps it).
+has its rows memory-mapped. (Except on Windows, which then keeps it, and where the processes of `--num_workers` are not
+forked, as by default on macOS: they open it again in each epoch.)
 """
 
 import contextlib

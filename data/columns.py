@@ -1,6 +1,8 @@
 """For the user's own data: guess the content of a table's columns by their names, and find the labels in them."""
 
+import itertools
 import re
+import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +37,8 @@ CONTEXTS = (("context", "passage", "article", "story", "paragraph", "dialogue", 
 QUESTIONS = (("question", "query", "question_stem", "stem", "prompt", "sent2"),)
 CHOICES = ("choices", "endings", "options", "candidates", "answers", "choice")
 CHOICE_COLUMN = re.compile(r"(|choice|option|ending|answer|sol|solution)[-_ ]?([a-z]|\d{1,2})")
+# What numbers or letters the columns of choices: from 0, from 1, or from a.
+KEYS = ([str(number) for number in range(100)], [str(number) for number in range(1, 100)], string.ascii_lowercase)
 RIGHT = (
     ("label", "labels"),
     ("answer", "answerkey", "answer_key", "correct", "correct_answer", "correct_option", "gold", "target"),
@@ -139,12 +143,14 @@ def guessed_choices(path: Path, columns: Sequence[str]) -> Names:
     for column in columns:
         if match := CHOICE_COLUMN.fullmatch(column.strip().lower()):
             rows.setdefault(match[1], {})[match[2]] = column
-    runs = [("0", "1"), ("1", "2"), ("a", "b")]
+    # Without a gap: a column `n` or `q` beside `a` to `d` is none of the choices.
     complete = [
-        tuple(each[key] for key in sorted(each, key=lambda key: (len(key), key)))
+        tuple(each[key] for key in run)
         for each in rows.values()
-        if any({*run} <= each.keys() for run in runs)
+        for keys in KEYS
+        if len(run := [*itertools.takewhile(each.__contains__, keys)]) > 1
     ]
+    complete = [run for run in complete if not any({*run} < {*other} for other in complete)]
     lists = [(column,) for column in _matching(columns, CHOICES)]
     found = [*lists, *complete]
     if len(found) > 1:

@@ -6,11 +6,10 @@ but is harder to read: negations reverse a word, only the main clause counts in 
 of the adjectives appear only in the evaluation sets.
 """
 
-import argparse
 import random
 from pathlib import Path
 
-from utils import run_script, write_text
+from utils import Parser, run_script, write_text
 
 SEED = 20230207
 ROWS = {"train": 2400, "dev": 400, "shifted": 400, "test": 200}
@@ -82,7 +81,7 @@ def _opinion(choose: random.Random, label: int, adjectives: tuple[list[str], ...
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data_dir", default="data/sets", help="the folder DEMO is made here (default: %(default)s)")
     write_demo(Path(parser.parse_args().data_dir) / "DEMO")
 

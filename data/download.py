@@ -219,8 +219,9 @@ def _fetch_remote(remote: Remote, folder: Path) -> None:
         else:
             _set_aside(folder / name)
             os.replace(part, folder / name)
-    except InputError:
-        part.unlink()
+    except InputError as error:
+        if not isinstance(error.__cause__, OSError):  # a disk that is full does not make it wrong
+            part.unlink()
         raise
     part.unlink(missing_ok=True)
 

@@ -207,7 +207,7 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
 
 def index_of(row: dict, where: str) -> str | None:
     """The row's id, in a form that fits into a table."""
-    name = next((name for name in _index_columns(tuple(row)) if row[name] is not None), None)
+    name = next((name for name in _index_columns(tuple(row)) if row[name] not in (None, "")), None)
     return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
 
 

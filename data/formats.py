@@ -43,7 +43,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _without_blank_end(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """All lines except blank ones at the end, which editors leave there."""
+    """All lines except blank ones at the end, which editors and exports leave there, also with tabs in them."""
     blank = []
     for line, text in numbered:
         blank.append((line, text))
@@ -112,7 +112,9 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _check_header(path: Path, columns: tuple[str, ...]) -> None:
-    column, times = Counter(columns).most_common(1)[0] if columns else ("", 0)
+    if not columns:
+        raise InputError(f"{path}, line 1: the header is empty: it must name the columns")
+    column, times = Counter(columns).most_common(1)[0]
     if times > 1:
         raise InputError(f"{path}, line 1: the header names the column {quoted(column)} twice")
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
@@ -240,6 +242,9 @@ def arrow_rows(path: Path) -> Iterator[tuple[int, dict]]:
         if isinstance(value, list):
             return [named(column, each) for each in value]
         if isinstance(value, int) and value >= 0:
+            if value >= len(names[column]):
+                known = counted(len(names[column]), "class", "classes")
+                raise InputError(f"{path}, row {number}: {quoted(column)} has the class {value}, of {known} from 0")
             return names[column][value]
         return None if str(value) in names[column] else value  # -1 means no class, even if a class is called -1
 

@@ -46,7 +46,8 @@ from data.tasks import TASKS, find_task, names_of
 from data.text import TextTask
 from utils import InputError, log
 
-RUN_FILES = {"metrics"}  # what a run calls files of its own that predictions could overwrite
+# What a run calls files of its own, which predictions of the same name would overwrite, or be taken for.
+RUN_FILES = re.compile(r"(?i)metrics|evaluation(-.*)?")
 
 OF_CLASSES = ("accuracy", "macro_f1")
 OF_NUMBERS = ("spearman", "pearson")
@@ -246,7 +247,7 @@ def task_name(args: argparse.Namespace) -> str:
             raise InputError(
                 f"--task_name {args.task_name}: a task with files of its own: call your own data by another name"
             )
-        if args.task_name.lower() in RUN_FILES:
+        if RUN_FILES.fullmatch(args.task_name):
             raise InputError(f"--task_name {args.task_name}: a run has a file of this name: choose another")
         if not re.fullmatch(r"\w[\w.-]*", args.task_name):
             raise InputError(f"--task_name {args.task_name}: files get this name: use letters, digits, '_', '-', '.'")
@@ -261,7 +262,7 @@ def task_name(args: argparse.Namespace) -> str:
         name = re.sub(rf"(?i)[-_.]?\b({splits})\b[-_.]?|[-_.]({splits})$|^({splits})[-_.]", "", path.stem)
         name = name or path.resolve().parent.name
     name = re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "data"
-    if name.lower() in known | RUN_FILES:
+    if name.lower() in known or RUN_FILES.fullmatch(name):
         name = f"own-{name}"
     log.info(f"these data are called {name} (--task_name gives them another name)")
     return name

@@ -256,6 +256,8 @@ def task_folder(data_dir: str | Path, name: str) -> Path:
     except OSError as error:
         raise InputError(f"--data_dir {data_dir}: cannot be read ({error.strerror})") from None
     for known in names_of(name):
+        if (data_dir / known).is_dir():
+            return data_dir / known
         if known.lower() in folders:
             return folders[known.lower()]
     raise InputError(
@@ -283,7 +285,8 @@ def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
     paths = []
     single = any((folder / name).is_file() for name in data_set.instead)
     for names in (data_set.instead,) if single else data_set.files:
-        path = next((folder / name for name in names if (folder / name).is_file()), None)
+        places = [_place(folder, name) for name in names]
+        path = next((place for place in places if place.is_file()), None)
         if path is None:
             if data_set.optional:
                 log.info(f"{folder / names[0]} is not there: left out")
@@ -296,6 +299,11 @@ def _paths(data_set: DataSet, folder: Path) -> list[Path] | None:
             )
         paths.append(path)
     return paths
+
+
+def _place(folder: Path, name: str) -> Path:
+    """A file of a task's folder, or ("../") of one beside it, also if the folder is a link to elsewhere."""
+    return folder.parent / name.removeprefix("../") if name.startswith("../") else folder / name
 
 
 def read_file(task: Task, path: Path, labelled: bool, tally: Tally | None = None) -> list:

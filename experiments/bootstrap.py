@@ -91,8 +91,8 @@ CORRELATIONS: dict[str, Callable] = {"spearman": stats.spearmanr, "pearson": sta
 
 
 def computes(metric: str, labels: Sequence) -> bool:
-    """Whether this module can compute a metric; F1 and Matthews' coefficient only with two classes."""
-    two_classes = metric not in ("f1", "matthews") or max(labels, default=0) < 2
+    """Whether this module can compute a metric; F1 and Matthews' coefficient only with two classes, 0 and 1."""
+    two_classes = metric not in ("f1", "matthews") or all(label in (0, 1) for label in labels)
     return metric in CORRELATIONS or (metric in SCORES and two_classes)
 
 

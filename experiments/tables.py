@@ -238,7 +238,8 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
-    usual = first.best is not None and not group.own
+    others = "dream_questions" in group.training  # not those of the published score
+    usual = first.best is not None and not group.own and not others
     row["published"] = published(encoder, group.method, group.task) if usual else ""
     row["runs"] = [result.name for result in results]
     row["code"] = sorted({code for result in results for code in result.code})

@@ -464,3 +464,17 @@ def test_checksums_of_the_official_files():
                 assert sha256(path.read_bytes()) == known, path
                 checked += 1
     assert checked
+
+
+@pytest.mark.parametrize(("cause", "kept"), [(OSError(28, "No space left on device"), True), (None, False)])
+def test_an_archive_is_kept_where_only_the_disk_is_full(cause, kept, tmp_path, monkeypatch):
+    def unpack(*_):
+        raise InputError("no") from cause
+
+    monkeypatch.setattr(downloader, "fetch", lambda url, part: part.touch())
+    monkeypatch.setattr(downloader, "_check", lambda *_: None)
+    monkeypatch.setattr(downloader, "_unpack", unpack)
+    remote = Remote("https://example.org/a.zip", "", {"train.tsv": ""}, inside="a")
+    with pytest.raises(InputError):
+        downloader._fetch_remote(remote, tmp_path)
+    assert (tmp_path / "a.zip.part").exists() == kept

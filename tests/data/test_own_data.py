@@ -104,6 +104,12 @@ def test_rows_are_called_by_the_column_of_ids_in_any_case(columns, index, tmp_pa
     assert [row.index for row in sets.train] == [index and f"{index}{n}" for n in range(2)]
 
 
+def test_an_empty_id_is_none(tmp_path):
+    rows = [{"id": ("", "r1")[n], "idx": f"{n}", "text": "a film", "label": n} for n in range(2)]
+    _, sets = task_and_sets("--do_train", "--train_file", table(tmp_path / "x.csv", rows))
+    assert [row.index for row in sets.train] == ["0", "r1"]
+
+
 def test_flags_choose_the_columns(tmp_path):
     rows = [{"text": "no", "b": f"b{n}", "a, c": f"a{n}", "label": "no", "mine": n % 2} for n in range(4)]
     flags = ("--do_train", "--train_file", table(tmp_path / "x.csv", rows), "--label_column", "mine")
@@ -142,6 +148,20 @@ def test_names_of_classes_in_a_parquet_file_are_used(tmp_path):
     assert task.labels == ("worst", "fair", "best")
     assert [(row.texts[0], row.label) for row in sets.train] == [("film 0", 2), ("film 2", 0)]
     assert sets.train.report == {"rows_without_gold_label": 1}
+
+
+def test_a_class_beyond_the_names_of_a_parquet_file_is_refused(tmp_path):
+    from pyarrow import parquet
+
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    path = table(tmp_path / "x.parquet", [{"text": "a film", "label": 1}] * 2, features)
+    rows = parquet.read_table(path)
+    label = rows.schema.get_field_index("label")
+    parquet.write_table(rows.set_column(label, rows.schema.field(label), [[1, 2]]), path)
+    _, sets = task_and_sets("--do_train", "--train_file", path)
+    assert message(lambda: list(sets.train)) == (f"{path}, row 2: 'label' has the class 2, of 2 classes from 0")
 
 
 def test_a_class_may_be_called_minus_one(tmp_path):
@@ -184,6 +204,7 @@ def test_bad_labels_are_refused(rows, flags, said, tmp_path, encoder_folder, ref
         ("x.csv", "text,label\na,1\nb\n", "x.csv, line 3: 1 column where 2 are expected"),
         ("x.csv", "text,label\n", "x.csv: the file has no rows"),
         ("x.csv", "", "x.csv: the file has no rows"),
+        ("x.csv", "\ntext,label\na,1\n", "x.csv, line 1: the header is empty: it must name the columns"),
         ("x.tsv", "text\tlabel\na\t1\t2\n", "x.tsv, line 2: 3 columns where 2 are expected"),
         ("x.json", '[{"text": "a", "label": 1}, 7]', "x.json, row 2: a JSON object is expected, not int"),
         (
@@ -239,12 +260,14 @@ def test_flags_that_contradict_each_other_are_refused(flags, said, tmp_path, enc
         (["--train_file", "sst-2/train.csv"], "own-sst-2"),
         (["--dataset_name", "mine"], "mine"),
         (["--train_file", "mine/metrics.csv"], "own-metrics"),
+        (["--train_file", "mine/evaluation-2.csv"], "own-evaluation-2"),
         (["--train_file", "mine/train.csv", "--task_name", "Films.2"], "Films.2"),
     ],
 )
 def test_own_data_are_called_after_their_file_or_folder(flags, name, tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
-    for file in ("mine/metrics.csv", "mine/train.csv", "mine/films.csv", "mine/films_train.csv", "sst-2/train.csv"):
+    own = ("metrics", "evaluation-2", "train", "films", "films_train")
+    for file in (*(f"mine/{name}.csv" for name in own), "sst-2/train.csv"):
         table(tmp_path / file, rows_of_films(4))
     task, _ = task_and_sets("--do_train", *flags)
     assert task.name == name

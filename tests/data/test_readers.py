@@ -16,7 +16,7 @@ from data.conll import read_tagged
 from data.examples import ChoiceExample, WordsExample
 from data.features import choice_features, sentence_features, word_features
 from data.predictions import read_predictions
-from data.readers import Examples, read_file, with_labels
+from data.readers import Examples, read_file, read_set, task_folder, with_labels
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 
 KNOWN = SENTENCE_TASKS | CHOICE_TASKS | TOKEN_TASKS
@@ -437,3 +437,19 @@ def test_tagging_with_tags_that_training_lacks(cached_from, encoder_folder, tmp_
         f"{folder / 'dev.txt'}, line 2: the first of 6 words (of 9) with a label that PTB does not have ('UH', 'VB');"
         " such a word counts as wrong and gives no loss"
     ]
+
+
+def test_of_two_spellings_of_a_folder_the_official_one_is_taken(tmp_path):
+    for name in ("CoLA", "cola"):
+        (tmp_path / name).mkdir()
+    assert task_folder(tmp_path, "CoLA") == tmp_path / "CoLA"
+    (tmp_path / "CoLA").rmdir()
+    assert task_folder(tmp_path, "CoLA") == tmp_path / "cola"
+
+
+def test_the_diagnostic_set_is_found_beside_a_folder_that_is_a_link(tmp_path):
+    (tmp_path / "elsewhere" / "MNLI").mkdir(parents=True)
+    (tmp_path / "MNLI").symlink_to(tmp_path / "elsewhere" / "MNLI")
+    path = write(tmp_path / "AX" / "AX.tsv", "index\tsentence1\tsentence2", "0\tA plot.\tThe plot.")
+    found = read_set(KNOWN["MNLI"], KNOWN["MNLI"].test["AX"], tmp_path / "MNLI", labelled=False)
+    assert found.paths == [path]

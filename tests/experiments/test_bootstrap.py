@@ -109,3 +109,11 @@ def test_a_run_whose_logits_are_no_numbers_counts_as_nought():
     columns = {"label": [0, 1], "logits": [[1.0, 0.0], [float("nan"), 1.0]]}
     assert predicted(columns, "accuracy") == [0, NO_CLASS]
     assert drawn_scores("accuracy", [0, 1], [[0, NO_CLASS], [0, 0]], np.arange(2)[None]).tolist() == [[0.0, 50.0]]
+
+
+def test_which_metrics_are_computed_from_rows():
+    assert bootstrap.computes("matthews", [0, 1, 1])
+    assert not bootstrap.computes("matthews", [0, 1, 2])
+    assert not bootstrap.computes("f1", [0, 1, NO_CLASS])  # a label that the task does not have
+    assert bootstrap.computes("accuracy", [0, 1, 2, NO_CLASS])
+    assert not bootstrap.computes("entity_f1", [[0, 1]])

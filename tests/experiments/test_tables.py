@@ -410,6 +410,14 @@ def test_the_table_of_the_small_encoder_is_that_of_the_recorded_runs():
     assert len(rows) == 7
 
 
+def test_a_score_of_other_questions_has_no_published_one_beside_it(tmp_path):
+    for seed, changes in ((1, {}), (2, {"dream_questions": "all"})):
+        write_run(tmp_path, "asa", seed, [60.0], task_name="DREAM", eval_on="test", **changes)
+    said = column(tmp_path, "Main table", "settings", "published")
+    assert [bool(published) for _, published in said] == ["dream_questions" not in settings for settings, _ in said]
+    assert len(said) == 2
+
+
 def test_twice_the_epochs_of_fine_tuning_cost_as_much(tmp_path):
     for seed in (42, 43):
         write_run(tmp_path, "naive", seed, [50.0 + seed], task_name="CoLA")
