@@ -418,7 +418,7 @@ def openings(runs: Sequence[dict], recipe: Recipe, rows: int) -> str:
     Args:
         rows: number of training examples.
     """
-    numbers = range(max(len(run["opened"]) for run in runs)) if runs else ()
+    numbers = range(max(len(run["opened"]) for run in runs))
     heads = ["open from step", *(f"layer {number}" for number in numbers)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for run in runs:

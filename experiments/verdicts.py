@@ -147,8 +147,11 @@ def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
     Only seeds with a run for each budget count. Empty unless there are two budgets and two such seeds.
     """
     arms = _arms(family, read, METHOD)
-    seeds = sorted(set.intersection(*(set(runs) for runs, _ in arms.values()))) if len(arms) > 1 else []
-    if lacking := set().union(*(runs for runs, _ in arms.values())) - set(seeds) if len(arms) > 1 else None:
+    if len(arms) < 2:
+        return {}
+    of_arms = [set(runs) for runs, _ in arms.values()]
+    seeds = sorted(set.intersection(*of_arms))
+    if lacking := set.union(*of_arms) - set(seeds):
         said = ", ".join(map(str, sorted(lacking)))
         log.warning(f"{paired.where(family[0])}: seeds without a run of each budget, left out of the choice: {said}")
     if len(seeds) < 2:

@@ -103,7 +103,8 @@ def train(run: Run, features: Features, eval_sets: dict[str, Features], results:
 
     progress = Progress(broken=_counter(run), skipped=_counter(run, 2), by_loss=run.head.of_words)
     model = accelerator.unwrap_model(run.model)
-    data = {name: data_identity(rows) for name, rows in {"train": features, **eval_sets}.items()}
+    sets = {"the training data": features} | {f"the evaluated set {name}": rows for name, rows in eval_sets.items()}
+    data = {name: data_identity(rows) for name, rows in sets.items()}
     state = TrainingState(model, optimizer, scheduler, accelerator, progress, sampler, data)
     told = folder.told() if args.resume else (0, 0)  # read before `resume` cuts the files back
     resume(run, state, results)

@@ -130,8 +130,8 @@ def _finite_loss(record: dict) -> float:
 class TrainingState:
     """Everything that training changes, to be saved and restored together.
 
-    model: without a distributed wrapper. sampler: of the training rows. data: `data_identity` of the
-        training rows ("train") and of each evaluated set, by its name.
+    model: without a distributed wrapper. sampler: of the training rows. data: what the training rows and each
+        evaluated set are called in messages -> their `data_identity`.
     """
 
     model: nn.Module
@@ -192,11 +192,10 @@ class TrainingState:
             many = counted(processes, "process", "processes")
             raise InputError(f"{path}: saved by {many}, not {accelerator.num_processes}: start as many")
         # Older states know the training rows alone.
-        known = {"train": figures["data"]} if isinstance(figures["data"], str) else figures["data"]
+        known = {"the training data": figures["data"]} if isinstance(figures["data"], str) else figures["data"]
         for name, identity in known.items():
             if self.data.get(name) != identity:
-                what = "the training data" if name == "train" else f"the evaluated set {name}"
-                raise InputError(f"{path}: {what}, or how it is tokenised, has changed since then: restore it")
+                raise InputError(f"{path}: {name}, or how it is tokenised, has changed since then: restore it")
         saved, own = load_file(path / MODEL), _tensors(self.model)
         if {name: tensor.shape for name, tensor in saved.items()} != {name: own[name].shape for name in own}:
             raise InputError(f"{path}: the state of another model: give the encoder that the run began with")
