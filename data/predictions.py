@@ -62,11 +62,24 @@ def write_predictions(
         best = rows if is_best else _kept(path, best_epoch)
         if best is not None:
             columns[BEST] = best
-    table = pyarrow.table(columns)
+    nested = 1 if firsts is None else 2
+    numbers = pyarrow.from_numpy_dtype(logits[0].dtype) if logits else pyarrow.float32()
+    for _ in range(nested):
+        numbers = pyarrow.list_(numbers)
+    scores = [name for name in ("logits", BEST) if name in columns]
+    table = pyarrow.table(columns | {name: pyarrow.array(columns[name], numbers) for name in scores})
     table = table.replace_schema_metadata({EPOCH: json.dumps(best_epoch if BEST in columns else None)})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as temporary:
-        parquet.write_table(table, temporary, compression="zstd")
+        # Half the size: repeated labels as a dictionary, and each byte of the numbers in a stream of its own.
+        inside = ".list.element" * nested
+        parquet.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=["label", "label.list.element"],
+            use_byte_stream_split=[name + inside for name in scores],
+        )
 
 
 def read_predictions(path: str | Path) -> dict[str, list]:

@@ -326,7 +326,7 @@ def test_another_setting_is_named():
     assert not {"tau", "seed", "output_dir", "rdrop_alpha", "resume"} & training.keys()
 
 
-@pytest.mark.parametrize("folder", ["mpnet", "minilm", "comparison", "robustness", "budget", "further"])
+@pytest.mark.parametrize("folder", ["mpnet", "mpnet_fp32", "minilm", "comparison", "robustness", "budget", "further"])
 def test_the_recorded_tables_are_those_of_the_program(folder, capsys):
     root = Path(reproduce.__file__).parent
     reproduce.main(["report", str(root / "results" / folder), "--no_times"])
@@ -378,10 +378,12 @@ def test_the_table_of_the_front_page_is_that_of_the_recorded_runs(tmp_path):
     }
     for task, *written in rows:
         runs = {method: recorded_scores("mpnet", task, method) for method in ("naive", "asa")}
-        assert [len(scores) for scores in runs.values()] == [3, 3], task
+        assert [len(scores) for scores in runs.values()] == [5, 5], task
         wider = f"[{found[task]['rows_low']:+.1f}, {found[task]['rows_high']:+.1f}]"
         assert written == [*shown(runs), wider, f"{found[task]['rows_detectable']:.1f}"], task
-    assert [task for task, *_ in rows] == [path.parent.name for path in sorted(results.glob("*/asa"))]
+    # On WNUT-2017, most runs of either method find no entity: docs/results.md.
+    tasks = [path.parent.name for path in sorted(results.glob("*/asa"))]
+    assert [*(task for task, *_ in rows), "WNUT-2017"] == tasks
 
 
 def test_the_keep_rates_of_the_front_page_are_the_recorded_ones():
@@ -396,7 +398,7 @@ def test_the_keep_rates_of_the_front_page_are_the_recorded_ones():
             ends = [f"{100 * end:.0f}" for end in (min(rates), max(rates))]
             found.append(" to ".join(dict.fromkeys(ends)))
         assert cells == " | ".join(found), step
-    assert (len(lines), len(windows)) == (3, 3)
+    assert (len(lines), len(windows)) == (2, 5)
 
 
 def test_the_table_of_the_small_encoder_is_that_of_the_recorded_runs():
