@@ -53,7 +53,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
     found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
-    constant = [_name(group) for group, _ in found if all(map(is_constant, group.results.values()))]
+    several = several_encoders(found)
+    constant = [
+        _name(group) + f" ({_encoder(group)})" * several
+        for group, _ in found
+        if all(map(is_constant, group.results.values()))
+    ]
     shown = [(group, plain) for group, plain in found if not all(map(is_constant, group.results.values()))]
     left_out = (
         f"not drawn, as every seed is no better than one class throughout: {'; '.join(constant)}" if constant else ""
@@ -84,6 +89,11 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
     return found
 
 
+def several_encoders(pairs: Sequence[tuple[Group, Group]]) -> bool:
+    """Whether the encoders or precisions differ, so that they have to be named."""
+    return len({_encoder(group) for group, _ in pairs}) > 1
+
+
 def is_constant(result: Result) -> bool:
     """Whether a run ends no better than a constant prediction, by its scores; accuracy alone cannot tell.
 
@@ -100,7 +110,7 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
     Args:
         left_out: text below the picture on what is not drawn.
     """
-    several = len({_encoder(group) for group, _ in pairs}) > 1
+    several = several_encoders(pairs)
     blocks: dict[tuple, list] = {}
     for group, plain in pairs:
         heading = _heading(group) + f"; {_encoder(group)}" * several

@@ -422,6 +422,18 @@ def test_a_row_that_predicts_one_class_is_named_and_not_drawn(tmp_path, unsaved,
     assert caplog.messages[-1] == f"4 rows: {output}; {said}"
 
 
+def test_a_row_that_is_not_drawn_has_its_encoder_if_there_are_several(tmp_path, caplog):
+    caplog.set_level("INFO", "asa")
+    for seed in (1, 2):
+        for encoder, score in (("small", 10.0), ("large", 0.0)):
+            for method, given in (("naive", 20.0), ("freelb", score)):
+                write_finished_run(tmp_path / encoder, method, seed, [given], task_name="CoLA", load_model_path=encoder)
+    differences.main([str(tmp_path / "small"), str(tmp_path / "large"), "--output", str(tmp_path / "all.png")])
+    assert caplog.messages[-1].endswith(
+        "; not drawn, as every seed is no better than one class throughout: freelb on CoLA (large, bf16)"
+    )
+
+
 def test_nothing_but_rows_that_predict_one_class(tmp_path):
     for seed in (1, 2):
         write_finished_run(tmp_path / "grid", "naive", seed, [20.0], task_name="CoLA")
