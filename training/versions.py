@@ -25,7 +25,7 @@ def _code(root: Path) -> str | None:
 
     def git(*command: str) -> str:
         return subprocess.run(
-            ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(root), *command], capture_output=True, text=True, timeout=60, check=True
         ).stdout
 
     try:

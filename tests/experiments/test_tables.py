@@ -457,3 +457,36 @@ def test_intervals_over_rows_where_predictions_are_kept(tmp_path):
     assert "one run's accuracy (bert-base-uncased, bf16) would have a standard deviation of about 3." in text
     (tmp_path / "asa44" / "predictions" / "SST-2.parquet").unlink()
     assert "rows too" not in column(tmp_path, "Main table", "difference from fine-tuning, last epoch")[1]
+
+
+def test_the_page_of_the_row_budget_says_what_the_verdicts_say():
+    root = Path(reproduce.__file__).parent
+    verdicts = json.loads((root / "results" / "budget" / "verdicts.json").read_text())
+    page = (root / "docs" / "row_budget.md").read_text()
+    runs = {
+        method: recorded_scores("budget/minilm", "MNLI", method)
+        for method in ("naive", "random_budget-0.1", "asa_budget")
+    }
+    primary = verdicts["fixed"][0]
+    assert (primary["task"], primary["scored_on"], sorted(runs["naive"])) == ("MNLI", "dev", primary["seeds"])
+    control, plain = (
+        next(each for each in primary["against"] if each["method"] == method) for method in ("random_mask", "naive")
+    )
+    for each, other in ((control, "random_budget-0.1"), (plain, "naive")):
+        assert each["difference"] == pytest.approx(compare(runs["asa_budget"], runs[other])["difference"])
+
+    def cell(each: dict) -> str:
+        return f"{each['difference']:+.1f} [{each['rows_low']:+.1f}, {each['rows_high']:+.1f}]"
+
+    scores = [f"{each['mean']:.1f} ± {each['deviation']:.1f}" for each in map(over_seeds, runs.values())]
+    assert f"| plain fine-tuning | {scores[0]} | |" in page
+    assert f"| random masks | {scores[1]} | " in page
+    assert f"| row budget | {scores[2]} | {cell(plain)} |" in page
+    assert cell(control) in page
+    assert cell(control).replace(" [", " points [") in (root / "README.md").read_text()
+    for loss, name in zip(verdicts["losses"], ("another seed's adversaries", "random masks"), strict=True):
+        naive, masks = (
+            next(each for each in loss["against"] if each["method"] == method) for method in ("naive", "random_mask")
+        )
+        lost = " | ".join(f"{each['loss']['mean']:.1f}" for each in (naive, masks, loss))
+        assert f"| {name} | {lost} | {cell(naive)} | {cell(masks)} |" in page
