@@ -384,6 +384,14 @@ def test_the_table_of_the_front_page_is_that_of_the_recorded_runs(tmp_path):
     # On WNUT-2017, most runs of either method find no entity: docs/results.md.
     tasks = [path.parent.name for path in sorted(results.glob("*/asa"))]
     assert [*(task for task, *_ in rows), "WNUT-2017"] == tasks
+    # The page of the results has the same figures, a column for each task.
+    page = (root / "docs" / "results.md").read_text()
+    for name, cells in zip(
+        ("plain fine-tuning", "ASA", "difference, over seeds", "difference, over seeds and rows"),
+        list(zip(*rows, strict=True))[1:5],
+        strict=True,
+    ):
+        assert f"| {name} | {' | '.join(cells)} |" in page
 
 
 def test_the_keep_rates_of_the_front_page_are_the_recorded_ones():
