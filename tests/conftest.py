@@ -1,5 +1,6 @@
 """Tiny random models, a tiny tokenizer and small text of our own; everything runs offline on CPU."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -126,6 +127,8 @@ WORDS = (
     " thriller tired ugly vivid warm weak with yesterday ##ly ##s . , ' ?"
 ).split()
 
+
+PNG = b"\x89PNG\r\n\x1a\n"  # how such a file begins
 
 # Files that take a minute or more, longest first: begun early, none is left alone at the end.
 LONG = ("test_slurm.py", "test_resume.py", "test_processes.py")
@@ -296,6 +299,33 @@ def script(encoder_folder, tmp_path):
         return exit_status(module.main, *given, *flags)
 
     return run
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list:
+    """The figures that a program has drawn, beside their files."""
+    from figures import adversary, attention_maps, differences, drawing, training_curves  # matplotlib takes a second
+
+    drawn = []
+
+    @contextlib.contextmanager
+    def picture(*arguments):
+        with drawing.picture(*arguments) as figure:
+            yield figure
+            drawn.append(figure)
+
+    for program in (adversary, attention_maps, differences, training_curves):
+        monkeypatch.setattr(program, "picture", picture)
+    return drawn
+
+
+@pytest.fixture
+def unsaved(monkeypatch, figures) -> list:
+    """The same, where the files are not looked at, and stay empty: a picture takes half a second."""
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: path.touch())
+    return figures
 
 
 @pytest.fixture
