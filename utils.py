@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import ctypes
 import difflib
+import errno
 import hashlib
 import json
 import logging
@@ -93,6 +94,8 @@ def run_script(main) -> None:
         sys.exit(1)
     except OSError as error:  # a name too long, a full disk, ...
         message = reason(error)
+    except RecursionError:
+        message = "an input file is nested too deeply to be read"
     else:
         return
     print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
@@ -103,6 +106,8 @@ def reason(error: InputError | OSError) -> str:
     """An error's message for the user."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"standard output, or a file: {error.strerror}"
     return str(error)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from data.readers import read_set, task_folder
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
-from training.flags import positive_int
+from training.flags import natural, positive_int
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
 # Slow imports are made where they are needed: --help and argument errors do not have to wait for them.
@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 OPEN = 0.9  # from this keep rate on, the masks of a layer count as open
 OTHER_EPOCH = 10**6  # the sampler's epoch from which the measurement batches are drawn
-# Arguments that must be the same for all runs of a file.
-SHARED = ("task_name", "load_model_path", "max_seq_length", "no_dropout")
+# Arguments that must be the same for all runs of a file, and what a file without the newer ones was measured with.
+SHARED = ("task_name", "load_model_path", "max_seq_length", "no_dropout", "mask_draws")
+BEFORE = {"no_dropout": False, "mask_draws": 1}
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budgets", type=numbers, default=[], help="row budgets, such as 0.1 (default: none)")
     parser.add_argument("--learning_rates", type=numbers, help="(default: the recipe's)")
     parser.add_argument("--no_dropout", action="store_true", help="measure without dropout; training keeps its own")
+    parser.add_argument(
+        "--mask_draws", type=positive_int, default=1, help="draws of random masks for liveness (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.batches < 2:
         raise InputError("--batches: two at the least, as the gradients of different batches are compared")
@@ -102,12 +106,12 @@ def make_parser(doc: str | None, seeds: Sequence[int], steps: int, every: int) -
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
     known = ",".join(map(str, seeds))
     parser.add_argument("--seeds", type=whole_numbers, default=seeds, help=f"(default: {known})")
-    parser.add_argument("--steps", type=int, default=steps, help="training steps (default: %(default)s)")
+    parser.add_argument("--steps", type=natural, default=steps, help="training steps (default: %(default)s)")
     parser.add_argument(
         "--every", type=positive_int, default=every, help="steps between measurements (default: %(default)s)"
     )
     parser.add_argument("--batches", type=positive_int, default=4, help="batches to measure on (default: %(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, default=128, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write, or to add runs to")
     return parser
 
@@ -120,9 +124,10 @@ def numbers(text: str) -> list[float]:
 
 
 def whole_numbers(text: str) -> list[int]:
-    if any(not number.is_integer() for number in numbers(text)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as 42,13")
-    return [int(number) for number in numbers(text)]
+    found = numbers(text)
+    if not found or any(not number.is_integer() or number < 0 for number in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers from 0, as 42,13")
+    return [int(number) for number in found]
 
 
 def recorded(output: str | None, shared: dict) -> list[dict]:
@@ -142,8 +147,8 @@ def recorded(output: str | None, shared: dict) -> list[dict]:
     except (ValueError, KeyError, TypeError):
         raise InputError(f"--output {output}: it is not a file of this program: give another one") from None
     for name, value in shared.items():
-        if had.get(name, False) != value:
-            raise InputError(f"--output {output}: its runs have --{name} {had.get(name)}: give another file")
+        if (before := had.get(name, BEFORE.get(name))) != value:
+            raise InputError(f"--output {output}: its runs have --{name} {before}: give another file")
     return runs
 
 
@@ -175,7 +180,7 @@ def follow(
             rates.append(output.keep_rate.tolist())
         if step in _measured(args):
             model.train(not args.no_dropout)
-            states.append({"step": step, **measure(model, measured_on, setting.seed)})
+            states.append({"step": step, **measure(model, measured_on, setting.seed, args.mask_draws)})
             model.train()
     rounded = [[round(rate, 4) for rate in each] for each in rates]
     return {"states": states, "keep_rate": rounded, "opened": opened(rates)}
@@ -260,8 +265,13 @@ def _all_steps(sampler: StepSampler) -> Iterator[list[int]]:
         yield from sampler.steps()
 
 
-def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
-    """The figures of a state: `liveness`, and `of_layer` for each layer. The random generators are restored."""
+def measure(model: AsaModel, batches: Sequence[dict], seed: int, mask_draws: int = 1) -> dict:
+    """The figures of a state: `liveness`, and `of_layer` for each layer. The random generators are restored.
+
+    Args:
+        mask_draws: how often the random masks are drawn. `liveness` divides by their mean divergence; with more than
+            one, `liveness_of_draws` has the figure that each draw alone would give.
+    """
     import torch
     from accelerate.utils import set_seed
 
@@ -273,11 +283,15 @@ def measure(model: AsaModel, batches: Sequence[dict], seed: int) -> dict:
     set_seed(seed)
     taken = [gradients(model, dict(batch)) for batch in batches]
     generator = torch.Generator(device).manual_seed(seed)
-    moved = sum(len(batch["labels"]) * divergences(model, generator, **batch) for batch in batches)
+    moved = [
+        sum(len(batch["labels"]) * divergences(model, generator, **batch) for batch in batches)
+        for _ in range(mask_draws)
+    ]
     restore_random_states(streams, device)
-    learned, random = moved.tolist()
+    learned, random = torch.stack(moved).unbind(1)  # (draws,)
     layers = [of_layer([batch[layer] for batch in taken]) for layer in range(len(taken[0]))]
-    return finite({"liveness": learned / random if random > 0 else None, "layers": layers})
+    found = {"liveness": (learned.mean() / random.mean()).item(), "layers": layers}
+    return finite(found | ({"liveness_of_draws": (learned / random).tolist()} if mask_draws > 1 else {}))
 
 
 def gradients(model: AsaModel, batch: dict) -> list[dict[str, torch.Tensor]]:

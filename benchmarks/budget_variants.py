@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from benchmarks.adversary import Setting, begin, make_parser, other_batches, recorded, task_data, train
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
+from training.flags import share
 from utils import keep_freed_memory, log, run_script, write_json
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, seeds=[42, 13], steps=150, every=10)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
-    parser.add_argument("--budget", type=float, default=0.1, help="(default: %(default)s)")
+    parser.add_argument("--budget", type=share, default=0.1, help="(default: %(default)s)")
     return parser.parse_args(argv)
 
 

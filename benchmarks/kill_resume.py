@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.flags import positive_int
+from training.flags import natural, positive_int
 from utils import Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -65,8 +65,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=positive_int, default=50)
-    parser.add_argument("--rows", type=int, default=203, help="training rows of each task (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: %(default)s)")
+    parser.add_argument("--rows", type=positive_int, default=203, help="rows of each task (default: %(default)s)")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of the moments (default: %(default)s)")
     parser.add_argument("--output", help="JSON file for the results")
     return parser.parse_args(argv)
 

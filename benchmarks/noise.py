@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
     parser.add_argument("--batches", type=positive_int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
     from training.versions import versions  # takes seconds, like all imports inside functions here

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.readers import read_set, task_folder
 from data.tasks import SENTENCE_TASKS, TOKEN_TASKS
-from training.flags import positive_int
+from training.flags import natural, positive_int
 from utils import Parser, run_script, write_json
 
 FIGURES = ("penalty", "divergence", "fully_masked")
@@ -51,9 +51,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data/sets")
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2")
     parser.add_argument("--batches", type=positive_int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="(default: %(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="(default: %(default)s)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="(default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=natural, default=42, help="(default: %(default)s)")
     parser.add_argument("--output", help="a JSON file to write")
     return parser.parse_args()
 

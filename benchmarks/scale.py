@@ -22,6 +22,8 @@ import numpy as np
 from benchmarks.throughput import resident_megabytes
 from data.readers import Examples
 from data.tasks import NLI
+from models.methods import METHODS
+from training.flags import positive_int
 from utils import InputError, Parser, run_script, write_json
 
 ROOT = Path(__file__).parent.parent
@@ -63,10 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=400_000, help="training rows (default: %(default)s)")
+    parser.add_argument("--pairs", type=positive_int, default=400_000, help="training rows (default: %(default)s)")
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
-    parser.add_argument("--method", default="asa", help="(default: %(default)s)")
-    parser.add_argument("--max_seq_length", type=int, default=128, help="(default: %(default)s)")
+    parser.add_argument("--method", default="asa", choices=METHODS, help="(default: %(default)s)")
+    parser.add_argument("--max_seq_length", type=positive_int, default=128, help="(default: %(default)s)")
     parser.add_argument("--no_cuda", action="store_true")
     parser.add_argument("--output", help="JSON file")
     parser.add_argument("--child", help=argparse.SUPPRESS)

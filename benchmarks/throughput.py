@@ -165,7 +165,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--load_model_path", default="all-MiniLM-L6-v2", help="(default: %(default)s)")
     parser.add_argument("--data_dir", help="with folders SST-2 and DREAM (default: their lengths as stored)")
     parser.add_argument("--tasks", nargs="+", default=names, choices=names)
-    parser.add_argument("--threads", type=int, help="(default: PyTorch's default)")
+    parser.add_argument("--threads", type=positive_int, help="(default: PyTorch's default)")
     parser.add_argument("--rounds", type=positive_int, default=3, help="(default: %(default)s)")
     parser.add_argument("--output", help="JSON file")
     parser.add_argument("--quick", action="store_true", help="a smoke test: one step and a row or two of each")

@@ -14,6 +14,7 @@ TREEBANK_WIDTH = 10
 TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
 TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
 NO_TAG = "_"  # no tag, in a treebank
+SPAN_TAG = re.compile(r"[BILUES]-.+")
 
 
 def read_tagged(
@@ -22,8 +23,8 @@ def read_tagged(
     """Yield (words, tags, line of each word) for each sentence. Words are the first column, tags the last.
 
     In a treebank with ten columns, words are the second column and tags the fourth, as the release reads PTB; if no
-    word has a tag there (`_`), the fifth. Comments, ranges and empty nodes of CoNLL-U are skipped, and counted in the
-    log.
+    word has a tag there (`_`), the fifth. Comments, and the ranges and empty nodes of CoNLL-U, are skipped, and counted
+    in the log.
 
     Args:
         labelled: whether each row must have a tag; if False, the tags are empty.
@@ -33,9 +34,10 @@ def read_tagged(
         InputError: a row has no word, no tag, or a different number of columns than the first row.
     """
     rows = list(word_lines(path, document_mark))
-    # Only in a treebank does # begin a comment: elsewhere it begins a word.
+    # Only in a treebank does # always begin a comment: elsewhere it may begin a word.
     first = next((columns for _, columns in rows if columns and not columns[0].startswith("#")), [])
     treebank = len(first) == TREEBANK_WIDTH and bool(TREEBANK_ID.fullmatch(first[0]))
+    comments = set() if treebank else _comments(rows)
     word, tag = (TREEBANK_WORD, _tag_column(path, rows) if labelled else 0) if treebank else (0, -1)
     words: list[str] = []
     tags: list[str] = []
@@ -48,7 +50,7 @@ def read_tagged(
                 yield words, tags, places
             words, tags, places = [], [], []
             continue
-        if treebank and columns[0].startswith("#"):
+        if line in comments or (treebank and columns[0].startswith("#")):
             left_out["comment lines"] += 1
             continue
         width = width or len(columns)
@@ -72,7 +74,30 @@ def read_tagged(
         yield words, tags, places
     if left_out:
         counts = ", ".join(f"{number} {name}" for name, number in sorted(left_out.items()))
-        log.info(f"{path}: CoNLL-U, skipped: {counts}")
+        log.info(f"{path}: {'CoNLL-U, ' if treebank else ''}skipped: {counts}")
+
+
+def _comments(rows: list[tuple[int, list[str]]]) -> set[int]:
+    """The lines with a comment, in files that are no treebank: at the start of a sentence, "# " and more.
+
+    The word # may begin a sentence too. Its row has as many columns as others, and a tag that others have or that looks
+    like one.
+    """
+    begun, found, words = False, [], []
+    for line, columns in rows:
+        if not columns:
+            begun = False
+        elif not begun and " ".join(columns).startswith("# "):
+            found.append((line, columns))
+        else:
+            begun = True
+            words.append(columns)
+    widths, tags = {len(columns) for columns in words}, {columns[-1] for columns in words}
+    return {
+        line
+        for line, columns in found
+        if words and (len(columns) not in widths or not (columns[-1] in tags or SPAN_TAG.fullmatch(columns[-1])))
+    }
 
 
 def _no_word(columns: list[str]) -> str | None:

@@ -352,7 +352,8 @@ def checked_text(value, name: str, where: str) -> str:
     if type(value) is int or (type(value) is float and math.isfinite(value)):  # not True: its type is bool
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where}: {name} must be text, not {type(value).__name__}")
+        kind = {type(None): "null", list: "a list"}.get(type(value), type(value).__name__)
+        raise InputError(f"{where}: {name} must be text, not {kind}")
     try:
         value.encode()
     except UnicodeEncodeError:

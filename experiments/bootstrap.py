@@ -155,7 +155,8 @@ def compare(
 
     Returns:
         `low` and `high`, the ends of the interval, which is conservative (see above); `sampling_error`, the standard
-        deviation over resampled rows of the score of one run of the reference. None without two common seeds.
+        deviation over resampled rows of the score of one run of the reference. None without two common seeds, or if
+        all seeds have the same difference, which says nothing about the spread over seeds.
     """
     return contrast(metric, labels, [(1, runs), (-1, reference)], draws)
 
@@ -180,6 +181,8 @@ def contrast(
         return np.tensordot(weights, scores, 1)
 
     observed = summed(scored(np.arange(len(labels))[None]))[0]  # one difference per seed
+    if np.isclose(observed.std(), 0, atol=1e-9):
+        return None
     random = np.random.default_rng(0)  # the same results in each call
     count = min(draws, 500) if metric in CORRELATIONS else draws  # ranks are computed again for each draw
     at_once = max(1, DRAWN_AT_ONCE // len(labels))

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ HOW = {
 READ = ("max_seq_length", "truncation", "do_lower_case", "dream_questions")
 # Arguments that distinguish runs of one setting, or are recorded otherwise: the actual precision depends on the device.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
+# What reading a file raises that is JSON, but not of a run.
+MALFORMED = (KeyError, TypeError, IndexError, AttributeError, ZeroDivisionError)
 
 
 def parsed(task: Task, argv: Sequence[str]) -> dict:
@@ -199,8 +202,10 @@ def read_results(folder: Path) -> list[Result]:
     The evaluations of a run are in subfolders of its folder. Evaluations of other checkpoints are ignored.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: there is no such folder, or a file cannot be read.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: {'a file, not a folder' if folder.exists() else 'no such folder'}")
     results = []
     for name, run in read_runs(folder).items():
         try:
@@ -209,12 +214,15 @@ def read_results(folder: Path) -> list[Result]:
             if run["epochs"][-1]["eval_score"] is not None:
                 results.append(_of_run(folder, name, run))
             last = f"{run['epochs'][-1]['epoch']}_pytorch_model.bin"
-            for path in sorted((folder / name).glob("*/evaluation.json")):
-                evaluation = read_run(path)
+        except MALFORMED:
+            raise InputError(f"{folder / name / 'results.json'}: not the results file of a run") from None
+        for path in sorted((folder / name).glob("*/evaluation.json")):
+            evaluation = read_run(path)
+            try:
                 if Path(evaluation["args"]["test_model_file"]).name == last:
                     results.append(_of_evaluation(folder, path.parent.relative_to(folder).as_posix(), run, evaluation))
-        except (KeyError, TypeError, IndexError, AttributeError):
-            raise InputError(f"{folder / name / 'results.json'}: not the results file of a run") from None
+            except MALFORMED:
+                raise InputError(f"{path}: not the results file of an evaluation") from None
     return results
 
 
@@ -223,6 +231,8 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
     steps = [after - before for before, after in zip([0, *_steps(epochs)], _steps(epochs), strict=False)]
     flags = "fp16" if args.get("fp16") else "bf16" if args.get("bf16") else "fp32"
     training, own = settings(args)
+    score = epochs[-1]["eval_score"]
+    _check_numbers(args["seed"], *([] if score is None else [score]))
     return Result(
         name=name,
         args=args,
@@ -232,7 +242,7 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         examples={split: run["examples"].get(split) for split in ("train", "eval")},
         scored_on=args["eval_on"],
         metric=next(iter(epochs[-1]["metrics"]), ""),
-        last=epochs[-1]["eval_score"],
+        last=score,
         best=run["best"] and run["best"]["eval_score"],
         metrics=epochs[-1]["metrics"],
         step_seconds=tuple(epoch["seconds"] / count for epoch, count in zip(epochs, steps, strict=True)),
@@ -240,6 +250,12 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         code=_code(run),
         predictions=_predictions(folder / name, args),
     )
+
+
+def _check_numbers(*values) -> None:
+    """Raise `TypeError` if a value is not a finite number."""
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
+        raise TypeError("a number is expected")
 
 
 def _code(run: dict) -> tuple[str, ...]:
@@ -267,6 +283,7 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     if masks:
         given += f" under {masks}"
     given = ", ".join([given, *(f"{flag} {short(args[flag])}" for flag in READ if _differs(args, run["args"], flag))])
+    _check_numbers(evaluation["eval_score"])
     trained = vars(_of_run(folder, name, run))
     return Result(
         **trained

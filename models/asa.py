@@ -36,7 +36,7 @@ except ImportError:  # before transformers 4.53
     GradientCheckpointingLayer = None  # type: ignore[assignment, misc]
 
 from .budget import RowBudget
-from .divergence import IGNORED_LABEL, divergence, labelled_alone, zero_without_labels
+from .divergence import IGNORED_LABEL, check_problem, divergence, labelled_alone, zero_without_labels
 from .encoder_types import (
     encoder_layers,
     encoder_type,
@@ -133,6 +133,7 @@ class AsaModel(nn.Module):
         self.encoder_type = encoder_type(backbone)
         self.backbone = backbone
         config = self.config
+        check_problem(config)
         adversarial = adversarial_layers(config, layers)
         self.tau = tau
         self.protocol = protocol
@@ -229,6 +230,10 @@ class AsaModel(nn.Module):
             raise ValueError(REENTRANT)
         model: Any = plain(self.backbone)
         model.activation_checkpointing_enable(given, **settings)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **settings) -> None:
+        """The same under its older name."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **settings)
 
     def _two_forwards(self, **batch) -> tuple:
         """Return the logits of the clean and the adversarial pass, the clean loss, and the adversarial record."""

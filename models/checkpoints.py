@@ -36,6 +36,7 @@ OBSOLETE = re.compile(r"\w+\.embeddings\.(?:position_ids|token_type_ids)")
 NESTED = ("state_dict", "model_state_dict", "model", "module")
 WRAPPED = ("module.", "_orig_mod.", "model.")
 LFS_POINTER = b"version https://git-lfs.github.com/"
+SAVED_BY_TORCH = (b"PK", b"\x80")  # how its files begin: an archive, or in old versions a pickle
 
 
 def backbone_of(model: nn.Module) -> PreTrainedModel:
@@ -101,7 +102,7 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
                 f"{where}: a checkpoint of another shape: {name} is {tuple(state[name].shape)},"
                 f" the model's is {tuple(tensor.shape)}"
             )
-        _check_numbers(state[name], f"{where}: {name}")
+        check_numbers(state[name], f"{where}: {name}")
     with torch.no_grad():
         for name, tensor in target.items():
             tensor.copy_(state[name])
@@ -111,7 +112,8 @@ def load_release_checkpoint(model: nn.Module, source: str | Path | Mapping[str, 
         backbone.unused_pooler = found  # type: ignore[assignment]
 
 
-def _check_numbers(tensor: torch.Tensor, what: str) -> None:
+def check_numbers(tensor: torch.Tensor, what: str) -> None:
+    """Raise `InputError` if a tensor, called `what` in the message, is not dense or has other than finite numbers."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         raise InputError(f"{what} is not a dense tensor")
     if not tensor.is_floating_point():
@@ -130,8 +132,11 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
     with open(path, "rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+        start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
             raise InputError(f"{path}: a Git LFS pointer in place of the file: fetch it with git lfs pull")
+        if start and path.suffix != ".safetensors" and not start.startswith(SAVED_BY_TORCH):
+            raise InputError(f"{path}: not a checkpoint: it is neither a file of torch.save nor named *.safetensors")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

@@ -305,7 +305,7 @@ CODE = "not a plain state dict: it holds Python objects, which are never loaded"
 BIAS = "classifier.bias"
 BAD_CHECKPOINTS = [
     (written(b""), UNREADABLE),
-    (written(b"this is not a checkpoint"), UNREADABLE),
+    (written(b"this is not a checkpoint"), "not a checkpoint: it is neither a file of torch.save nor named"),
     (written(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"), "a Git LFS pointer"),
     (cut({"a": torch.ones(9)}, 0.5), UNREADABLE),
     (cut({"a": torch.ones(999)}, 0.97), UNREADABLE),
@@ -447,10 +447,13 @@ PROCESSES = [
     ("run_sent_clas.py", ["--task_name", "SST-2", TRAIN, *HERE], "--data_dir absent: no such folder"),
     ("run_multi_cho.py", ["--task_name", "DREAM", TRAIN, "--tau", "x"], "argument --tau: 'x' is not a number from 0"),
     ("run_tok_clas.py", ["--task_name", "WNUT", TRAIN], "--task_name WNUT: no such task; did you mean WNUT-2017?"),
-    ("reproduce.py", ["report", "absent"], "absent: no results.json"),
+    ("reproduce.py", ["report", "absent"], "absent: no such folder"),
     ("-m data.download", ["SST2"], "SST2: no such task; did you mean SST-2?"),
     ("-m data.download", ["SST-2", "--data-dir", "x"], "unrecognized arguments: --data-dir"),
     ("-m models.fetch", ["all-mpnet"], "argument NAME: invalid choice: 'all-mpnet'"),
+    ("-m benchmarks.adversary", ["--steps", "-1"], "argument --steps: '-1' is not a whole number from 0"),
+    ("-m benchmarks.budget_variants", ["--budget", "2"], "argument --budget: '2' is not a number above 0, up to 1"),
+    ("-m benchmarks.adversary", ["--seeds", ""], "argument --seeds: '' is not a list of whole numbers from 0"),
     ("-m figures.attention_maps", ["--task_name", "SST-2"], "the following arguments are required: --model_file"),
 ]
 PROGRAMS = (

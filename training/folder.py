@@ -159,11 +159,23 @@ class RunFolder:
         Args:
             data_files: the data files that the run reads.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:  # pyarrow and safetensors take no other names
+            raise InputError(f"--output_dir {self.path}: the name is not valid UTF-8: give another") from None
         there = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
         if not there.is_dir():
             raise InputError(f"--output_dir {self.path}: the file {there.name} is in the way")
         if not os.access(there, os.W_OK | os.X_OK):
             raise InputError(f"--output_dir {self.path}: cannot be written (Permission denied in {there})")
+        resolved = self.path.resolve()
+        for place in (resolved, *resolved.parents):
+            other = RunFolder(place.parent)
+            if place in (other.best, other.states, other.predictions) and other.results.exists():
+                raise InputError(
+                    f"--output_dir {self.path}: {place.name}/ is of the run in {place.parent}, which may replace or"
+                    " remove it: give another folder"
+                )
         for folder in (self.states, self.predictions, self.tensorboard) if args.do_train else ():
             if folder.exists() and not folder.is_dir():
                 raise InputError(f"--output_dir {self.path}: the file {folder.name} is in the way")
@@ -237,20 +249,21 @@ class RunFolder:
         Args:
             record: what `describe` returns now.
         """
-        begun = self.read_results()
-        known = {"precision": lambda results: results["precision"], "device": lambda results: results["device"][:4]}
-        known["number of rows"] = lambda results: {name: results["examples"].get(name) for name in ("train", "eval")}
-        for name, of in known.items():
-            if of(record) != of(begun):
+        now, then = _conditions(record), _conditions(self.read_results() or {})
+        if then is None:
+            raise InputError(f"{self.results}: not the results file of a run")
+        for name, value in (now or {}).items():
+            if value != then[name]:
                 raise InputError(
-                    f"--resume: the {name} is {of(record)}, and the run in {self.path} began with {of(begun)}:"
+                    f"--resume: the {name} is {value}, and the run in {self.path} began with {then[name]}:"
                     " resume it with that"
                 )
 
     def told(self) -> tuple[int, int]:
         """The last logging step and the last epoch's last step that are recorded in the files; 0 if there is none."""
-        lines = self.metrics.read_text(encoding="utf-8") if self.metrics.exists() else ""
-        steps = re.findall(r'^\{"step": (\d+),', lines, re.MULTILINE)  # the last line may be incomplete
+        # The last line may be incomplete.
+        lines = self.metrics.read_text(encoding="utf-8", errors="replace") if self.metrics.exists() else ""
+        steps = re.findall(r'^\{"step": (\d+),', lines, re.MULTILINE)
         epochs = (self.read_results() or {}).get("epochs") or [{}]
         return int(steps[-1]) if steps else 0, epochs[-1].get("global_step", 0)
 
@@ -279,7 +292,7 @@ class RunFolder:
             return None
         try:
             results = json.loads(self.results.read_text(encoding="utf-8"))
-            results["args"].keys(), len(results["epochs"])
+            results["args"].keys(), [epoch.keys() for epoch in results["epochs"]]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"{self.results}: not the results file of a run") from None
         return results
@@ -294,6 +307,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             self.check(args, task)
+            if args.resume and (self.read_results() or {}).get("finished"):  # by another process, since this one began
+                raise InputError(f"--resume: the run in {self.path} has finished in the meantime")
             if args.overwrite_output_dir:
                 _remove(self.replaced(args, task), self.path)
         except Timeout:
@@ -396,7 +411,16 @@ def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[
     }
 
 
-def encoder_weights(source: str, begun: dict | None) -> dict[str, str]:
+def _conditions(record: dict) -> dict | None:
+    """What a resumed run shares with its beginning, from the head of a results file; None if it is not such a file."""
+    try:
+        rows = {name: record["examples"].get(name) for name in ("train", "eval")}
+        return {"precision": record["precision"], "device": record["device"][:4], "number of rows": rows}
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def encoder_weights(source: str, begun: dict | None = None) -> dict[str, str]:
     """The results file's entry on the weights that training starts from; empty if they are not in a folder.
 
     Args:

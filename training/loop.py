@@ -45,6 +45,7 @@ from training.evaluation import (
     labelled,
     on_device,
 )
+from training.folder import encoder_weights
 from training.optimizer import clip, make_optimizer, parameter_groups
 from training.sharding import gather, is_sharded, most, scatter
 from training.state import (
@@ -214,6 +215,9 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
     [path] = broadcast_object_list([path])
     if path is None:
         log.info(f"{folder.path}: cut off before it saved a state: from the beginning")
+        if results:  # with the present weights of the encoder, not those that the run was given at first
+            results.pop("encoder_sha256", None)
+            results.update(encoder_weights(run.args.load_model_path))
     else:
         state.load(path, None if run.args.resume_changed_code else versions())
         log.info(f"resumed from {path}")
@@ -224,6 +228,11 @@ def resume(run: Run, state: TrainingState, results: dict) -> None:
         folder.write_metrics(progress.metrics)
         folder.write_lines(epoch_line(record, run.head.loss_name) for record in progress.epochs)
         best = progress.best
+        if best is not None and not folder.checkpoint(best["epoch"]).exists():
+            raise InputError(
+                f"--resume: {folder.checkpoint(best['epoch'])}, the weights of the best epoch so far, is missing:"
+                " put it back, or begin another run in another --output_dir"
+            )
         if best is not None and folder.checkpoint(progress.epoch).exists():
             load_release_checkpoint(run.whole or model, folder.checkpoint(best["epoch"]))
             _export(run, results, progress)
@@ -346,9 +355,7 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         if best is record:
             _export(run, results, progress)
         run.folder.write_results(_results(results, progress))
-        lines = [epoch_line(each, run.head.loss_name) for each in progress.epochs]
-        run.folder.write_lines(lines)
-        tqdm.write(lines[-1])
+        run.folder.write_lines(epoch_line(each, run.head.loss_name) for each in progress.epochs)
         scores_of = {name: record[f"eval_{name}"] for name in ("loss", "score")} | record["metrics"]
         figures = {f"eval/{name}": value for name, value in scores_of.items()}
         # Not "epoch/...": "epoch" is already a per-step figure, and trackers that store files cannot have both.
@@ -356,6 +363,8 @@ def _end_epoch(run: Run, state: TrainingState, eval_sets: dict[str, Features], r
         run.trackers.log("epochs", figures, record["global_step"])
     wait_for_all(accelerator)
     save_state(run, state, evaluated=True)
+    if accelerator.is_main_process:
+        tqdm.write(epoch_line(record, run.head.loss_name))  # last: standard output may be closed
 
 
 def _export(run: Run, results: dict, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from models import methods
 from models.asa import AsaModel
-from models.checkpoints import ADVERSARY, read_state_dict
+from models.checkpoints import ADVERSARY, check_numbers, read_state_dict
 from utils import InputError
 
 RANDOM = "random"
@@ -47,7 +47,7 @@ def load_adversaries(model: AsaModel, path: str) -> None:
     """Copy only the adversaries of a checkpoint into a model.
 
     Raises:
-        InputError: it has none, or they are for an encoder of another size or for other layers.
+        InputError: it has none, they are for an encoder of another size or for other layers, or they are not finite.
     """
     state = {
         name.partition(".adversary.")[2]: tensor
@@ -56,6 +56,8 @@ def load_adversaries(model: AsaModel, path: str) -> None:
     }
     if not state:
         raise InputError(f"--eval_masks {path}: it has no adversaries: give the checkpoint of an epoch with ASA")
+    for name, tensor in state.items():
+        check_numbers(tensor, f"--eval_masks {path}: {name}")
     own = model.adversaries.state_dict()
     if {name: tensor.shape for name, tensor in state.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise InputError(

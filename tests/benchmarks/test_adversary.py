@@ -126,6 +126,23 @@ def test_the_sum_of_the_learning_rates_is_that_of_the_schedule():
         scheduler.step()
 
 
+def test_the_random_masks_may_be_drawn_several_times(given, tmp_path):
+    found = []
+    for draws in (1, 3):
+        output = tmp_path / f"{draws}.json"
+        flags = ["--steps", "0", "--taus", "0.5", "--mask_draws", str(draws), "--output", str(output)]
+        adversary.main([*given, *flags])
+        [state] = json.loads(output.read_text())["runs"][0]["states"]
+        found.append(state)
+    one, several = found
+    assert "liveness_of_draws" not in one
+    each = several["liveness_of_draws"]
+    assert each[0] == pytest.approx(one["liveness"])
+    assert len(set(each)) == 3
+    assert 1 / several["liveness"] == pytest.approx(sum(1 / value for value in each) / 3)
+    assert several["layers"] == one["layers"]
+
+
 def test_what_cannot_be(given, tmp_path):
     assert message(adversary.main, [*given, "--batches", "1"]).startswith("--batches: two at the least")
     output = tmp_path / "adversary.json"

@@ -121,7 +121,7 @@ def test_a_blank_that_stands_alone_takes_the_choice(tmp_path):
         ({"choices": ["warm"]}, "line 3: at least two choices are expected, and it has 1"),
         ({"choices": "warm, dull"}, "line 3: there is no list of choices in column 'choices'"),
         ({"choices": ["warm", 7.5, True]}, "line 3: a choice must be text, not bool"),
-        ({"question": None}, "line 3: column 'question' must be text, not NoneType"),
+        ({"question": None}, "line 3: column 'question' must be text, not null"),
     ],
 )
 def test_bad_choices_are_refused(changes, said, tmp_path, encoder_folder, refused):

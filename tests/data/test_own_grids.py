@@ -164,7 +164,7 @@ def test_intervals_over_rows_where_they_can_be_made(metric, labels, args, over_r
             record["epochs"][0]["metrics"] = {metric: record["epochs"][0]["eval_score"]}
             (folder / "results.json").write_text(json.dumps(record))
             other = labels[seed - 1 :] + labels[: seed - 1] if "dev_fraction" in args else labels
-            kept_predictions(folder, other, [1, *other[1:]] if method == "asa" else other)
+            kept_predictions(folder, other, [1, 0, *other[2:]][:seed] + other[seed:] if method == "asa" else other)
     said = [row["difference from fine-tuning, last epoch"] for row in report_table(tmp_path, "Main table")]
     assert ["rows too [" in cell for cell in said] == [False, over_rows]
 

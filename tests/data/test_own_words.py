@@ -74,7 +74,7 @@ def test_entities_with_tags_for_ends_and_single_words_by_value(ends):
     [
         ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tag in 'tags' for 2 words in 'tokens'"),
         ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
-        ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not NoneType"),
+        ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not null"),
         ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; at least two tags"),
         ([{"tokens": ["a", "b"], "tags": ["A", "C"]}], "--metric entity_f1", "--metric entity_f1 is of entities: the"),
         ([{"it": ["a"], "tags": ["O"]}], "", "which column is the words is not clear: give --token_column; the col"),

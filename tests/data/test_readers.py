@@ -123,6 +123,23 @@ def test_comments_ranges_and_empty_nodes_are_no_words(tmp_path, said, end):
     assert message(read_file, task, path, True).startswith(f"{path}, line 7: unknown tag 'SYM'; PTB has AUX")
 
 
+def test_comments_before_a_sentence_are_no_words_elsewhere_either(tmp_path, said):
+    """As in MultiCoNER, with as many columns as a word or with others; the word # may begin a sentence."""
+    path = tmp_path / "train.conll"
+    path.write_text("# id 1 domain=en\nBob _ _ B-PER\n# _ _ O\n\n# id\t2\n# more\nran _ _ O\n\n# _ _ O\n\n# _ _ B-X\n")
+    expected = [
+        (["Bob", "#"], ["B-PER", "O"], [2, 3]),
+        (["ran"], ["O"], [7]),
+        (["#"], ["O"], [9]),
+        (["#"], ["B-X"], [11]),
+    ]
+    assert list(read_tagged(path, True)) == expected
+    assert said() == [f"{path}: skipped: 3 comment lines"]
+    assert [words for words, _, _ in read_tagged(path, False)] == [words for words, _, _ in expected]
+    path.write_text("#\nhashtag\n\n#\n")  # words alone
+    assert [words for words, _, _ in read_tagged(path, False)] == [["#", "hashtag"], ["#"]]
+
+
 def test_where_no_word_has_a_tag_in_the_fourth_column_the_fifth_is_read(tmp_path, said):
     path = tmp_path / "train.txt"
     path.write_text(CONLLU.replace("PRON", "_").replace("AUX", "_").replace("SYM", "_").replace("NOUN", "_"))
@@ -222,7 +239,7 @@ def test_numbers_in_json(task, row, text, label, tmp_path, said):
     [
         ("SST-2", {"sentence": "a", "label": 2}, "unknown label '2'; SST-2 has 0, 1"),
         ("SST-2", {"sentence": "a", "label": 0.5}, "unknown label '0.5'; SST-2 has 0, 1"),
-        ("SST-2", {"sentence": "a", "label": None}, "column 'label' must be text, not NoneType"),
+        ("SST-2", {"sentence": "a", "label": None}, "column 'label' must be text, not null"),
         ("SST-2", {"sentence": True, "label": 1}, "column 'sentence' must be text, not bool"),
         ("RTE", {"sentence1": "a", "sentence2": "b", "label": True}, "column 'label' must be text, not bool"),
         ("RTE", {"sentence1": "a", "sentence2": "b", "label": "1"}, "unknown label '1'; RTE has entailment"),
@@ -287,7 +304,7 @@ def test_elsewhere_a_dash_is_no_label(tmp_path):
     path = write(tmp_path / "train.tsv", "sentence\tlabel", "a film\t-")
     assert message(read_file, SST, path, True) == f"{path}, line 2: unknown label '-'; SST-2 has 0, 1"
     path = json_lines(tmp_path / "x.jsonl", {"sentence1": "a", "sentence2": "b", "score": None})
-    assert message(read_file, KNOWN["STS-B"], path, True).endswith("column 'score' must be text, not NoneType")
+    assert message(read_file, KNOWN["STS-B"], path, True).endswith("column 'score' must be text, not null")
 
 
 # --- labels that the task lacks ---

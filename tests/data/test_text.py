@@ -51,7 +51,7 @@ def test_documents_of_tables(tmp_path, monkeypatch):
     path = write(tmp_path / "b.csv", "title,text", '"a, b",c', "d,e")
     assert read_documents(pair, path) == ["a, b\nc", "d\ne"]
     path = write(tmp_path / "c.jsonl", json.dumps({"text": ["a", "list"]}))
-    assert message(read_documents, TASK, path) == f"{path}, line 1: column 'text' must be text, not list"
+    assert message(read_documents, TASK, path) == f"{path}, line 1: column 'text' must be text, not a list"
     path = tmp_path / "e.parquet"
     features = datasets.Features({"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])})
     monkeypatch.setattr(formats, "ROWS_AT_ONCE", 2)

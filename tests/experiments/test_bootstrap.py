@@ -62,9 +62,6 @@ def test_the_interval_has_both_sources_of_chance():
     n, seeds = 400, range(4)
     labels = [1] * n
     runs = {seed: (RANDOM.random(n) < 0.8).astype(int).tolist() for seed in seeds}
-    same = compare("accuracy", labels, runs, runs)
-    assert (same["low"], same["high"]) == (0.0, 0.0)
-    assert same["sampling_error"] == pytest.approx(100 * (0.8 * 0.2 / n) ** 0.5, rel=0.15)
     worse = {seed: (RANDOM.random(n) < 0.6).astype(int).tolist() for seed in seeds}
     found = compare("accuracy", labels, worse, runs)
     scores = [[100 * np.mean(run[seed]) for seed in seeds] for run in (worse, runs)]
@@ -76,8 +73,18 @@ def test_the_interval_has_both_sources_of_chance():
     half = np.hypot((over_seeds.high - over_seeds.low) / 2, over_rows)
     assert (found["high"] - found["low"]) / 2 == pytest.approx(half, rel=0.05)
     assert found["high"] + found["low"] == pytest.approx(2 * np.mean(differences))
+    assert found["sampling_error"] == pytest.approx(100 * (0.8 * 0.2 / n) ** 0.5, rel=0.15)
     assert compare("accuracy", labels, worse, runs) == found
     assert compare("accuracy", labels, {0: runs[0]}, runs) is None
+
+
+def test_equal_differences_have_no_interval():
+    """They do not show how far seeds spread, so that the rows alone would make it: as for Student's interval."""
+    labels = [1] * 100
+    ours, theirs = ({seed: [1] * (right + seed) + [0] * (100 - right - seed) for seed in (0, 2)} for right in (88, 85))
+    assert compare("accuracy", labels, ours, theirs) is None
+    theirs[0][0] = 0
+    assert compare("accuracy", labels, ours, theirs)["low"] < 3.5
 
 
 def test_a_sum_with_weights():

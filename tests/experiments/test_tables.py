@@ -254,6 +254,24 @@ def test_what_is_no_results_file(tmp_path):
     assert message(missing, tmp_path) == f"{tmp_path / 'grid.json'}: not the plan of a grid"
     (tmp_path / "results.json").write_text("[]")
     assert message(read_results, tmp_path) == f"{tmp_path / 'results.json'}: not the results file of a run"
+    assert message(read_results, tmp_path / "typo") == f"{tmp_path / 'typo'}: no such folder"
+    assert message(read_results, tmp_path / "grid.json") == f"{tmp_path / 'grid.json'}: a file, not a folder"
+
+
+def test_records_with_impossible_values_are_named(tmp_path):
+    run = write_run(tmp_path / "grid", "asa", 1, [90.0])
+    good = results_of(run)
+    [epoch] = good["epochs"]
+    changes = [{"epochs": [epoch | change]} for change in ({"global_step": 0}, {"eval_score": "x"})]
+    changes += [{"epochs": [epoch | {"eval_score": float("nan")}]}, {"args": good["args"] | {"seed": "x"}}]
+    for change in changes:
+        (run / "results.json").write_text(json.dumps(good | change))
+        assert message(read_results, tmp_path / "grid") == f"{run / 'results.json'}: not the results file of a run"
+    (run / "results.json").write_text(json.dumps(good))
+    (run / "on-x").mkdir()
+    (run / "on-x" / "evaluation.json").write_text('{"args": {}}')
+    said = message(read_results, tmp_path / "grid")
+    assert said == f"{run / 'on-x' / 'evaluation.json'}: not the results file of an evaluation"
 
 
 def test_runs_scored_on_different_test_files_are_not_one_setting():

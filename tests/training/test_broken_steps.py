@@ -76,6 +76,15 @@ def test_too_little_memory_is_one_sentence_that_says_what_to_change(tmp_path, mo
     )
 
 
+def test_the_state_of_an_epoch_is_saved_before_its_line_is_printed(tmp_path, monkeypatch):
+    """Standard output may be closed, as by `| head`, or a full disk."""
+    monkeypatch.setattr(loop.tqdm, "write", lambda *_: raise_stopped())
+    run = make_run(tmp_path / "run", tiny_backbone(dtype=torch.float32))
+    with pytest.raises(KeyboardInterrupt):
+        train(run, features(8), {"dev": features(5)}, {})
+    assert [state.name for state in run.folder.saved_states()] == ["00000001-evaluated"]
+
+
 @pytest.mark.parametrize("save_steps", [1, None])
 def test_a_run_interrupted_in_an_evaluation_saves_its_state_once(save_steps, tmp_path, monkeypatch):
     def interrupted(*_):

@@ -1,6 +1,7 @@
 """The folder of a run: nothing in it is lost, and what a run needs is not removed by it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -187,6 +188,48 @@ def test_a_file_of_one_s_own_in_best_is_not_removed(command, given, capsys):
         )
     assert snapshot(given / "out") == before
     assert command("--do_eval", OVERWRITE, test_model_file=given / "out" / "best") == 0  # which leaves best/ as it is
+
+
+def test_the_folders_that_a_run_replaces_are_no_output_folders(given):
+    for name in ("results.json", "best/config.json"):
+        write(given / "run" / name, "{}")
+    for name in ("best", "states", "predictions/mine"):
+        args = argparse_of("--do_eval", output_dir=given / "run" / name, test_model_file=given / "run")
+        said = message(RunFolder(given / "run" / name).check, args, TASK)
+        part = name.partition("/")[0]
+        assert said.startswith(f"--output_dir {given}/run/{name}: {part}/ is of the run in {given}/run, which may rep")
+    args = argparse_of("--do_eval", output_dir=given / "other" / "best", test_model_file=given / "run")
+    RunFolder(given / "other" / "best").check(args, TASK)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(given):
+    name = given / os.fsdecode(b"q\xff")
+    said = message(RunFolder(name).check, argparse_of("--do_train", output_dir=name), TASK)
+    assert said.endswith("the name is not valid UTF-8: give another")
+
+
+def test_a_run_that_another_process_has_finished_is_left_as_it_is(given):
+    """It was unfinished when this process began, which takes the lock only after it has loaded the encoder."""
+    args = argparse_of("--do_train", "--resume", output_dir=given / "out")
+    record = {"args": json.loads(json.dumps(vars(args))), "epochs": [], "finished": True}
+    write(given / "out" / "results.json", json.dumps(record))
+    before = snapshot(given / "out")
+    folder = RunFolder(given / "out")
+    assert message(folder.open, args, TASK) == f"--resume: the run in {given}/out has finished in the meantime"
+    folder.close()
+    assert snapshot(given / "out") == before
+
+
+def test_records_of_other_programs_are_not_resumed(given):
+    folder = RunFolder(given / "out")
+    record = {"args": {}, "epochs": [], "precision": "fp32", "device": "cpu: x", "examples": {"train": 2}}
+    for changed in ({"device": None}, {"examples": []}, {"epochs": [1]}):
+        write(folder.results, json.dumps(record | changed))
+        assert message(folder.check_same, record) == f"{folder.results}: not the results file of a run"
+    write(folder.results, json.dumps(record))
+    folder.check_same(record)
+    folder.metrics.write_bytes(b'{"step": 7, "x": 1}\n{"step": 9, \xff\xfe')
+    assert folder.told() == (9, 0)
 
 
 def test_the_files_of_every_tokenizer_are_known():

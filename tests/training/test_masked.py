@@ -72,6 +72,15 @@ def test_it_is_the_adversarial_pass():
     assert output.loss == expected.loss
 
 
+def test_adversaries_of_a_run_that_diverged_are_refused(tmp_path):
+    model = AsaModel(tiny_backbone())
+    with torch.no_grad():
+        model.adversaries[1].key.bias[0] = float("nan")
+    save_checkpoint(model, tmp_path / "a.bin")
+    said = message(load_adversaries, AsaModel(tiny_backbone()), str(tmp_path / "a.bin"))
+    assert said == f"--eval_masks {tmp_path / 'a.bin'}: 1.key.bias is not finite: the run that saved it diverged"
+
+
 def test_adversaries_that_do_not_fit(tmp_path):
     path = str(tmp_path / "model.bin")
     save_checkpoint(AsaModel(tiny_backbone(), layers=[1], budget=0.4), path)
