@@ -36,7 +36,7 @@ except ImportError:  # before transformers 4.53
     GradientCheckpointingLayer = None  # type: ignore[assignment, misc]
 
 from .budget import RowBudget
-from .divergence import IGNORED_LABEL, check_problem, divergence, labelled_alone, zero_without_labels
+from .divergence import IGNORED_LABEL, divergence, labelled_alone, zero_without_labels
 from .encoder_types import (
     encoder_layers,
     encoder_type,
@@ -133,7 +133,6 @@ class AsaModel(nn.Module):
         self.encoder_type = encoder_type(backbone)
         self.backbone = backbone
         config = self.config
-        check_problem(config)
         adversarial = adversarial_layers(config, layers)
         self.tau = tau
         self.protocol = protocol

@@ -40,8 +40,8 @@ def divergence(
         ValueError: multi-label classification, for which no divergence is defined, or a regression with several outputs
             under "release".
     """
-    if not of_words:
-        check_problem(config)
+    if not of_words and config.problem_type == "multi_label_classification":
+        raise ValueError("no divergence is defined for multi-label classification")
     if not of_words and is_regression(config, p, labels):
         if protocol == "corrected":
             return F.mse_loss(p.to(_at_least_float32(p)), q.to(_at_least_float32(q)))
@@ -58,12 +58,6 @@ def divergence(
     if p.ndim == 3 and protocol == "corrected":  # one prediction per token
         return _kl_but(ignored, p, q) / len(labels)
     return symmetric_kl(p, q) / len(labels)
-
-
-def check_problem(config) -> None:
-    """Raise `ValueError` for multi-label classification, for which no divergence is defined."""
-    if config.problem_type == "multi_label_classification":
-        raise ValueError("no divergence is defined for multi-label classification")
 
 
 def is_regression(config, p: torch.Tensor, labels: torch.Tensor) -> bool:

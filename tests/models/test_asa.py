@@ -482,4 +482,4 @@ def test_what_training_needs_is_said():
         AutoConfig.for_model("bert", **SIZES["bert"], problem_type="multi_label_classification", num_labels=3)
     )
     with pytest.raises(ValueError, match="multi-label"):
-        AsaModel(several)
+        AsaModel(several).train()(**batch, labels=torch.ones(4, 3))
