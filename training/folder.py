@@ -250,9 +250,9 @@ class RunFolder:
             record: what `describe` returns now.
         """
         now, then = _conditions(record), _conditions(self.read_results() or {})
-        if then is None:
+        if now is None or then is None:
             raise InputError(f"{self.results}: not the results file of a run")
-        for name, value in (now or {}).items():
+        for name, value in now.items():
             if value != then[name]:
                 raise InputError(
                     f"--resume: the {name} is {value}, and the run in {self.path} began with {then[name]}:"
