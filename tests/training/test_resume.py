@@ -10,22 +10,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import torch
-from accelerate import Accelerator
 from children import INTERRUPT, KILL, TERMINATE, run, start
-from conftest import tiny_backbone
-from script_runs import message
-from test_training import features, make_run
 
 import reproduce
 from benchmarks.kill_resume import TASKS, WORDS, command, differences, make_data, make_encoder
 from data.tasks import TASKS as TASKS_BY_NAME
 from experiments import plan
-from training import loop
-from training.loop import train
-from training.state import Interruption, damage
+from training.state import damage
 from training.versions import versions
-from utils import StopSignals
 
 
 @pytest.fixture(scope="module")
@@ -179,88 +171,6 @@ def test_masked_words_are_those_of_an_uninterrupted_run(given, tmp_path):
         assert run("run_mlm", [*argv, str(cut), *resume], log, blow) == -KILL, log.read_text()
     assert run("run_mlm", [*argv, str(cut), "--resume"], log) == 0, log.read_text()
     assert differences(cut, whole) == []
-
-
-def test_a_signal_that_insists_is_obeyed(monkeypatch, foreground):
-    """What comes at once after the first is the same request; a terminal that closes is no request to hurry."""
-    for number in (signal.SIGHUP, signal.SIGINT):
-        with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
-            signal.raise_signal(number)
-            signal.raise_signal(signal.SIGINT)
-            assert (stop.noted, stop.insisted) == (number, False)
-    assert StopSignals.SAME_REQUEST == 5.0  # as docs/running.md says
-    monkeypatch.setattr(StopSignals, "SAME_REQUEST", -1.0)
-    with StopSignals(signal.SIGHUP, signal.SIGINT) as stop:
-        for number, insisted in ((signal.SIGINT, False), (signal.SIGHUP, False), (signal.SIGINT, True)):
-            signal.raise_signal(number)
-            assert (stop.noted, stop.insisted) == (signal.SIGINT, insisted)
-    with Interruption(Accelerator(cpu=True)) as interruption:
-        signal.raise_signal(signal.SIGINT)
-        assert interruption.agreed() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    with StopSignals(signal.SIGINT):
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_an_ignored_signal_stays_so(foreground):
-    """As a run in the background of a script has it, or under nohup."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with StopSignals(signal.SIGHUP) as stop:
-        signal.raise_signal(signal.SIGHUP)
-    assert (stop.noted, signal.getsignal(signal.SIGHUP)) == (0, signal.SIG_IGN)
-
-
-def cut_in_the_second_epoch(folder: Path):
-    """A run of one step an epoch that was stopped before its second one."""
-    run = make_run(folder, tiny_backbone(dtype=torch.float32))
-    steps = iter([loop.optimize])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "optimize", lambda *given: next(steps)(*given))
-        with pytest.raises(StopIteration):
-            train(run, features(8), {"dev": features(5)}, {"args": {}})
-    return run
-
-
-def test_a_run_without_the_weights_of_its_best_epoch_is_not_resumed(tmp_path):
-    """They are needed at its end at the latest."""
-    run = cut_in_the_second_epoch(tmp_path / "run")
-    weights = run.folder.checkpoint(0)
-    weights.unlink()
-    again = make_run(tmp_path / "run", run.model, resume="latest", resume_changed_code=False)
-    said = message(train, again, features(8), {"dev": features(5)}, {"args": {}})
-    assert said.startswith(f"--resume: {weights}, the weights of the best epoch so far, is missing: put it back, or")
-
-
-def test_other_rows_of_the_same_lengths_and_labels_are_refused(tmp_path):
-    run = cut_in_the_second_epoch(tmp_path / "run")
-    again = make_run(tmp_path / "run", run.model, resume="latest", resume_changed_code=False)
-    other = features(8)
-    other.columns["input_ids"][3] = other.columns["input_ids"][3][::-1]
-    said = message(train, again, other, {"dev": features(5)}, {"args": {}})
-    assert said.endswith(
-        "00000001-evaluated: the training data, or how it is tokenised, has changed since then: restore it"
-    )
-    # States of older code know no tokens.
-    progress = run.folder.saved_states()[-1] / "progress.json"
-    state = json.loads(progress.read_text())
-    state["data"] = {name: identity.partition(":")[0] for name, identity in state["data"].items()}
-    progress.write_text(json.dumps(state))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.state.damage", lambda _: None)
-        train(again, features(8), {"dev": features(5)}, {"args": {}})
-    assert len(json.loads(run.folder.results.read_text())["epochs"]) == 3
-
-
-def test_a_run_that_begins_again_has_the_weights_that_it_begins_with(tmp_path):
-    """Without a state, a resumed run does not have the encoder that it was first given."""
-    (tmp_path / "model.safetensors").write_bytes(b"weights")
-    model = tiny_backbone(dtype=torch.float32)
-    run = make_run(tmp_path / "run", model, resume="latest", load_model_path=str(tmp_path), num_train_epochs=1)
-    train(run, features(8), {}, {"encoder_sha256": "of another"})
-    found = json.loads(run.folder.results.read_text())["encoder_sha256"]
-    assert found == hashlib.sha256(b"weights").hexdigest()
 
 
 def test_states_are_limited_and_a_damaged_one_is_passed_over(arguments, uninterrupted, tmp_path):
