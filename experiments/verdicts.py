@@ -2,8 +2,8 @@
 
 python -m experiments.verdicts runs/budget --output results/budget/verdicts.json
 
-1. The default budget, fixed beforehand, against random masks that mask as many keys of each row, and against every
-   other method that was run alongside, on all rows. Nothing is chosen.
+1. The default budget, fixed beforehand, against random masks that mask as many keys of each row, against every other
+   method that was run alongside, and against adversaries that learn nothing, on all rows. Nothing is chosen.
 2. The best of several budgets. A seed's budget is the one with the best mean score of the *other* seeds on the first
    half of the evaluation set, a fixed draw of its rows. The seed's own run, and its control with the same budget, are
    compared on the second half. The choice uses neither the seed's models nor the reported rows, so it favours neither
@@ -93,8 +93,15 @@ def budget_of(group: Group) -> float | None:
     return group.first.own.get(share) if share and group.own.keys() <= {share} else None
 
 
+def untrained(group: Group) -> float | None:
+    """The row budget of adversaries that stay as they were drawn; None for any other setting."""
+    if group.method != METHOD or not group.own.keys() <= {SHARE[METHOD], RATE} or group.first.own[RATE] != 0:
+        return None
+    return group.first.own[SHARE[METHOD]]
+
+
 def _is_compared(group: Group) -> bool:
-    return group.method != METHOD or budget_of(group) is not None
+    return group.method != METHOD or budget_of(group) is not None or untrained(group) == FIXED
 
 
 def _training(group: Group) -> str:
@@ -126,8 +133,8 @@ def _arms(family: Sequence[Group], read: Read, method: str) -> dict[float, Predi
 
 
 def _others(family: Sequence[Group], read: Read) -> list[Group]:
-    """All groups that are neither the row budget nor its control."""
-    return [group for group in family if group in read and budget_of(group) is None]
+    """All groups of other methods than the row budget, except its control."""
+    return [group for group in family if group in read and group.method != METHOD and budget_of(group) is None]
 
 
 def fixed(family: Sequence[Group], read: Read) -> dict | None:
@@ -138,7 +145,8 @@ def fixed(family: Sequence[Group], read: Read) -> dict | None:
         return None
     control = _arms(family, read, CONTROL).get(FIXED)
     rows = np.arange(len(ours[1]))
-    return _about(family, rows) | {"budget": FIXED} | _compared(family, read, ours, control, f"{FIXED:g}", rows)
+    others = [*_others(family, read), *(group for group in family if group in read and untrained(group) == FIXED)]
+    return _about(family, rows) | {"budget": FIXED} | _compared(family, others, read, ours, control, f"{FIXED:g}", rows)
 
 
 def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
@@ -197,7 +205,7 @@ def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Ma
     return (
         _about(family, rows)
         | {"budget_of_seed": {str(seed): beta for seed, beta in of_seed.items()}, "first_half": choosing}
-        | _compared(family, read, ours, control, "as chosen", rows)
+        | _compared(family, _others(family, read), read, ours, control, "as chosen", rows)
     )
 
 
@@ -214,9 +222,15 @@ def _about(family: Sequence[Group], rows: np.ndarray) -> dict:
 
 
 def _compared(
-    family: Sequence[Group], read: Read, ours: Predicted, control: Predicted | None, budget: str, rows: np.ndarray
+    family: Sequence[Group],
+    others: Sequence[Group],
+    read: Read,
+    ours: Predicted,
+    control: Predicted | None,
+    budget: str,
+    rows: np.ndarray,
 ) -> dict:
-    """A score, and its differences from the control and from all other methods."""
+    """A score, and its differences from the control and from the others."""
     metric = family[0].first.metric
     if lacking := set(ours[0]) - set(control[0] if control else ()):
         said = ", ".join(map(str, sorted(lacking)))
@@ -225,7 +239,7 @@ def _compared(
             f" {CONTROL} with {SHARE[CONTROL]} {budget} and no other setting of its own"
         )
     sides = [(CONTROL, f"{SHARE[CONTROL]} {budget}", control)] if control else []
-    sides += [(group.method, listed(group.own | group.training), read[group]) for group in _others(family, read)]
+    sides += [(group.method, listed(group.own | group.training), read[group]) for group in others]
     return {
         "seeds": sorted(ours[0]),
         "score": over_seeds(paired.scores(metric, ours, rows)),
@@ -251,7 +265,8 @@ def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -
         return None
     sides: dict[Group, list[Predicted]] = {}
     for group in family:
-        if group in read and budget_of(group) in (None, FIXED) and (whole := unmasked.get(_trained(group))):
+        counts = budget_of(group) == FIXED or (group.method != METHOD and budget_of(group) is None)
+        if group in read and counts and (whole := unmasked.get(_trained(group))):
             paired.check_rows([whole, group], read)
             sides[group] = [read[whole], read[group]]
     ours = next((sides[group] for group in sides if group.method == METHOD), None)
@@ -282,7 +297,7 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
         key = group.base, group.first.own[SHARE[METHOD]]
         if budget_of(group) is not None:
             trained[key] = group
-        elif group.own.keys() <= {SHARE[METHOD], RATE} and group.first.own[RATE] == 0:
+        elif untrained(group) is not None:
             drawn[key] = group
         else:
             log.warning(f"{paired.where(group)}: {METHOD}, {listed(group.own)} is left out: not a setting of this plan")

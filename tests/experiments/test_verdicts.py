@@ -159,6 +159,8 @@ def test_losses_under_masks_are_compared_by_seed(tmp_path, capsys):
         record(tmp_path, "asa_budget", seed, range(30), {"under-other": range(28 - seed)}, asa_budget=0.1)
         record(tmp_path, "random_mask", seed, range(32), {"under-other": range(26)}, random_mask_budget=0.1)
         record(tmp_path, "naive", seed, range(30 + seed), {"under-other": range(20)})
+        drawn = {"asa_budget": 0.1, "adversary_learning_rate": 0.0}  # which only scores are compared with
+        record(tmp_path, "asa_budget", seed, range(20), {"under-other": range(9)}, **drawn)
     found = sections(tmp_path)
     [loss] = found["losses"]
     assert (loss["loss"]["mean"], loss["rows"]) == (10, ROWS)  # 3, 4 and 5 of 40
@@ -214,7 +216,8 @@ def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_pat
     assert live["adversary"] is True
     assert (other["budget"], other["untrained"], other["adversary"]) == (0.2, None, None)
     assert "SST-2, scored on dev: asa_budget 0.2 has no run with --adversary_learning_rate 0" in caplog.text
-    assert len(found["fixed"]) == 1  # that run is no candidate, and nothing to compare with
+    [fixed] = found["fixed"]  # that run is no candidate, but its score is compared
+    assert differences(fixed) == {("asa_budget", "adversary_learning_rate 0"): 52.5}
     assert "| 0.1 | 1, 2 | 6 | 3.00 | 2.00 | 2 | 1.25 | 1.05 | yes |" in capsys.readouterr().out
 
 
