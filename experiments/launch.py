@@ -26,8 +26,7 @@ from experiments.plan import Planned, command_of, state
 from experiments.records import PLAN, read_plan, read_results
 from utils import InputError, Interrupted, StopSignals, counted, log, reason, short, write_json, write_text
 
-# Plain fine-tuning, in examples per second, used if no finished run gives a better estimate; other methods take two
-# passes.
+# Plain fine-tuning, in examples per second, used if no finished run gives a better estimate.
 ROUGH_RATES = {"a CPU": 50, "a GPU": 500}
 POLL_SECONDS = 0.2
 # Exit statuses of a process that a signal has ended, at once or after it saved.
@@ -40,11 +39,16 @@ BAR = re.compile(r"^\s*$|\d+%\|")  # lines left by a progress bar
 
 
 class Estimate:
-    """Estimates run times: the median of finished runs of the same task and method in a folder, else a rough rate."""
+    """Estimates run times by the median of a folder's finished runs, else by a rough rate.
+
+    Runs of the same task and method count, else runs of the same task. Plain fine-tuning takes one pass, other methods
+    two.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.seconds: dict[str, list[float]] = {}  # task/method -> training time of each run
+        self.of_pass: dict[str, list[float]] = {}  # task -> training time of each run, divided by its passes
         self.unread = ""  # why some finished runs may be missing
         self.refresh()
 
@@ -57,23 +61,26 @@ class Estimate:
                 log.warning(f"times are estimated roughly, as not all results can be read: {why}")
             self.unread = why
             return
-        self.seconds = {}
+        self.seconds, self.of_pass = {}, {}
         for result in results:
             if result.best is not None:  # a training run
-                self.seconds.setdefault(_kind(result.name), []).append(60 * result.minutes)
+                seconds = 60 * result.minutes
+                self.seconds.setdefault(_kind(result.name), []).append(seconds)
+                if task := _task(result.name):
+                    self.of_pass.setdefault(task, []).append(seconds / _passes(result.args["method"]))
 
     def of(self, run: Planned) -> tuple[float, str]:
         """The estimate in seconds, and its source."""
         if run.needs:
             return 0.0, "an evaluation, not counted"
-        known = self.seconds.get(_kind(run.name))
-        if known:
-            basis = f"as {len(known)} finished run{'s' * (len(known) > 1)} of this task and method"
-            return statistics.median(known), basis
+        passes = _passes(run.variant.method)
+        if known := self.seconds.get(_kind(run.name)):
+            return statistics.median(known), f"as {counted(len(known), 'finished run')} of this task and method"
+        if known := self.of_pass.get(_task(run.name)):
+            return passes * statistics.median(known), f"from {counted(len(known), 'finished run')} of this task"
         import torch
 
         device = "a CPU" if run.args["no_cuda"] or not torch.cuda.is_available() else "a GPU"
-        passes = 1 if run.variant.method == "naive" else 2
         seconds = passes * run.steps * run.args["train_batch_size"] / ROUGH_RATES[device]
         return seconds, f"roughly, at {ROUGH_RATES[device]} examples/s per pass on {device}"
 
@@ -81,6 +88,15 @@ class Estimate:
 def _kind(name: str) -> str:
     """The part of a run's name without the seed: its task and method; pre-training has only one run of each."""
     return name.rpartition("/seed")[0] or name
+
+
+def _task(name: str) -> str:
+    """The task part of a run's name; none for pre-training, whose runs differ in length too."""
+    return name.rpartition("/seed")[0].rpartition("/")[0]
+
+
+def _passes(method: str) -> int:
+    return 1 if method == "naive" else 2
 
 
 def duration(seconds: float) -> str:
