@@ -250,6 +250,7 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
         raise InputError(
             f"{given} has the labels {', '.join(labels)}, which stand for classes without a name: rename them"
         )
+    _tell_alike(given, labels)
     return labels
 
 
@@ -276,7 +277,20 @@ def find_tags(paths: Sequence[Path], columns: tuple[str, str] | None) -> Names:
     if len(found) < 2:
         alike = f"the tag of every word is {quoted(next(iter(found)))}" if found else "no words"
         raise InputError(f"{', '.join(map(str, paths))}: {alike}; at least two tags are needed")
+    _tell_alike(", ".join(map(str, paths)), found)
     return tuple(sorted(found if declared else in_order(found), key=lambda tag: tag != OUTSIDE))
+
+
+def _tell_alike(given: str, labels: Iterable[str]) -> None:
+    """Warn of labels that are one word in two spellings, perhaps by mistake."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        spellings.setdefault(label.casefold(), []).append(label)
+    for alike in spellings.values():
+        if len(alike) > 1:
+            log.warning(
+                f"{given}: {', '.join(map(quoted, alike))} differ only in case: they count as different classes"
+            )
 
 
 def in_order(words: Iterable[str]) -> Names:

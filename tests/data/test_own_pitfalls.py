@@ -32,6 +32,15 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert task.labels == ("neg", "pos")
 
 
+def test_labels_that_differ_only_in_case_are_told(tmp_path, caplog):
+    file = tmp_path / "x.csv"
+    write(file, "text,label", "a film,pos", "a plot,Pos", "a song,neg", "a scene,neg", "a role,pos", "a line,Pos")
+    task, _ = task_and_sets("--do_train", "--train_file", str(file))
+    assert task.labels == ("Pos", "neg", "pos")
+    said = f"{file}: column 'label': 'Pos', 'pos' differ only in case: they count as different classes"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [said]
+
+
 def test_labels_that_stand_for_no_name_are_refused(tmp_path):
     write(tmp_path / "x.csv", "text,label", "a film,LABEL_1", "a plot,LABEL_0")
     said = message(task_and_sets, "--do_train", "--train_file", str(tmp_path / "x.csv"))
