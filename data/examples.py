@@ -169,7 +169,7 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
         rows = TABLES[path.suffix.lower()](path)
     else:
         rows = tab_separated_rows(path, task.header if labelled else None, task.broken_rows if labelled else 0)
-    examples, left_out = [], []
+    examples, left_out, blank = [], [], []
     for line, row in _part(path, rows, task.only) if task.only else rows:
         where = place_of(path, line)
         texts = tuple(text_column(row, names, where) for names in task.text)
@@ -179,8 +179,12 @@ def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally 
         if labelled and label is None:
             left_out.append(line)
             continue
+        if not any(map(str.strip, texts)):
+            blank.append(where)
         groups = tuple(str(row[name]) for name in task.groups if name in row)
         examples.append(Example(texts, label, index_of(row, where), groups))
+    if blank:
+        log.warning(f"{blank[0]}: no text{f', as in {len(blank) - 1} more of its rows' if len(blank) > 1 else ''}")
     if left_out:
         tally.no_gold_label += len(left_out)
         log.warning(lines_left_out(path, left_out, "without a gold label"))

@@ -32,6 +32,14 @@ def test_spaces_around_labels_do_not_count(tmp_path):
     assert task.labels == ("neg", "pos")
 
 
+def test_rows_without_text_are_told(tmp_path, caplog):
+    file = tmp_path / "x.csv"
+    write(file, "text,label", "a film,pos", '" ",pos', "a plot,neg", ",neg")
+    _, sets = task_and_sets("--do_train", "--train_file", str(file))
+    assert len(sets.train) == 4
+    assert f"{file}, line 3: no text, as in 1 more of its rows" in caplog.text
+
+
 def test_labels_that_differ_only_in_case_are_told(tmp_path, caplog):
     file = tmp_path / "x.csv"
     write(file, "text,label", "a film,pos", "a plot,Pos", "a song,neg", "a scene,neg", "a role,pos", "a line,Pos")
