@@ -70,18 +70,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     execute(args, task, head, config, tokenizer, features)
 
 
+# The weights of the divergences of a method.
+WEIGHTS = {
+    **dict.fromkeys(("asa", "asa_budget", "random_mask"), ("asa_divergence_weight",)),
+    "rdrop": ("rdrop_alpha",),
+    "smart": ("smart_weight", "smart_bregman"),
+    "r3f": ("r3f_weight",),
+}
+
+
 def warn_of_the_sum(args: argparse.Namespace, words: float) -> None:
     """Warn if the divergence, a sum over words, has its default weight, and suggest one that offsets the sum.
 
     Args:
         words: number of words in an average training sentence.
     """
-    flag = {"asa": "asa_divergence_weight", "asa_budget": "asa_divergence_weight", "rdrop": "rdrop_alpha"}.get(
-        args.method
-    )
-    if flag is None or getattr(args, flag) != 1 or words < 2:
+    flags = WEIGHTS.get(args.method, ())
+    if not any(getattr(args, flag) == 1 for flag in flags) or words < 2:
         return
-    advice = f"--{flag} {1 / words:.2g}"
+    advice = " ".join(f"--{flag} {1 / words:.2g}" for flag in flags)
     if args.method == "asa":  # scale tau too: the balance of divergence and penalty (tau^2) then stays
         advice += f" --tau {args.tau / words**0.5:.2g}"
     log.warning(

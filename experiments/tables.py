@@ -58,8 +58,8 @@ figures from the GLUE server are scores on other data.
   - *detectable*, where the interval includes 0: the true difference that would be found with {POWER:.0%} probability;
   - *flips*: p of the exact sign-flip test, for up to {MOST_FLIPPED} pairs; with n pairs it cannot be below 2/2^n;
   - *rows too*, where all these runs keep their predictions: the interval over seeds, widened by how much the difference
-    changes when the evaluated rows are resampled (bootstrap), and about what is *detectable* with it: more, as the
-    interval is wider;
+    changes when the evaluated rows are resampled (bootstrap). If it includes 0, the approximate *detectable* difference
+    with this interval follows;
   - the number of pairs.
 - *At equal cost*: the same against plain fine-tuning for twice the epochs."""
 

@@ -111,7 +111,7 @@ class RandomMask(AsaModel):
         keep_rate: the probability of keeping a pair.
         budget: instead of `keep_rate`, mask exactly as many keys per row as `AsaModel` does under this budget, with the
             same bias: the control for that method.
-        protocol, layers, one_forward: as for `AsaModel`.
+        protocol, layers, one_forward, divergence_weight: as for `AsaModel`.
     """
 
     def __init__(
@@ -122,8 +122,9 @@ class RandomMask(AsaModel):
         layers: Iterable[int] | None = None,
         one_forward: bool = True,
         budget: float | None = None,
+        divergence_weight: float = 1.0,
     ):
-        super().__init__(backbone, 0.0, protocol, one_forward, layers, budget=budget)
+        super().__init__(backbone, 0.0, protocol, one_forward, layers, divergence_weight, budget=budget)
         self.adversaries = nn.ModuleList(adversary and RandomScores(keep_rate) for adversary in self.adversaries)
 
     def forward(self, *, labels: torch.Tensor | None = None, **batch):  # the Trainer looks for the name `labels`

@@ -67,6 +67,7 @@ METHODS = {
             "random_mask_budget": "budget",
             "protocol": "protocol",
             "asa_layers": "layers",
+            "asa_divergence_weight": "divergence_weight",
         },
     ),
     "rdrop": Method("baselines", "RDrop", {"rdrop_alpha": "alpha"}),

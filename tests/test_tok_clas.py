@@ -425,7 +425,10 @@ def test_defaults_are_those_of_the_release(data_dir, encoder_folder, tmp_path):
     [
         ({"method": "asa", "asa_divergence_weight": 1.0, "tau": 0.5}, "--asa_divergence_weight 0.05 --tau 0.11"),
         ({"method": "asa_budget", "asa_divergence_weight": 1.0}, "--asa_divergence_weight 0.05"),
+        ({"method": "random_mask", "asa_divergence_weight": 1.0}, "--asa_divergence_weight 0.05"),
         ({"method": "rdrop", "rdrop_alpha": 1.0}, "--rdrop_alpha 0.05"),
+        ({"method": "smart", "smart_weight": 1.0, "smart_bregman": 0.05}, "--smart_weight 0.05 --smart_bregman 0.05"),
+        ({"method": "r3f", "r3f_weight": 1.0}, "--r3f_weight 0.05"),
         ({"method": "rdrop", "rdrop_alpha": 0.05}, None),
         ({"method": "naive"}, None),
     ],

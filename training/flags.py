@@ -130,7 +130,7 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
         "--asa_divergence_weight",
         type=non_negative,
         default=1.0,
-        help="weight of ASA's divergence; 1 is as published (default: %(default)s)",
+        help="weight of the divergence of asa, asa_budget and random_mask; 1 is as published (default: %(default)s)",
     )
     group.add_argument(
         "--adversary_learning_rate",

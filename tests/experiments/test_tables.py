@@ -339,7 +339,12 @@ def test_another_setting_is_named():
         "bf16 False, not True, max_grad_norm 0.0, not 1.0"
     )
     training, own = settings(args | {"method": "random_mask"})
-    assert own == {"random_mask_keep_rate": 0.9, "random_mask_budget": None, "asa_layers": None}
+    assert own == {
+        "random_mask_keep_rate": 0.9,
+        "random_mask_budget": None,
+        "asa_layers": None,
+        "asa_divergence_weight": 1.0,
+    }
     assert {"protocol", "learning_rate", "load_model_path", "eval_on"} <= training.keys()
     assert not {"tau", "seed", "output_dir", "rdrop_alpha", "resume"} & training.keys()
 
