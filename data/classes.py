@@ -96,7 +96,3 @@ def saved_labels(checkpoint: str) -> Names | None:
     except (OSError, ValueError, AttributeError, TypeError):
         return None
     return () if config.get("problem_type") == "regression" or len(labels) == 1 else labels
-
-
-def _unnamed(labels: Names) -> bool:
-    return labels == tuple(f"LABEL_{number}" for number in range(len(labels)))

@@ -66,6 +66,8 @@ def check(args: argparse.Namespace) -> None:
     scored = f"{args.eval_on}_file" if args.do_eval else ""
     if args.dev_file and scored != "dev_file":
         log.warning(f"--dev_file is not used without --do_eval{' on dev' if args.do_eval else ''}")
+    if args.dev_fraction and args.eval_on == "test":
+        log.warning("--dev_fraction is not used with --eval_on test")
     if args.test_file and not args.do_test and scored != "test_file":
         log.warning("--test_file is not used without --do_test, or --do_eval --eval_on test")
     if args.dataset_name:

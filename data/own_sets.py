@@ -124,10 +124,12 @@ def unreadable(name: str, error: BaseException) -> InputError:
 def sets_of(args: argparse.Namespace, name: str, files: Mapping[str, list[list[Path]]], stratified: bool) -> dict:
     """The `train`, `dev` and `test` of a task."""
 
+    fraction = args.dev_fraction if args.eval_on == "dev" else None  # a test set is scored: nothing to hold out
+
     def data_set(paths: Sequence[Path], held_out: bool | None = None, **more) -> DataSet:
         share = None
-        if held_out is not None and args.dev_fraction:
-            share = Share(args.dev_fraction, args.seed, held_out, stratified)
+        if held_out is not None and fraction:
+            share = Share(fraction, args.seed, held_out, stratified)
         return DataSet(tuple((str(path),) for path in paths), share=share, **more)
 
     train = [path for paths in files["train"] for path in paths]
@@ -137,6 +139,6 @@ def sets_of(args: argparse.Namespace, name: str, files: Mapping[str, list[list[P
         "dev": {each: data_set(paths) for each, paths in zip(dev, files["dev"], strict=True)},
         "test": {each: data_set(paths, submission=each) for each, paths in zip(test, files["test"], strict=True)},
     }
-    if args.dev_fraction:
+    if fraction:
         sets["dev"] = {name: data_set(train, held_out=True)}
     return sets

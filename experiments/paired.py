@@ -27,7 +27,7 @@ def read(group: Group) -> Predicted | None:
     columns = {seed: read_predictions(path) for seed, path in files.items()}
     labels = next(iter(columns.values()))["label"] if columns else []
     metric, why = group.first.metric, ""
-    if group.first.args.get("dev_fraction") and group.first.same_rows:
+    if group.first.held_out:
         why = "each seed holds out other rows"
     elif not columns:
         why = "its runs keep no predictions"

@@ -17,6 +17,7 @@ from data import columns, own, own_flags, own_sets
 from data.task_kinds import Recipe, SentenceTask, Task
 from data.tasks import TASKS
 from experiments.records import different_settings, is_finished, parsed, read_run
+from training.flags import Default
 from utils import InputError, file_sha256
 
 KEPT = ("all", "last", "none")  # which weights of a finished run a grid keeps
@@ -152,7 +153,8 @@ def with_evaluations(
             folder = run.folder / other.label
             file_flag = "--dev_file" if run.task.own else "--eval_file"
             given = ["--task_name", other.task, *((file_flag, other.file) if other.file else ("--eval_on", "test"))]
-            given += ["--do_eval", "--max_seq_length", str(run.args["max_seq_length"]), *flags]
+            length = run.args["max_seq_length"]
+            given += ["--do_eval", *([] if isinstance(length, Default) else ["--max_seq_length", str(length)]), *flags]
             command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
             name = f"{run.name}/{other.label}"
             planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
@@ -210,7 +212,7 @@ def results_of(run: Planned) -> dict | None:
     results = read_run(path)
     try:
         moved = _encoder(results["args"], run) if is_finished(results) else {}  # a run cut off does not resume with it
-        different = different_settings(results, run.args | moved)
+        different = different_settings(results, run.args | moved | _lowered(results["args"], run))
     except (KeyError, TypeError, IndexError):
         raise InputError(f"{path}: not the results file of a run") from None
     if different:
@@ -225,6 +227,12 @@ def _encoder(recorded: dict, run: Planned) -> dict:
     path = recorded["load_model_path"]
     of_grid = run.after is not None and Path(path).parts[-3:] == Path(run.args["load_model_path"]).parts[-3:]
     return {"load_model_path": path} if of_grid else {}
+
+
+def _lowered(recorded: dict, run: Planned) -> dict:
+    """The recorded values of defaults that the run has lowered for its encoder."""
+    given = {name: value for name, value in run.args.items() if isinstance(value, Default)}
+    return {name: recorded[name] for name, value in given.items() if recorded[name] < value}
 
 
 def state(run: Planned) -> str:

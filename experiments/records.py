@@ -16,18 +16,18 @@ from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import execution
+from training.saved_settings import OF_MODEL
 from utils import InputError, counted, short
 
 PLAN = "grid.json"  # in a grid's folder: its planned runs
 # Beside `execution`, arguments for how a run computes, not what. Gradient accumulation and checkpointing give the same
-# gradients except for random draws (and except for accumulation in a regression under the release's protocol).
+# gradients except for random draws (and except for accumulation in a regression under the release's protocol, and for
+# the adversaries under a row budget).
 HOW = {
     *("do_train", "do_eval", "test_model_file", "eval_file", "eval_masks"),
     *("no_cuda", "attn_implementation", "model_type", "fsdp"),
     *("gradient_accumulation_steps", "gradient_checkpointing"),
 }
-# Settings of what a model reads. An evaluation that changes one of them is not the same as others.
-READ = ("max_seq_length", "truncation", "do_lower_case", "dream_questions")
 # Arguments that distinguish runs of one setting, or are recorded otherwise: the actual precision depends on the device.
 IDENTITY = {"seed", "method", "fp16", "bf16"}
 # What reading a file raises that is JSON, but not of a run.
@@ -122,6 +122,7 @@ def different_settings(run: dict, args: dict) -> str:
 class Result:
     """The scores of a finished run, or of its last checkpoint on another set.
 
+    precision: that of the training.
     name: its folder below the reported folder.
     args: the arguments of the training.
     training, own: everything that decides the result except the seed, as in `settings`.
@@ -129,6 +130,7 @@ class Result:
     scored_on: "dev" or "test", or the name of another set.
     masks: the masks it was scored under, in words; empty for none.
     same_rows: whether it was scored on the rows of the training's own evaluation.
+    held_out: whether these are rows held out of the training set, other ones with each seed.
     last: the score after the last epoch, in per cent.
     best: the score of the best epoch, which is chosen by this same score; None for an evaluation on another set.
     metrics: all scores after the last epoch.
@@ -154,6 +156,7 @@ class Result:
     predictions: Path
     masks: str = ""
     same_rows: bool = True
+    held_out: bool = False
 
 
 def read_runs(folder: Path) -> dict[str, dict]:
@@ -219,7 +222,7 @@ def read_results(folder: Path) -> list[Result]:
         for path in sorted((folder / name).glob("*/evaluation.json")):
             evaluation = read_run(path)
             try:
-                if Path(evaluation["args"]["test_model_file"]).name == last:
+                if _is_of(evaluation["args"]["test_model_file"], folder / name / last):
                     results.append(_of_evaluation(folder, path.parent.relative_to(folder).as_posix(), run, evaluation))
             except MALFORMED:
                 raise InputError(f"{path}: not the results file of an evaluation") from None
@@ -249,7 +252,20 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
         minutes=sum(epoch["seconds"] for epoch in epochs) / 60,
         code=_code(run),
         predictions=_predictions(folder / name, args),
+        held_out=_is_held_out(args),
     )
+
+
+def _is_of(scored: str, checkpoint: Path) -> bool:
+    """Whether an evaluation's recorded checkpoint is this one, which may have been copied, moved or removed since."""
+    path = Path(scored)
+    if path.name != checkpoint.name:
+        return False
+    return not path.exists() or path.resolve().parts[-3:] == checkpoint.resolve().parts[-3:]
+
+
+def _is_held_out(args: dict) -> bool:
+    return bool(args.get("dev_fraction")) and args["eval_on"] == "dev" and not _scored_files(args)
 
 
 def _check_numbers(*values) -> None:
@@ -282,14 +298,19 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     masks = _masks(args, args["eval_masks"]) if args.get("eval_masks") else ""
     if masks:
         given += f" under {masks}"
-    given = ", ".join([given, *(f"{flag} {short(args[flag])}" for flag in READ if _differs(args, run["args"], flag))])
-    _check_numbers(evaluation["eval_score"])
+    read, trained_on = ({**each, "protocol": protocol_of(each)} for each in (args, run["args"]))
+    of_model = (flag for flag in OF_MODEL if _differs(read, trained_on, flag))
     trained = vars(_of_run(folder, name, run))
+    precision = evaluation.get("precision", trained["precision"])
+    given = ", ".join(
+        [given, *(f"{flag} {short(read[flag])}" for flag in of_model)]
+        + [f"in {precision}"] * (precision != trained["precision"])
+    )
+    _check_numbers(evaluation["eval_score"])
     return Result(
         **trained
         | {
             "examples": {"train": trained["examples"]["train"], "eval": evaluation["examples"]["eval"]},
-            "precision": evaluation.get("precision", trained["precision"]),
             "scored_on": f"{args['task_name']} {given}",
             "metric": next(iter(evaluation["metrics"])),
             "last": evaluation["eval_score"],
@@ -298,6 +319,7 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
             "metrics": evaluation["metrics"],
             "masks": masks,
             "same_rows": _rows_of(args) == _rows_of(run["args"]),
+            "held_out": _is_held_out(args),
         }
     )
 

@@ -253,7 +253,7 @@ def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
         What `bootstrap.compare` does, and `detectable`: the detectable difference of the test over seeds, times the
         ratio of the two intervals' widths.
     """
-    if group.first.args.get("dev_fraction") and group.first.same_rows:  # each seed holds out different rows
+    if group.first.held_out:  # each seed holds out different rows
         return None
     files = [
         {seed: result.predictions for seed, result in each.results.items() if result.predictions.exists()}

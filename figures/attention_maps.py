@@ -23,6 +23,7 @@ from data.task_kinds import SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
 from figures.drawing import QUANTITIES, WIDTH, picture
 from training.flags import share
+from training.saved_settings import settings_of_run
 from utils import InputError, Parser, run_script
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     fit_together(args.load_model_path, config, tokenizer)
     encoding = encode(task, args, tokenizer)
     tokens = [tokenizer.decode([token]).strip() for token in encoding["input_ids"][0].tolist()]
-    model = load_asa(args.model_file, config, args.asa_budget)
+    model = load_asa(args.model_file, config, budget_of(args))
     plain_model = model.backbone
     if args.plain_model_file:
         auto_class = AutoModelForSequenceClassification
@@ -129,7 +130,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--model_file", required=True, help="<epoch>_pytorch_model.bin of a run with --method asa")
     parser.add_argument(
-        "--asa_budget", type=share, metavar="BETA", help="the run's budget, if it used --method asa_budget"
+        "--asa_budget",
+        type=share,
+        metavar="BETA",
+        help="the run's budget, if it used --method asa_budget (default: as recorded beside the file)",
     )
     parser.add_argument("--plain_model_file", help="a model fine-tuned without ASA, for the left map")
     parser.add_argument("--load_model_path", default="bert-base-uncased", help="the encoder that was fine-tuned")
@@ -198,6 +202,24 @@ def encode(task: SentenceTask, args: argparse.Namespace, tokenizer: PreTrainedTo
     if features.report["truncated_share"]:
         raise InputError(f"--text: more than {MAX_TOKENS} tokens, which no picture shows legibly; shorten it")
     return {name: torch.tensor([row]) for name, row in features[0].items()}
+
+
+def budget_of(args: argparse.Namespace) -> float | None:
+    """The row budget under which the model was trained; None for ASA's own rule.
+
+    Raises:
+        InputError: the run of the file was trained with another one than the one given.
+    """
+    trained = settings_of_run(args.model_file)
+    if "method" not in trained:  # the file has left its run
+        return args.asa_budget
+    budget = trained.get("asa_budget") if trained["method"] == "asa_budget" else None
+    if args.asa_budget not in (None, budget):
+        own = "--method asa" if budget is None else f"--asa_budget {budget:g}"
+        raise InputError(
+            f"--asa_budget {args.asa_budget:g}: {args.model_file} was trained with {own}: leave the flag out"
+        )
+    return budget
 
 
 def load_asa(path: str, config, budget: float | None = None) -> AsaModel:

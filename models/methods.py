@@ -25,6 +25,7 @@ PROTOCOLS = ("corrected", "release")
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 R3F_NOISES = ("uniform", "normal")
 ASA_BUDGET = 0.1  # the default share of its keys that each query hides
+RANDOM_MASK_KEEP_RATE = 0.9
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from data import own_flags
 from data.task_kinds import DREAM_QUESTIONS, Task
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
-from models.methods import unused_flags
+from models.methods import RANDOM_MASK_KEEP_RATE, unused_flags
 from training import argument_files, text_arguments, trackers
 from training.flags import add_own_data, build_parser
 from utils import InputError, log
@@ -154,6 +154,8 @@ def _tell_unused(parser: argparse.ArgumentParser, args: argparse.Namespace, type
     for action in parser._actions:
         if args.do_train and action.dest in unused and flags & set(action.option_strings):
             log.warning(f"{action.option_strings[0]} has no effect with --method {args.method}")
+    if args.do_train and "--warmup_proportion" in flags and args.lr_scheduler_type == "constant":
+        log.warning("--warmup_proportion has no effect with --lr_scheduler_type constant: constant_with_warmup has one")
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -177,6 +179,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
     if args.lr_scheduler_type == "polynomial" and args.warmup_proportion == 1:
         raise InputError("--warmup_proportion 1: polynomial decay needs steps after the warm-up: give less")
+    if args.random_mask_budget is not None and args.random_mask_keep_rate != RANDOM_MASK_KEEP_RATE:
+        raise InputError("--random_mask_budget and --random_mask_keep_rate exclude each other: give one of them")
     if args.fp16 and args.bf16:
         raise InputError("--fp16 and --bf16 exclude each other: give one of them")
     if args.fsdp:

@@ -32,6 +32,7 @@ from utils import InputError, Interrupted, log
 if TYPE_CHECKING:
     from transformers.models.auto.auto_factory import _BaseAutoModelClass
 
+FETCHED_TOGETHER = 100  # batches of an evaluation; fetching each would make a GPU wait
 INTERRUPTED = "interrupted, and its state saved: the same command with --resume goes on from there"
 
 
@@ -169,26 +170,35 @@ def _predict(run: Run, features: Features) -> tuple[list[np.ndarray], float | No
     # Without the wrapper that synchronises processes: they may have different numbers of batches.
     model = accelerator.unwrap_model(run.model).eval()
     calls = most(len(batches), accelerator) if is_sharded(model) else 0
-    logits, losses = [], Means()
+    logits, fetched, losses = [], [], Means()
     for batch in on_device(run, loader):
         # Several processes finish first: with different numbers of batches, they cannot agree to stop.
         if run.interruption and run.interruption.alone and run.interruption.noted:
             raise Interrupted(run.interruption.noted, INTERRUPTED)
         output = model(**batch)
         kept = run.head.summary(batch, output) if run.head.summary else output.logits.float()
-        logits.append(kept)  # fetched at the end, so that a GPU does not wait between batches
+        logits.append(kept)
+        if len(logits) == FETCHED_TOGETHER:
+            fetched += _rows(logits)
         if output.loss is not None:
             count = labelled(batch["labels"])
             losses.add({"sum": accumulation.of_labels(output.loss, (count, 1)), "labels": count})
     for _ in range(calls - len(batches)):  # the others need this process's shards for their calls
         model(**send_to_device(run.head.collate([features[0]]), accelerator.device))
     sums = {name: figure.item() for name, figure in losses.sums.items()}
-    fetched = [row for batch in logits for row in batch.cpu().numpy()]
+    fetched += _rows(logits)
     found = gather_object([(dict(zip(itertools.chain(*batches), fetched, strict=True)), sums)])  # one entry per process
     rows = {row: values for own, _ in found for row, values in own.items()}
     labels = sum(sums.get("labels", 0) for _, sums in found)
     loss = sum(sums.get("sum", 0.0) for _, sums in found) / labels if labels else None
     return [rows[row] for row in range(len(features))], loss
+
+
+def _rows(batches: list[torch.Tensor]) -> list[np.ndarray]:
+    """Take the batches out of the list, and return their rows in the memory of the host."""
+    rows = [row for batch in batches for row in batch.cpu().numpy()]
+    batches.clear()
+    return rows
 
 
 def of_masked_words(batch: dict[str, torch.Tensor], output) -> torch.Tensor:

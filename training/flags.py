@@ -7,7 +7,14 @@ from collections.abc import Iterable
 
 from data import own_flags
 from data.columns import SUFFIXES
-from models.methods import ASA_BUDGET, ATTENTION_IMPLEMENTATIONS, METHODS, PROTOCOLS, R3F_NOISES
+from models.methods import (
+    ASA_BUDGET,
+    ATTENTION_IMPLEMENTATIONS,
+    METHODS,
+    PROTOCOLS,
+    R3F_NOISES,
+    RANDOM_MASK_KEEP_RATE,
+)
 from training import trackers
 from utils import Parser
 
@@ -240,7 +247,7 @@ def _add_baselines(parser: argparse.ArgumentParser) -> None:
     """Add the settings of the methods that ASA is compared with; models/baselines.py explains them."""
     group = parser.add_argument_group("other methods (each flag belongs to the method in its name)")
     settings = (
-        ("random_mask_keep_rate", share, 0.9, "share of the query-key pairs that stay unmasked"),
+        ("random_mask_keep_rate", share, RANDOM_MASK_KEEP_RATE, "share of the query-key pairs that stay unmasked"),
         ("random_mask_budget", share, None, "instead, mask as many keys per query as asa_budget with this share"),
         ("rdrop_alpha", non_negative, 1.0, "weight of the divergence"),
         ("freelb_steps", positive_int, 2, "passes with noise, per optimizer step"),

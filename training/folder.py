@@ -401,11 +401,12 @@ def _line(record: dict) -> str:
 
 
 def describe(args: argparse.Namespace, accelerator: Accelerator, examples: dict[str, int]) -> dict:
-    """The head of a results file: every argument, the device, the versions, and the number of examples."""
+    """The head of a results file: every argument, device and processes, the versions, and the number of examples."""
     return {
         "args": vars(args),
         "versions": versions(),
         "device": _device(accelerator.device),
+        "processes": accelerator.num_processes,
         "precision": {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision),
         "examples": examples,
     }

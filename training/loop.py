@@ -165,6 +165,7 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
         _take_note(run, state, figures, finite)
         live = {}
         if args.liveness_steps and progress.step % args.liveness_steps == 0:
+            _finish_step(run)
             progress.seconds += time.perf_counter() - clock
             live = liveness.measure(run, parts, progress.step)
             clock = time.perf_counter()
@@ -173,14 +174,23 @@ def train_epoch(run: Run, state: TrainingState, loader: DataLoader, steps: int, 
             bar.set_postfix(bar_figures(progress), refresh=False)
         elif live:
             _log(run, state, live)
+        saves = args.save_steps and progress.step % args.save_steps == 0
+        if saves or progress.step_of_epoch == len(sampler) or progress.step == steps:
+            _finish_step(run)
         progress.seconds += time.perf_counter() - clock
         bar.update()
         stopped_by = run.interruption.agreed()
-        if stopped_by or (args.save_steps and progress.step % args.save_steps == 0):
+        if stopped_by or saves:
             save_state(run, state)
         if stopped_by:
             raise Interrupted(stopped_by, INTERRUPTED)
         clock = time.perf_counter()
+
+
+def _finish_step(run: Run) -> None:
+    """Wait until the device has finished the step, so that its time is counted as the step's."""
+    if run.accelerator.device.type != "cpu":
+        torch.accelerator.synchronize()
 
 
 def bar_figures(progress: Progress) -> dict[str, str]:

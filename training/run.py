@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import functools
+import os
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import (
     DistributedDataParallelKwargs,
@@ -78,7 +80,8 @@ def prepare(
     compare_with_training(args)
     sets = [examples.train, *examples.eval.values(), *examples.test.values()]
     files = [path for rows in sets for path in getattr(rows, "paths", ())]
-    RunFolder(args.output_dir).check(args, task, files)
+    if args.resume or os.environ.get("GROUP_RANK", "0") == "0":  # other machines need not see the folder
+        RunFolder(args.output_dir).check(args, task, files)
     methods.check(args, config)
     wanted = (args.cache_dir, args.do_lower_case, args.use_slow_tokenizer, tokens.flag)
     tokenizer = load_tokenizer(tokens.name, *wanted, **tokenizer_settings)
@@ -160,8 +163,9 @@ def execute(
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     if accelerator.process_index:
-        # Each process draws its own dropout; the weights are those of the first. NumPy's seeds must be below 2**32.
-        set_seed((args.seed + accelerator.process_index) % 2**32)
+        # Each process draws dropout that no process of another seed draws. The weights are those of the first.
+        [seed] = np.random.SeedSequence([args.seed, accelerator.process_index]).generate_state(1)
+        set_seed(int(seed))
     whole = shard(model, accelerator) if args.fsdp else None
     if args.do_train and not args.fsdp and accelerator.num_processes > 1 and leaves_out(model, features, head):
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)

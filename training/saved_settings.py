@@ -24,7 +24,7 @@ def compare_with_training(args: argparse.Namespace) -> None:
         InputError: --dev_fraction would score rows that the model was trained on.
     """
     model, masks = args.test_model_file, args.eval_masks
-    trained = _settings_of_run(model)
+    trained = settings_of_run(model)
     if getattr(args, "dev_fraction", None) and own_data(vars(args), TRAINED_ON) == own_data(trained, TRAINED_ON):
         if not trained.get("dev_fraction"):
             raise InputError(f"--dev_fraction: the training of {model} held out no rows: give a --dev_file")
@@ -36,10 +36,10 @@ def compare_with_training(args: argparse.Namespace) -> None:
                 )
     encoder = ("load_model_path",) if model and Path(model).is_file() else ()  # a state dict does not have it
     _warn(args, model, trained, (*encoder, *OF_MODEL))
-    _warn(args, masks, _settings_of_run(masks), OF_MASKS)
+    _warn(args, masks, settings_of_run(masks), OF_MASKS)
 
 
-def _settings_of_run(source: str | None) -> dict:
+def settings_of_run(source: str | None) -> dict:
     """The recorded arguments of the run that a checkpoint lies in; empty if there is none."""
     path = Path(source or "").parent / "results.json"
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from data.columns import SUFFIXES
 from models.methods import METHODS
 from training.flags import positive_int, share
-from utils import InputError
+from utils import InputError, log
 
 # Arguments that only tasks with labels use.
 WITHOUT_MEANING = {"do_test": False, "eval_on": "dev", "eval_file": None}
@@ -88,3 +88,5 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--do_train needs --train_file, the text to train on")
     if args.do_eval and not (args.dev_file or args.dataset_name):
         raise InputError("--do_eval needs --dev_file, the text that is held out")
+    if args.dev_file and not args.do_eval:
+        log.warning("--dev_file is not used without --do_eval")

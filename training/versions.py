@@ -31,7 +31,7 @@ def _code(root: Path) -> str | None:
     try:
         if Path(git("rev-parse", "--show-toplevel").strip()) != root.resolve():  # installed inside another checkout
             return None
-        commit = git("describe", "--always", "--abbrev=12").strip()
+        commit = git("rev-parse", "--short=12", "HEAD").strip()
         changes = git("diff", "HEAD", "--", "*.py")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -88,6 +88,29 @@ def test_a_folder_is_a_task_of_a_grid(write, name, script_name, tmp_path, monkey
     assert plan.folder_task("mine").recipe.settings() == {"dataset_name": "mine"}
 
 
+def test_a_run_that_has_cut_rows_to_its_encoder_is_finished(tmp_path, monkeypatch):
+    """Also where a grid has other sets scored by its model."""
+    monkeypatch.chdir(tmp_path)
+    table(tmp_path / "mine" / "train.csv", rows_of_films(6))
+    task = plan.folder_task("mine")
+    [run] = plan.plan_runs(Path("runs"), [task], [plan.Variant("naive", "naive")], 1, [])
+    args = run.args | {"task_name": "mine"}
+    epoch = {"epoch": 2, "global_step": 3}
+    run.folder.mkdir(parents=True)
+    for length, state in ((64, "finished"), (128, "finished"), (256, None)):
+        recorded = {"args": args | {"max_seq_length": length}, "epochs": [epoch], "finished": True}
+        (run.folder / "results.json").write_text(json.dumps(recorded))
+        if state:
+            assert plan.state(run) == state
+        else:
+            assert "(max_seq_length 256, not 128)" in message(plan.state, run)
+    [_, scored] = plan.with_evaluations([run], {"mine": [plan.OtherSet("mine", "other.csv")]}, [])
+    assert "--max_seq_length" not in scored.command
+    [typed] = plan.plan_runs(Path("runs"), [task], [plan.Variant("naive", "naive")], 1, ["--max_seq_length", "40"])
+    [_, scored] = plan.with_evaluations([typed], {"mine": [plan.OtherSet("mine", "other.csv")]}, [])
+    assert scored.command[scored.command.index("--max_seq_length") + 1] == "40"
+
+
 def test_folders_that_cannot_be_a_task_of_a_grid(tmp_path):
     def said(tasks: str) -> str:
         return message(reproduce.parse_arguments, ["main", "--tasks", tasks, "--output_dir", str(tmp_path)])
@@ -153,7 +176,7 @@ def kept_predictions(folder: Path, labels: list[int], found: list[int]) -> None:
         ("macro_f1", [0, 2, 1, 0], {"metric": "macro_f1"}, False),
         ("matthews", [0, 1, 1, 0], {"metric": "matthews"}, True),
         ("matthews", [0, 2, 1, 0], {"metric": "matthews"}, False),
-        ("accuracy", [0, 2, 1, 0], {"dev_fraction": 0.1}, False),
+        ("accuracy", [0, 2, 1, 0], {"dev_fraction": 0.1, "dev_file": None}, False),
     ],
 )
 def test_intervals_over_rows_where_they_can_be_made(metric, labels, args, over_rows, tmp_path):

@@ -19,6 +19,14 @@ def test_files_that_are_not_used_are_told(tmp_path, caplog):
     assert "is not used" not in caplog.text
 
 
+def test_a_share_is_not_held_out_where_a_test_set_is_scored(tmp_path, caplog):
+    train, test = (table(tmp_path / name, rows_of_films(8)) for name in ("x.csv", "test.csv"))
+    given = ["--do_train", "--do_eval", "--eval_on", "test", "--train_file", train, "--test_file", test]
+    _, sets = task_and_sets(*given, "--dev_fraction", "0.25")
+    assert (len(sets.train), [len(rows) for rows in sets.eval.values()]) == (8, [8])
+    assert "--dev_fraction is not used with --eval_on test" in caplog.text
+
+
 def test_a_csv_file_without_commas_is_named(tmp_path):
     for mark, name in ((";", "semicolons"), ("\t", "tabs")):
         write(tmp_path / "x.csv", f"text{mark}label", f"Hello world{mark}pos")

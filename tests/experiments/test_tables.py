@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -306,6 +307,8 @@ def test_evaluations_are_told_apart_by_what_they_score_and_how(tmp_path):
         "test": {"dev_file": ["x/dev.csv"], "test_file": ["x/other.csv"], "eval_on": "test"},
         "short": {"dev_file": ["dev.csv"], "max_seq_length": 32},
         "fp32": {"dev_file": ["dev.csv"], "record": {"precision": "fp32"}},
+        "release": {"dev_file": ["dev.csv"], "protocol": "release"},
+        "paper": {"dev_file": ["dev2.csv"], "protocol": "paper"},  # the former name of corrected
         "masks": {"eval_masks": "random", "method": "random_mask", "random_mask_budget": 0.1, "asa_layers": [0]},
     }
     run = write_run(tmp_path, "naive", 1, [90.0])
@@ -316,10 +319,37 @@ def test_evaluations_are_told_apart_by_what_they_score_and_how(tmp_path):
         "dev": ("SST-2 dev.csv", "bf16", False),
         "test": ("SST-2 other.csv", "bf16", False),
         "short": ("SST-2 dev.csv, max_seq_length 32", "bf16", False),
-        "fp32": ("SST-2 dev.csv", "fp32", False),
+        "fp32": ("SST-2 dev.csv, in fp32", "bf16", False),
+        "release": ("SST-2 dev.csv, protocol release", "bf16", False),
+        "paper": ("SST-2 dev2.csv", "bf16", False),
         "masks": ("SST-2 dev under random masks (random_mask_budget 0.1, asa_layers 0)", "bf16", True),
     }
-    assert len(grouped([first, *found])) == 6
+    assert len(grouped([first, *found])) == 8
+
+
+def test_models_trained_in_other_precisions_are_apart_wherever_they_are_scored(tmp_path):
+    for seed, precision in ((1, "fp16"), (2, "bf16")):
+        run = write_run(tmp_path, "naive", seed, [90.0])
+        (run / "results.json").write_text(json.dumps(results_of(run) | {"precision": precision}))
+        evaluation(run, "dev", 80.0, dev_file=["dev.csv"], record={"precision": "fp32"})
+    groups = {
+        (group.first.scored_on, group.first.precision): list(group.results) for group in grouped(read_results(tmp_path))
+    }
+    scored = "SST-2 dev.csv, in fp32"
+    assert groups == {("dev", "fp16"): [1], (scored, "fp16"): [1], ("dev", "bf16"): [2], (scored, "bf16"): [2]}
+
+
+def test_the_evaluation_of_another_run_s_checkpoint_does_not_count(tmp_path, monkeypatch):
+    """By its path, where that exists; records may have been copied, and checkpoints removed."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        run = write_run(tmp_path / "runs", "naive", seed, [90.0])
+        (run / "0_pytorch_model.bin").touch()
+        evaluation(run, "hard", 80.0, dev_file=["hard.csv"], test_model_file="runs/naive1/0_pytorch_model.bin")
+    said = [(each.name, each.scored_on) for each in read_results(tmp_path / "runs")]
+    assert said == [("naive1", "dev"), ("naive1/hard", "SST-2 hard.csv"), ("naive2", "dev")]
+    copied = shutil.copytree(tmp_path / "runs", tmp_path / "copy" / "runs", ignore=shutil.ignore_patterns("*.bin"))
+    assert [each.name for each in read_results(copied)] == ["naive1", "naive1/hard", "naive2"]
 
 
 def test_a_run_without_scores_of_its_own_has_those_of_its_evaluations(tmp_path):

@@ -176,6 +176,18 @@ def test_losses_under_masks_are_compared_by_seed(tmp_path, capsys):
     assert "| 10.00 | naive | 30.00 | -20.00, 3 pairs |" in capsys.readouterr().out
 
 
+def test_losses_of_models_that_are_scored_in_another_precision(tmp_path):
+    """As after a training on a GPU."""
+    for seed in (1, 2):
+        for method, right, share in (("asa_budget", 28, {"asa_budget": 0.1}), ("naive", 24, {})):
+            run = record(tmp_path, method, seed, range(30), {"under-other": range(right - seed)}, **share)
+            for path, precision in ((run / "results.json", "fp16"), (run / "under-other" / "evaluation.json", "fp32")):
+                path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": precision}))
+    [loss] = sections(tmp_path)["losses"]
+    assert loss["scored_on"] == "SST-2 dev under other adversaries, in fp32"
+    assert [row["difference"] for row in loss["against"]] == [-10]
+
+
 def lives(run, figures) -> None:
     """Give a run its liveness, every 20 steps."""
     steps = [{"step": 20 * place, "liveness": value} for place, value in enumerate(figures, 1)]
@@ -252,8 +264,12 @@ def test_what_cannot_be_compared_by_rows_is_left_out(tmp_path, caplog):
         record(tmp_path, "asa_budget", seed, [], labels=labels, asa_budget=0.1, dev_fraction=0.1)
         labels = [row % 3 for row in range(ROWS)]
         record(tmp_path, "asa_budget", seed, [], labels=labels, score="macro_f1", asa_budget=0.1, learning_rate=1.0)
-    [found] = sections(tmp_path)["fixed"]
+        for method, right in (("asa_budget", 20), ("naive", 16)):  # a test set is the same for all seeds
+            share = {"asa_budget": 0.1} if method == "asa_budget" else {}
+            record(tmp_path, method, seed, range(right), dev_fraction=0.2, eval_on="test", learning_rate=2.0, **share)
+    found, on_test = sections(tmp_path)["fixed"]
     assert differences(found) == {("naive", ""): 25}
+    assert differences(on_test) == {("naive", "eval_on test, learning_rate 2, dev_fraction 0.2"): 10}
     assert "dev_fraction 0.1, scored on dev: asa_budget is left out: each seed holds out other rows" in caplog.text
     assert "asa_budget is left out: macro_f1 is not computed from rows here" in caplog.text
 

@@ -1,5 +1,6 @@
 """Attention maps: what is drawn and written, and what cannot be drawn."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_the_masked_units_are_those_of_the_adversaries(model_type):
 
     again = attention_maps.attend(model.backbone, batch)
     assert np.array_equal(again.attention, plain.attention)  # nothing of the adversarial pass is left in the model
+
+
+def test_the_budget_of_a_model_is_that_of_its_run(encoder_folder, tmp_path):
+    def budget(*others: str):
+        return attention_maps.budget_of(attention_maps.parse_arguments(flags(encoder_folder, tmp_path, *others)))
+
+    assert [budget(), budget("--asa_budget", "0.2")] == [None, 0.2]  # no run is beside it
+    for method, trained in (("asa", None), ("asa_budget", 0.1)):
+        (tmp_path / "results.json").write_text(json.dumps({"args": {"method": method, "asa_budget": 0.1}}))
+        assert budget() == trained
+        own = "--asa_budget 0.1" if trained else "--method asa"
+        said = f"--asa_budget 0.2: {tmp_path / 'asa.bin'} was trained with {own}: leave the flag out"
+        assert message(budget, "--asa_budget", "0.2") == said
 
 
 @pytest.mark.parametrize("model_type", ENCODER_TYPES)

@@ -23,6 +23,7 @@ from data.readers import read_set, task_folder
 from data.tasks import ENTAILMENT, NLI, SENTENCE_TASKS
 from models.checkpoints import save_checkpoint, saved_classes
 from models.heads import named_labels
+from training import evaluation
 
 HANS = SENTENCE_TASKS["HANS"]
 HANS_HEADER = (
@@ -106,6 +107,20 @@ def test_eval_file_takes_the_place_of_the_dev_sets(evaluate, encoder_folder, tmp
     assert record["metrics"] == {"accuracy": pytest.approx(100 * right / 12)}
     assert record["eval_score"] == record["metrics"]["accuracy"] != 100
     assert (record["args"]["eval_file"], record["examples"]) == (own, {"eval": 12})
+
+
+def test_logits_may_be_fetched_in_parts(evaluate, encoder_folder, tmp_path, monkeypatch):
+    model, _ = saved(encoder_folder, ("no", "yes"), tmp_path)
+    rows = str(write(tmp_path / "rows.tsv", "sentence\tlabel", *(f"{text}\t1" for text, _ in some_pairs(9))))
+    found = []
+    for together in (1, 2, 100):
+        monkeypatch.setattr(evaluation, "FETCHED_TOGETHER", together)
+        evaluate("SST-2", model, "--eval_file", rows, "--eval_batch_size", "2", folder=f"by {together}")
+        [path] = (tmp_path / f"by {together}" / "predictions").iterdir()
+        found.append(read_predictions(path))
+    assert len(found[0]["logits"]) == 9
+    for other in found[1:]:
+        assert np.array_equal(np.array(other["logits"]), np.array(found[0]["logits"]))
 
 
 def test_eval_file_of_the_other_scripts(evaluate, encoder_folder, tmp_path):

@@ -17,7 +17,7 @@ from models import asa, baselines, encoder_types
 from models import methods as registry
 from models.checkpoints import read_state_dict
 from models.methods import METHODS
-from training import flags
+from training import arguments, flags
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,23 @@ def test_settings_that_cannot_be(flag, value, said, tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"argument {flag}: {said}" in error
     assert error.count("\n") == 1
+
+
+def test_two_ways_to_say_how_much_is_masked_at_random(tmp_path):
+    both = ["--method", "random_mask", "--random_mask_budget", "0.1", "--random_mask_keep_rate", "0.5"]
+    said = message(
+        run_sent_clas.main, ["--do_train", "--task_name", "SST-2", *both, "--output_dir", str(tmp_path / "x")]
+    )
+    assert said == "--random_mask_budget and --random_mask_keep_rate exclude each other: give one of them"
+
+
+def test_a_warm_up_that_a_schedule_does_not_have(monkeypatch, caplog):
+    for schedule, warned in (("constant", True), ("constant_with_warmup", False)):
+        given = ["--do_train", "--task_name", "SST-2", "--lr_scheduler_type", schedule, "--warmup_proportion", "0.1"]
+        monkeypatch.setattr("sys.argv", ["run_sent_clas.py", *given])
+        arguments.of_script("run_sent_clas", None)
+        assert ("--warmup_proportion has no effect with --lr_scheduler_type constant" in caplog.text) == warned
+        caplog.clear()
 
 
 @pytest.mark.parametrize(

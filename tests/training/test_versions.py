@@ -20,6 +20,8 @@ def test_the_code_is_a_commit_and_its_changes(tmp_path):
     git("commit", "-m", "first")
     commit = _code(tmp_path)
     assert len(commit) == 12
+    git("tag", "-a", "v1", "-m", "a name")
+    assert _code(tmp_path) == commit
     (tmp_path / "page.md").write_text("other text\n")
     assert _code(tmp_path) == commit
     found = []
