@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from data.readers import task_folder
@@ -120,7 +121,8 @@ def download(source: Source, data_dir: str | Path) -> None:
         built = _buildable(source, folder)
         for remote in () if built else source.remotes:
             if not _in_place(folder, remote.files):
-                _fetch_remote(remote, folder)
+                with _alone(folder):
+                    _fetch_remote(remote, folder)
         if source.build and not _in_place(folder, source.built):
             for name, text in (built or source.build(folder)).items():
                 with _verified(folder / name, source.built[name], f"{folder / name}, as built") as temporary:
@@ -132,6 +134,27 @@ def download(source: Source, data_dir: str | Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
     log.info(f"{source.name}: complete in {folder}")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Context in which no other process fetches into the folder.
+
+    Raises:
+        InputError: another one is doing so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".download.lock"
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"{folder}: another process fetches files into it: wait until it has ended") from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
 def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:

@@ -127,7 +127,9 @@ def word_features(
         raise InputError(
             "--use_slow_tokenizer: a token task needs a fast tokenizer, which knows the word that each token is part of"
         )
-    encoding, cut = _encode(tokenizer, [[row.words for row in examples]], max_seq_length, is_split_into_words=True)
+    before = " " * _takes_space(tokenizer)
+    texts = [[f"{before}{word}" for word in row.words] for row in examples]
+    encoding, cut = _encode(tokenizer, [texts], max_seq_length, is_split_into_words=True)
     first_tokens: list[list[int | None]] = []
     beyond_limit = 0
     for row, example in enumerate(examples):
@@ -156,6 +158,20 @@ def word_features(
                 if first is not None:
                     of_tokens[first] = class_index(label)
     return Features(dict(encoding), labels, examples=examples, report=report, first_tokens=first_tokens)
+
+
+def _takes_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a word needs a space before it, lest it is read as the continuation of the word before.
+
+    So it is with byte-level tokenizers, unless their class obeys `add_prefix_space` (RoBERTa's does, ModernBERT's and
+    EuroBERT's do not).
+    """
+    plain = tokenizer("a b", add_special_tokens=False)["input_ids"]
+    bare, spaced = (
+        tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
+        for words in (["a", "b"], ["a", " b"])
+    )
+    return bare != plain == spaced
 
 
 def _labels(examples: Sequence) -> list | None:

@@ -310,8 +310,8 @@ def word_lines(path: Path, document_mark: str | None = None) -> Iterator[tuple[i
     sentence ends at an empty line, or where the first column is the `document_mark`.
     """
     for line, text in lines(path):
-        text = text.rstrip(" \t")
-        columns = text.split("\t") if "\t" in text else re.split(" +", text.strip(" "))
+        tabs, text = "\t" in text, text.rstrip(" \t")
+        columns = text.split("\t") if tabs else re.split(" +", text.strip(" "))
         ends = not text or columns[0] == document_mark
         yield line, [] if ends else [column.strip(" ") for column in columns]
 

@@ -338,4 +338,10 @@ def _word_metrics(args: argparse.Namespace, tags: Names) -> Names:
     first = args.metric or (OF_ENTITIES[0] if entities else "accuracy")
     if not entities and first != "accuracy":
         raise InputError(f"--metric {first} is of entities: their tags are {OUTSIDE} and B-..., I-...; use accuracy")
+    odd = [tag for tag in tags if not ENTITY_TAG.fullmatch(tag)]
+    if OUTSIDE in tags and 0 < len(odd) < len(tags) - len(odd):
+        log.warning(
+            f"{some(odd)}: unlike the other tags, not of the form B-... or I-..., so the metric is accuracy; a slip, or"
+            " a header line?"
+        )
     return (first, *(name for name in (OF_ENTITIES if entities else ("accuracy",)) if name != first))

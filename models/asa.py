@@ -295,6 +295,10 @@ class AsaModel(nn.Module):
         for attention, method in self._biased:
             restore_scores(attention, method)
 
+    def __copy__(self):
+        """Refuse: a shallow copy would share the backbone, and take over its hooks."""
+        raise TypeError("copy.copy would leave two models with one backbone: use copy.deepcopy")
+
     def __setstate__(self, state: dict) -> None:
         """Restore a copy: its backbone's hooks refer to no model, so new ones are attached unless it was detached."""
         super().__setstate__(state)

@@ -148,7 +148,19 @@ class RandomScores(nn.Module):
 
 
 class EmbeddingNoise(Baseline):
-    """Base class of the methods that add noise to the embeddings of the real tokens."""
+    """Base class of the methods that add noise to the embeddings of the real tokens.
+
+    Raises:
+        ValueError: the weights have half precision, in which the noise would have no effect.
+    """
+
+    def __init__(self, backbone: PreTrainedModel):
+        super().__init__(backbone)
+        precision = _word_embeddings(backbone).weight.dtype
+        if precision.itemsize < torch.float32.itemsize:
+            raise ValueError(
+                f"noise on the embeddings needs weights in float32, not {precision}: load them with dtype=torch.float32"
+            )
 
     def real_tokens(
         self, input_ids: torch.Tensor | None = None, attention_mask: torch.Tensor | None = None, **_
@@ -340,7 +352,7 @@ class Smart(FineNoise):
         self.radius, self.bregman = radius, bregman
         self.momentum, self.early_momentum, self.share_done = momentum, early_momentum, 1.0
         if bregman:
-            self.average = copy.deepcopy(backbone).requires_grad_(False)
+            self.average = copy.deepcopy(backbone).requires_grad_(False).eval()
             self.register_buffer("seen", self._watched().detach().clone())
 
     def train(self, mode: bool = True):
@@ -431,7 +443,12 @@ def mean_embedding_norm(backbone: PreTrainedModel) -> float:
 
 
 def _gradient(loss: torch.Tensor, noise: torch.Tensor, retain_graph: bool = False) -> torch.Tensor:
-    """The gradient of the loss with respect to the noise, up to a factor; 0 where half precision overflows."""
+    """The gradient of the loss with respect to the noise, up to a factor; 0 where half precision overflows.
+
+    It is 0, too, for the constant loss that some models return for a batch without labels.
+    """
+    if not loss.requires_grad:
+        return torch.zeros_like(noise)
     (gradient,) = torch.autograd.grad(loss * GRADIENT_SCALE, noise, retain_graph=retain_graph)
     return gradient.nan_to_num(0.0, 0.0, 0.0)
 

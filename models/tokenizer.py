@@ -23,6 +23,9 @@ COUNT_FROM_PAD = (
 )
 
 
+SEGMENTS = "token_type_ids"
+
+
 def load_tokenizer(
     name: str, cache_dir: str | None, lower_case: bool, slow: bool, flag: str = "--load_model_path", **settings
 ) -> PreTrainedTokenizerBase:
@@ -106,7 +109,11 @@ def fit_together(
     if config.model_type in COUNT_FROM_PAD and config.pad_token_id is None:
         raise InputError(f"{flag} {name}: its config.json has no pad_token_id")
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions(config))
-    # As the tokenizers of RoBERTa and related types do.
-    if (getattr(config, "type_vocab_size", 0) or 0) < 2 and "token_type_ids" in tokenizer.model_input_names:
-        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # these are saved
+    names = tokenizer.model_input_names
+    if (getattr(config, "type_vocab_size", 0) or 0) < 2:  # as the tokenizers of RoBERTa and related types do
+        names = [name for name in names if name != SEGMENTS]
+    elif SEGMENTS not in names and "model_input_names" not in tokenizer.init_kwargs:
+        # In transformers 5, ALBERT's tokenizer and generic ones number the segments of a pair only if they are told to.
+        names = [*names, SEGMENTS] if 1 in tokenizer("a", "a", return_token_type_ids=True)[SEGMENTS] else names
+    if names != tokenizer.model_input_names:
+        tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names  # the latter are saved

@@ -108,7 +108,7 @@ class AsaTrainer(Trainer):
     def get_batch_samples(self, *args) -> tuple[list, torch.Tensor | None]:
         """The parts of the next batch, and (2,): its number of examples and of labels, over all processes."""
         parts, sizes = super().get_batch_samples(*args)
-        self._steps += 1
+        self._steps += bool(parts)  # an iterable data set ends its epoch with an empty batch
         return parts, None if sizes is None else self.accelerator.reduce(sizes)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:

@@ -16,7 +16,9 @@ from script_runs import (
     run_folder,
 )
 from sklearn.metrics import f1_score
-from transformers import AutoTokenizer, DataCollatorForTokenClassification, RobertaTokenizer
+from tokenizers import Tokenizer, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, DataCollatorForTokenClassification, PreTrainedTokenizerFast, RobertaTokenizer
 
 from data.conll import as_bio, read_tagged
 from data.examples import WordsExample
@@ -194,6 +196,18 @@ def test_words_of_a_byte_level_tokenizer_begin_with_a_space(roberta_folder, data
     features = word_features([WordsExample(["ab", "cab"], [1, 2])], tokenizer, 40)
     assert tokenizer.convert_ids_to_tokens(features[0]["input_ids"]) == ["<s>", "Ġab", "Ġ", "c", "ab", "</s>"]
     assert features[0]["labels"] == [-100, 1, 2, -100, -100, -100]
+
+
+def test_words_of_a_byte_level_tokenizer_that_takes_no_prefix_space():
+    """As ModernBERT's and EuroBERT's: they ignore add_prefix_space."""
+    backend = Tokenizer(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = trainers.BpeTrainer(vocab_size=300, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator(["the cat lives in the city"] * 9, alphabet)
+    generic = PreTrainedTokenizerFast(tokenizer_object=backend, add_prefix_space=True)
+    features = word_features([WordsExample(["the", "cat", "lives"], [0, 1, 2])], generic, 40)
+    found = generic.convert_ids_to_tokens(features.columns["input_ids"][0])
+    assert [found[place] for place in features.first_tokens[0]] == ["\u0120the", "\u0120cat", "\u0120lives"]
 
 
 def test_a_slow_tokenizer_is_one_sentence():

@@ -148,6 +148,15 @@ def test_second_call_fetches_nothing(server, tmp_path):
         assert len(server.requests) == asked
 
 
+def test_two_at_once_are_refused(server, tmp_path):
+    source = long_file(server)
+    said = "Long: another process fetches files into it: wait until it has ended"
+    with downloader._alone(tmp_path / "Long"), pytest.raises(InputError, match=said):
+        download(source, tmp_path)
+    download(source, tmp_path)
+    assert everything_under(tmp_path) == ["Long", "Long/long.bin"]
+
+
 def test_folder_in_another_case_is_used(server, tmp_path):
     (tmp_path / "sst-2").mkdir()
     download(sst2(server), tmp_path)

@@ -55,6 +55,31 @@ def test_tags_say_how_they_are_scored(rows, flags, metrics, labels, tmp_path):
     assert task.labels == labels
 
 
+def test_a_header_line_or_a_slip_among_tags_of_entities_is_told(tmp_path, caplog):
+    def metric(name: str, *tags: str) -> str:
+        file = tmp_path / name
+        file.write_text("".join(f"w{tag}\t{tag}\n" for tag in tags))
+        task, _ = task_and_sets("--do_train", "--train_file", str(file), script="run_tok_clas")
+        return task.metrics[0]
+
+    assert metric("a.tsv", "tag", "B-PER", "O", "B-LOC") == "accuracy"
+    assert "tag: unlike the other tags, not of the form B-... or I-..., so the metric is accuracy" in caplog.text
+    caplog.clear()
+    assert [metric("b.tsv", "B-PER", "O", "B-LOC"), metric("c.tsv", "NN", "O", "VB")] == ["entity_f1", "accuracy"]
+    assert "unlike the other tags" not in caplog.text
+
+
+def test_a_word_with_a_space_and_no_tag_is_not_two_columns(tmp_path):
+    file = tmp_path / "x.tsv"
+    file.write_text("New York\t\nParis\tB-LOC\n")
+    words = partial(task_and_sets, script="run_tok_clas")
+    said = message(words, "--do_train", "--train_file", str(file))
+    assert said == f"{file}, line 1: the row has no tag; a word and its tag are expected"
+    file.write_text("New York\tB-LOC\t\nParis\tO\n")
+    _, sets = words("--do_train", "--train_file", str(file))
+    assert [row.words for row in sets.train] == [["New York", "Paris"]]
+
+
 @pytest.mark.parametrize("ends", ["LU", "ES"])
 def test_entities_with_tags_for_ends_and_single_words_by_value(ends):
     """Two of one word, one of two and one of three; the prediction of the third ends too early."""

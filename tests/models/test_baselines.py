@@ -16,6 +16,7 @@ from models.encoders import checkpoint_layers
 from models.methods import unused_flags
 from training import accumulation
 from training.state import Means
+from utils import InputError
 
 SETTINGS = {
     "random_mask": {"random_mask_keep_rate": 0.8, "random_mask_budget": None, "asa_divergence_weight": 0.7},
@@ -519,6 +520,24 @@ def test_which_flags_a_method_leaves_unused():
     assert unused_flags("random_mask") == everything - SETTINGS["random_mask"].keys() - {"asa_layers"}
     for method in ("rdrop", "freelb", "smart", "r3f"):
         assert unused_flags(method) == everything - SETTINGS[method].keys()
+
+
+@pytest.mark.parametrize("method", ["freelb", "smart", "r3f"])
+def test_noise_needs_weights_in_float32(method):
+    backbone = tiny_backbone(dtype=torch.bfloat16)
+    said = "noise on the embeddings needs weights in float32, not torch.bfloat16: load them with dtype=torch.float32"
+    with pytest.raises(InputError, match=f"--method {method}: {said}"):
+        methods.build(method, backbone, argparse.Namespace(**SETTINGS[method], protocol="corrected"))
+
+
+def test_the_averaged_model_has_no_dropout():
+    backbone = tiny_backbone().train()
+    assert not methods.build("smart", backbone, argparse.Namespace(**SETTINGS["smart"])).average.training
+
+
+def test_a_constant_loss_has_no_gradient():
+    noise = torch.ones(2, requires_grad=True)
+    assert not _gradient(torch.zeros(()), noise).any()
 
 
 def test_the_gradient_of_the_noise_is_scaled_against_underflow_and_0_where_it_overflows():

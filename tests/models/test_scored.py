@@ -1,6 +1,7 @@
 """The model that is scored is scored as itself: its own tokenizer, limits, classes and kind of problem."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -403,6 +404,20 @@ def test_two_segments_stay_two(encoder_folder):
     tokenizer = load_tokenizer(encoder_folder, None, False, False)
     fit_together(encoder_folder, load_config(encoder_folder, None, None), tokenizer)
     assert tokenizer("a", "b")["token_type_ids"] == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("told", "segments"), [(None, True), (["input_ids", "attention_mask"], False)])
+def test_segments_of_a_tokenizer_that_numbers_them_only_if_told(told, segments, encoder_folder, tmp_path):
+    """As ALBERT's, and generic ones, in transformers 5; unless its files say what it makes."""
+    shutil.copytree(encoder_folder, tmp_path, dirs_exist_ok=True)
+    more = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({"model_input_names": told} if told else {})
+    edit(tmp_path / "tokenizer_config.json", lambda settings: settings.update(more))
+    tokenizer = load_tokenizer(str(tmp_path), None, False, False)
+    assert "token_type_ids" not in tokenizer("a", "b")
+    fit_together(str(tmp_path), load_config(str(tmp_path), None, None), tokenizer)
+    assert tokenizer("a", "b").get("token_type_ids") == ([0, 0, 0, 1, 1] if segments else None)
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert ("token_type_ids" in AutoTokenizer.from_pretrained(tmp_path / "saved")("a", "b")) == segments
 
 
 def sided(folder: Path, side: str) -> None:

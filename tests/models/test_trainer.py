@@ -147,6 +147,19 @@ def test_the_logs_have_the_parts_of_the_loss(tmp_path):
         assert logged(trainer, name) == pytest.approx(means[:, column].tolist(), rel=1e-6), name
 
 
+def test_the_logs_of_a_data_set_without_length(tmp_path):
+    """Its end is found by asking for a batch that does not come."""
+    figures = []
+    for streamed in (False, True):
+        torch.manual_seed(1)
+        trainer = trainer_of(AsaModel(tiny_backbone()), tmp_path, max_steps=6, per_device_train_batch_size=8)
+        if streamed:
+            trainer.train_dataset = rows().to_iterable_dataset().remove_columns("text")
+        trainer.train()
+        figures.append([logged(trainer, name) for name in ("keep_rate", "penalty", "task_loss")])
+    assert figures[1] == [pytest.approx(values) for values in figures[0]]
+
+
 def test_the_logs_start_afresh_with_each_training(tmp_path):
     trainer = trainer_of(AsaModel(tiny_backbone(), tau=0.2), tmp_path, learning_rate=0.0, logging_steps=2, max_steps=3)
     trainer.train()

@@ -86,6 +86,12 @@ def test_copies_and_pickles_of_the_backbone_carry_no_adversary(model_type):
         assert not any(isinstance(module, type(model.adversaries[0])) for module in again.modules())
 
 
+def test_a_shallow_copy_is_refused():
+    """It would take the hooks of the backbone over, and leave the first model without."""
+    with pytest.raises(TypeError, match=r"use copy\.deepcopy"):
+        copy.copy(AsaModel(tiny_backbone()))
+
+
 def test_a_whole_model_is_saved_and_loaded():
     model, batch = AsaModel(tiny_backbone(), tau=0.2), tiny_batch()
     file = io.BytesIO()
