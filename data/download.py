@@ -143,6 +143,7 @@ def _alone(folder: Path) -> Iterator[None]:
     Raises:
         InputError: another one is doing so.
     """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".download.lock"
     lock = FileLock(path, timeout=0)
@@ -155,6 +156,9 @@ def _alone(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         lock.release()
+        for place in made:
+            with contextlib.suppress(OSError):  # it is not empty
+                place.rmdir()
 
 
 def _buildable(source: Source, folder: Path) -> Mapping[str, str] | None:

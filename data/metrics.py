@@ -38,13 +38,6 @@ def _matthews(labels: np.ndarray, predictions: np.ndarray) -> float:
     return np.nan if constant else sklearn_metrics.matthews_corrcoef(labels, predictions)
 
 
-def _f1(labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The F1 of class 1; for a label that the model lacks, either prediction is wrong."""
-    found = np.equal(predictions, 1)
-    truth = np.where(np.equal(labels, IGNORED_LABEL), ~found, np.equal(labels, 1))
-    return sklearn_metrics.f1_score(truth, found, zero_division=np.nan)
-
-
 def _macro_f1(labels: np.ndarray, predictions: np.ndarray) -> float:
     """The mean F1 over the classes in labels or predictions, without labels that the model lacks."""
     classes = np.setdiff1d(np.union1d(labels, predictions), [IGNORED_LABEL])
@@ -58,7 +51,9 @@ def _correlation(function):
 # name -> function of (labels, predictions), both (n,); higher is better, and nan means undefined.
 METRICS = {
     "accuracy": sklearn_metrics.accuracy_score,
-    "f1": _f1,
+    "f1": lambda labels, predictions: sklearn_metrics.f1_score(
+        np.equal(labels, 1), np.equal(predictions, 1), zero_division=np.nan
+    ),
     "macro_f1": _macro_f1,
     "matthews": _matthews,
     "pearson": _correlation(stats.pearsonr),
@@ -108,7 +103,7 @@ def compute(names: tuple[str, ...], labels: Values, predictions: Values) -> dict
 
     Args:
         labels: (n,), class indices, or scores of a regression. A label that is not a class of the model counts as
-            wrong.
+            wrong; for f1, which is that of class 1, it is another class.
         predictions: likewise; if any is `NO_CLASS` or not a number, all metrics are undefined.
     """
     predicted = np.asarray(predictions)

@@ -1,5 +1,6 @@
 """A run that is cut off and resumed ends with the bits of one that was not."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -407,7 +408,8 @@ def test_a_run_keeps_others_out_of_its_folder(arguments, uninterrupted, tmp_path
             " wait for its end, or give another folder"
         )
         while first.is_alive():  # it may not have come to its stop yet
-            os.kill(first.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(first.pid, signal.SIGCONT)
             first.join(0.05)
         assert first.exitcode == 0, log.read_text()
     finally:
