@@ -11,7 +11,6 @@ t)^2) times as wide as necessary, where t is the quantile of Student's t: 1.10 f
 six, and never more than sqrt(2). If all seeds err on the same rows, nothing is counted twice.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,7 +86,8 @@ SCORES = {
     "token_f1": Score(_word_counts, lambda sums: _ratio(2 * sums[..., 0], sums[..., 1] + sums[..., 2])),
     "word_accuracy": Score(_word_accuracy_counts, lambda sums: _ratio(sums[..., 0], sums[..., 1])),
 }
-CORRELATIONS: dict[str, Callable] = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
+# metric -> what is correlated, from values (..., n)
+CORRELATIONS: dict[str, Callable] = {"spearman": lambda values: stats.rankdata(values, axis=-1), "pearson": np.asarray}
 
 
 def computes(metric: str, labels: Sequence) -> bool:
@@ -106,13 +106,13 @@ def predicted(columns: Mapping[str, Sequence], metric: str) -> list:
     logits = columns["logits"]
     if metric in CORRELATIONS:
         return [row[0] for row in logits]
-    if logits and isinstance(columns["label"][0], list):
-        return [[None if word is None else _class(word) for word in row] for row in logits]
-    return [_class(row) for row in logits]
-
-
-def _class(logits: Sequence[float]) -> int:
-    return int(best_class([np.asarray(logits)])[0])
+    if not logits:
+        return []
+    if not isinstance(columns["label"][0], list):
+        return best_class([*map(np.asarray, logits)]).tolist()
+    seen = [word for row in logits for word in row if word is not None]
+    classes = iter(best_class([*map(np.asarray, seen)]).tolist() if seen else [])
+    return [[None if word is None else next(classes) for word in row] for row in logits]
 
 
 def _is_whole(run: Sequence, metric: str) -> bool:
@@ -132,12 +132,18 @@ def drawn_scores(metric: str, labels: Sequence, runs: Sequence[Sequence], rows: 
     """
     whole = np.array([_is_whole(run, metric) for run in runs])
     if metric in CORRELATIONS:
-        label, function = np.asarray(labels, dtype=float), CORRELATIONS[metric]
-        found = [np.asarray(run, dtype=float) for run in runs]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about a constant run or draw, which has no correlation
-            values = [[function(label[draw], run[draw]).statistic for run in found] for draw in rows]
-        return np.where(whole, 100 * np.nan_to_num(np.array(values)), 0.0)
+
+        def standardized(values: Sequence[float]) -> np.ndarray:  # (draws, n); 0 if constant: it has no correlation
+            drawn = CORRELATIONS[metric](np.asarray(values, dtype=float)[rows])
+            varies = (drawn != drawn[:, :1]).any(1, keepdims=True)  # exact, unlike a length that is rounded
+            drawn = drawn - drawn.mean(1, keepdims=True)
+            length = np.linalg.norm(drawn, axis=1, keepdims=True)
+            return np.divide(drawn, length, out=np.zeros_like(drawn), where=varies)
+
+        label = standardized(labels)
+        # Runs that are not whole get 0 below, whatever stands here.
+        found = [run if good else labels for run, good in zip(runs, whole, strict=True)]
+        return np.where(whole, 100 * np.stack([(label * standardized(run)).sum(1) for run in found], 1), 0.0)
     words = bool(labels) and isinstance(labels[0], list)
     score = SCORES["word_accuracy" if words and metric == "accuracy" else metric]
     times = np.stack([np.bincount(draw, minlength=len(labels)) for draw in rows]).astype(float)  # (draws, rows)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from experiments.records import Result, read_results
 from figures.drawing import COLOURS, WIDTH, picture
 from models.methods import METHODS
-from training.flags import positive
+from training.flags import positive, positive_int
 from utils import InputError, Parser, counted, log, run_script
 
 if TYPE_CHECKING:
@@ -50,9 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--points", type=positive, default=10.0, help="extent of the axis on each side of 0 (default: %(default)s)"
     )
+    parser.add_argument(
+        "--pairs",
+        type=positive_int,
+        default=2,
+        help="leave out rows with fewer seeds in common with plain fine-tuning (default: %(default)s)",
+    )
     parser.add_argument("--output", default="figures/differences.png", help="(default: %(default)s)")
     args = parser.parse_args(argv)
-    found = [pair for folder in args.folders for pair in read_pairs(Path(folder))]
+    found = [pair for folder in args.folders for pair in read_pairs(Path(folder), args.pairs)]
     several = several_encoders(found)
     constant = [
         _name(group) + f" ({_encoder(group)})" * several
@@ -70,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.info(f"{counted(len(shown), 'row')}: {args.output}{left_out and f'; {left_out}'}")
 
 
-def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
-    """(runs of a method, runs of plain fine-tuning), for each row in which both have two seeds in common.
+def read_pairs(folder: Path, least: int = 2) -> list[tuple[Group, Group]]:
+    """(runs of a method, runs of plain fine-tuning), for each row in which both have `least` seeds in common.
 
     Raises:
         InputError: there is no such row.
@@ -83,9 +89,9 @@ def read_pairs(folder: Path) -> list[tuple[Group, Group]]:
     tables = sections(groups)
     shown = {id(group): group for table in TABLES for group in tables.get(table, ()) if group.base in naive}
     pairs = [(group, naive[group.base]) for group in shown.values() if group.method != "naive"]
-    found = [(group, plain) for group, plain in pairs if len(group.results.keys() & plain.results.keys()) > 1]
+    found = [(group, plain) for group, plain in pairs if len(group.results.keys() & plain.results.keys()) >= least]
     if not found:
-        raise InputError(f"{folder}: no method has two seeds in common with plain fine-tuning")
+        raise InputError(f"{folder}: no method has {counted(least, 'seed')} in common with plain fine-tuning")
     return found
 
 
@@ -139,8 +145,9 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
 def _method(group: Group) -> str:
     from experiments.tables import listed
 
-    short_names = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
-    return ", ".join(filter(None, (group.method, listed(short_names))))
+    own = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
+    named = {group.method: own.pop(group.method)} if group.method in own else {}  # its budget, for asa_budget
+    return ", ".join(filter(None, (listed(named) or group.method, listed(own))))
 
 
 def _name(group: Group) -> str:
@@ -150,10 +157,13 @@ def _name(group: Group) -> str:
 def _heading(group: Group) -> str:
     from experiments.tables import listed
 
-    trained = "" if group.first.best is not None else f"{group.task} models on "
-    on = group.first.scored_on if trained else f"{group.task} {group.first.scored_on}"
+    on = group.first.scored_on
+    if group.first.best is not None:
+        on = f"{group.task} {on}"
+    elif not on.startswith(f"{group.task} "):  # another task's set; the own set under masks has the task's name
+        on = f"{group.task} models on {on}"
     settings = listed(group.training)
-    return f"{trained}{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
+    return f"{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
 
 
 def _encoder(group: Group) -> str:

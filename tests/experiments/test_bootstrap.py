@@ -39,6 +39,15 @@ def test_correlations_of_drawn_rows():
         np.testing.assert_allclose(found, expected)
 
 
+@pytest.mark.parametrize("metric", ["spearman", "pearson"])
+def test_a_constant_draw_has_no_correlation(metric):
+    labels, run = [1.0, 2.0, 0.5], [0.1, 0.1, 0.3]
+    rows = np.array([[0, 1, 0], [0, 0, 0], [0, 1, 2]])
+    found = drawn_scores(metric, labels, [run, [0.1] * 3], rows)
+    assert found[:2].tolist() == [[0.0, 0.0]] * 2
+    assert found[2, 0] < 0 == found[2, 1]
+
+
 def test_words_are_scored_as_the_task_scores_them():
     tags = ("O", "B-a", "I-a", "B-b")
     labels = [[0, 1, 2], [3, 0], [1, 0, 0, 3]]

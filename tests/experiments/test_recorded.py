@@ -128,14 +128,30 @@ def test_the_page_of_the_row_budget_says_what_the_verdicts_say():
     assert f"| row budget | {scores[2]} | {cell(plain)} |" in page
     assert cell(control) in page
     assert cell(control).replace(" [", " points [") in (ROOT / "README.md").read_text()
-    small = next(each for each in verdicts["fixed"] if each["task"] == "CoLA" and "MiniLM" in each["encoder"])
-    assert "- **CoLA**, five seeds:" in page
-    for each in small["against"]:
-        assert each["pairs"] == 1 or cell(each) in page
-    losses = [each for each in verdicts["losses"] if each["task"] == "MNLI"]
-    for loss, name in zip(losses, ("another seed's adversaries", "random masks"), strict=True):
+    columns = (
+        ("naive", ""),
+        ("naive", "num_train_epochs 6"),
+        ("rdrop", ""),
+        ("random_mask", "random_mask_budget 0.1"),
+        ("asa_budget", "adversary_learning_rate 0"),
+    )
+    small = [each for each in verdicts["fixed"] if each["scored_on"] == "dev" and "MiniLM" in each["encoder"]]
+    assert {each["task"] for each in small} == {"MNLI", "CoLA", "RTE", "MRPC", "STS-B"}
+    for own in small:
+        against = {(each["method"], each["method_settings"]): each for each in own["against"]}
+        others = [against[column] for column in columns]
+        scores = [f"{each['score']['mean']:.1f} ± {each['score']['deviation']:.1f}" for each in (*others, own)]
+        if own["task"] == "MNLI":
+            assert all(f" | {score} | " in page and f" {cell(each)} |" in page for score, each in zip(scores, others, strict=False))
+        else:
+            assert f"| {own['task']} | {' | '.join(scores)} |" in page
+            assert f"| {own['task']} | {' | '.join(map(cell, others))} |" in page
+    names = ("another seed's adversaries", "random masks")
+    assert len(verdicts["losses"]) == len(small) * len(names)
+    for loss in verdicts["losses"]:
         naive, masks = (
             next(each for each in loss["against"] if each["method"] == method) for method in ("naive", "random_mask")
         )
         lost = " | ".join(f"{each['loss']['mean']:.1f}" for each in (naive, masks, loss))
-        assert f"| {name} | {lost} | {cell(naive)} | {cell(masks)} |" in page
+        name = names["random masks" in loss["scored_on"]]
+        assert f"| {loss['task']} | {name} | {lost} | {cell(naive)} | {cell(masks)} |" in page

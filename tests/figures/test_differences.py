@@ -102,5 +102,19 @@ def test_differences_want_two_seeds_of_both(tmp_path):
     for seed in (1, 2):
         write_run(tmp_path / "grid", "asa", seed, [91.0])
     said = message(differences.main, [str(tmp_path / "grid"), "--output", str(tmp_path / "all.png")])
-    assert said == f"{tmp_path}/grid: no method has two seeds in common with plain fine-tuning"
+    assert said == f"{tmp_path}/grid: no method has 2 seeds in common with plain fine-tuning"
     assert not (tmp_path / "all.png").exists()
+
+
+def test_differences_of_fewer_pairs_are_left_out(tmp_path, figures):
+    for seed in (1, 2, 3):
+        write_run(tmp_path / "grid", "naive", seed, [90.0])
+        write_run(tmp_path / "grid", "asa_budget", seed, [91.0], asa_budget=0.2)
+        if seed < 3:
+            write_run(tmp_path / "grid", "rdrop", seed, [92.0])
+    arguments = [str(tmp_path / "grid"), "--output", str(tmp_path / "all.png")]
+    for pairs, labels in (("3", ["", "asa_budget 0.2"]), ("2", ["", "rdrop", "asa_budget 0.2"])):
+        differences.main([*arguments, "--pairs", pairs])
+        assert [label.get_text() for label in figures[-1].axes[0].get_yticklabels()] == labels
+    said = message(differences.main, [*arguments, "--pairs", "4"])
+    assert said == f"{tmp_path}/grid: no method has 4 seeds in common with plain fine-tuning"
