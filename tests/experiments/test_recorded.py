@@ -142,7 +142,10 @@ def test_the_page_of_the_row_budget_says_what_the_verdicts_say():
         others = [against[column] for column in columns]
         scores = [f"{each['score']['mean']:.1f} ± {each['score']['deviation']:.1f}" for each in (*others, own)]
         if own["task"] == "MNLI":
-            assert all(f" | {score} | " in page and f" {cell(each)} |" in page for score, each in zip(scores, others, strict=False))
+            assert all(
+                f" | {score} | " in page and f" {cell(each)} |" in page
+                for score, each in zip(scores, others, strict=False)
+            )
         else:
             assert f"| {own['task']} | {' | '.join(scores)} |" in page
             assert f"| {own['task']} | {' | '.join(map(cell, others))} |" in page
