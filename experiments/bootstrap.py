@@ -147,7 +147,9 @@ def drawn_scores(metric: str, labels: Sequence, runs: Sequence[Sequence], rows: 
     words = bool(labels) and isinstance(labels[0], list)
     score = SCORES["word_accuracy" if words and metric == "accuracy" else metric]
     times = np.stack([np.bincount(draw, minlength=len(labels)) for draw in rows]).astype(float)  # (draws, rows)
-    return np.where(whole, np.stack([score.of_sums(times @ score.counts(labels, run)) for run in runs], 1), 0.0)
+    counts = np.stack([score.counts(labels, run) for run in runs], 1)  # (rows, runs, k)
+    # All runs at once, because `times` is large.
+    return np.where(whole, score.of_sums(np.tensordot(times, counts, 1)), 0.0)
 
 
 def compare(
@@ -181,7 +183,8 @@ def contrast(
     weights = np.array([weight for weight, _ in terms], dtype=float)
 
     def scored(rows: np.ndarray) -> np.ndarray:  # (terms, draws, seeds)
-        return np.stack([drawn_scores(metric, labels, [runs[seed] for seed in seeds], rows) for _, runs in terms])
+        found = drawn_scores(metric, labels, [runs[seed] for _, runs in terms for seed in seeds], rows)
+        return found.reshape(len(rows), len(terms), len(seeds)).swapaxes(0, 1)
 
     def summed(scores: np.ndarray) -> np.ndarray:  # (draws, seeds)
         return np.tensordot(weights, scores, 1)
@@ -190,7 +193,7 @@ def contrast(
     if np.isclose(observed.std(), 0, atol=1e-9):
         return None
     random = np.random.default_rng(0)  # the same results in each call
-    count = min(draws, 500) if metric in CORRELATIONS else draws  # ranks are computed again for each draw
+    count = min(draws, 500) if metric in CORRELATIONS else draws  # each draw is sorted again
     at_once = max(1, DRAWN_AT_ONCE // len(labels))
     sizes = [min(at_once, count - first) for first in range(0, count, at_once)]
     drawn = np.concatenate([scored(random.integers(len(labels), size=(size, len(labels)))) for size in sizes], 1)

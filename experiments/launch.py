@@ -55,7 +55,7 @@ class Estimate:
     def refresh(self) -> None:
         """Read the runs finished by now; an unreadable file must not stop the other runs."""
         try:
-            results = read_results(self.folder)
+            results = read_results(self.folder) if self.folder.exists() else []
         except (InputError, OSError) as error:
             if self.unread != (why := reason(error)):
                 log.warning(f"times are estimated roughly, as not all results can be read: {why}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from data.predictions import read_predictions
 from experiments import bootstrap
-from experiments.tables import Group, compare, listed
+from experiments.tables import Group, compare, listed, over_seeds
 from utils import InputError, log
 
 Predicted = tuple[dict[int, list], list]  # seed -> the run's prediction for each row; and the labels
@@ -14,7 +14,9 @@ Predicted = tuple[dict[int, list], list]  # seed -> the run's prediction for eac
 
 def where(group: Group) -> str:
     """A name, for messages, of what all methods compared with a group share."""
-    return ", ".join(filter(None, (group.task, listed(group.training), f"scored on {group.first.scored_on}")))
+    first = group.first
+    parts = (first.args["load_model_path"], first.precision, group.task, listed(group.training))
+    return ", ".join(filter(None, (*parts, f"scored on {first.scored_on}")))
 
 
 def read(group: Group) -> Predicted | None:
@@ -77,6 +79,10 @@ def against(metric: str, ours: Sequence[Predicted], theirs: Sequence[Predicted],
 
     Args:
         ours, theirs: terms as for `values`, equally many on both sides, all with the same rows.
+
+    Returns:
+        The fields of `tables.compare`, `rows_low` and `rows_high`, and each side's mean and deviation over the seeds
+        that both have, as `own` and `theirs`.
     """
     every = ours[0][1]
     signs = [1, -1][: len(ours)] + [-1, 1][: len(theirs)]
@@ -85,5 +91,7 @@ def against(metric: str, ours: Sequence[Predicted], theirs: Sequence[Predicted],
         for sign, (runs, _) in zip(signs, [*ours, *theirs], strict=True)
     ]
     both = bootstrap.contrast(metric, [every[row] for row in rows], terms) or {}
-    difference = compare(values(metric, ours, rows), values(metric, theirs, rows))
-    return {**difference, "rows_low": both.get("low"), "rows_high": both.get("high")}
+    sides = [values(metric, side, rows) for side in (ours, theirs)]
+    common = sides[0].keys() & sides[1].keys()
+    own, other = (over_seeds({seed: side[seed] for seed in common}) for side in sides)
+    return {"own": own, "theirs": other, **compare(*sides), "rows_low": both.get("low"), "rows_high": both.get("high")}

@@ -155,6 +155,8 @@ def with_evaluations(
             given = ["--task_name", other.task, *((file_flag, other.file) if other.file else ("--eval_on", "test"))]
             length = run.args["max_seq_length"]
             given += ["--do_eval", *([] if isinstance(length, Default) else ["--max_seq_length", str(length)]), *flags]
+            # A flag of the grid that an evaluation cannot take must not be found out after the training.
+            parsed(run.task, [*given, "--output_dir", str(folder), "--test_model_file", os.devnull])
             command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
             name = f"{run.name}/{other.label}"
             planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))

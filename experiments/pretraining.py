@@ -195,7 +195,9 @@ def _place(arm: str) -> tuple[int, str]:
 def _shared(group: Group) -> str:
     first = group.first
     training = {name: value for name, value in first.training.items() if name != "load_model_path"}
-    return json.dumps([training, group.method, first.precision, first.scored_on, first.metric, first.examples])
+    return json.dumps(
+        [training, group.method, first.precision, first.scored_on, first.metric, first.examples], sort_keys=True
+    )
 
 
 def _text_row(folder: Path, result: Result) -> dict:

@@ -16,13 +16,13 @@ from data.predictions import read_predictions
 from data.published import published
 from data.tasks import TASKS
 from experiments import bootstrap
+from experiments.bootstrap import CONFIDENCE
 from experiments.records import Result, changes
 from models.methods import METHODS
 from utils import InputError, counted, short, write_json, write_text
 
 POWER = 0.8  # power at which a table calls a difference detectable
 MOST_FLIPPED = 16  # the most pairs for which all sign patterns are tried
-CONFIDENCE = 0.95
 TITLES = {
     "main": "Main table",
     "comparison": "Comparison of methods",
@@ -284,7 +284,7 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
     for row in records:
         if error := row.get("rows_sampling_error"):
             metric, settings = row["metric"].replace("_", " "), row["settings"]
-            known = row["scored_on"].startswith(row["task"])  # true of its own dev set under masks
+            known = row["scored_on"].startswith(f"{row['task']} ")  # true of its own dev set under masks
             name = row["scored_on"] if known else f"{row['task']} {row['scored_on']}"
             of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
             said[name, of, metric] = (

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import paired
+from experiments import paired, pretraining
 from experiments.paired import Predicted
 from experiments.records import Result, read_results
 from experiments.tables import Group, grouped, listed, over_seeds
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a grid's folder, or any with runs in it")
     parser.add_argument("--output", help="a JSON file to write")
     args = parser.parse_args(argv)
-    groups = grouped(result for folder in args.folders for result in read_results(Path(folder)))
+    read = (pretraining.apart(read_results(Path(folder)))[1] for folder in args.folders)
+    groups = grouped(result for results in read for result in results)
     found = sections(groups)
     if not any(found.values()):
         raise InputError(f"{', '.join(args.folders)}: no runs of {METHOD} that can be compared")
@@ -106,12 +107,12 @@ def _is_compared(group: Group) -> bool:
 
 def _training(group: Group) -> str:
     """The key shared by groups that were trained alike except for the method."""
-    return json.dumps([group.first.training, group.first.precision, group.first.examples["train"]])
+    return json.dumps([group.first.training, group.first.precision, group.first.examples["train"]], sort_keys=True)
 
 
 def _trained(group: Group) -> str:
     """Like `_training`, with the method."""
-    return json.dumps([_training(group), group.method, group.first.own])
+    return json.dumps([_training(group), group.method, group.first.own], sort_keys=True)
 
 
 def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +123,8 @@ def halves(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 Read = Mapping[Group, Predicted]
 # A line of a table where nothing was run beside the row budget.
-ALONE = dict.fromkeys(("method", "method_settings"), "") | {"control": False, "score": {"mean": None}, "pairs": 0}
-ALONE |= {"loss": ALONE["score"]} | dict.fromkeys(("difference", "low", "high", "rows_low", "rows_high"))
+ALONE = dict.fromkeys(("method", "method_settings"), "") | {"control": False, "theirs": {"mean": None}, "pairs": 0}
+ALONE |= dict.fromkeys(("difference", "low", "high", "rows_low", "rows_high"))
 
 
 def _arms(family: Sequence[Group], read: Read, method: str) -> dict[float, Predicted]:
@@ -245,7 +246,6 @@ def _compared(
         "score": over_seeds(paired.scores(metric, ours, rows)),
         "against": [
             {"method": method, "method_settings": settings, "control": theirs is control}
-            | {"score": over_seeds(paired.scores(metric, theirs, rows))}
             | paired.against(metric, [ours], [theirs], rows)
             for method, settings, theirs in sides
         ],
@@ -279,7 +279,7 @@ def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -
         | {
             "against": [
                 {"method": group.method, "method_settings": listed(group.own | group.training)}
-                | {"control": budget_of(group) == FIXED, "loss": over_seeds(paired.values(first.metric, theirs, rows))}
+                | {"control": budget_of(group) == FIXED}
                 | paired.against(first.metric, ours, theirs, rows)
                 for group, theirs in sides.items()
                 if group.method != METHOD
@@ -325,12 +325,18 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
 
 
 def _liveness(group: Group) -> dict:
-    """Median and tenth percentile over all measurements of `seeds`; `without` counts measurements without a value."""
-    of_seed = {seed: _measured(result) for seed, result in group.results.items()}
-    found = [value for values in of_seed.values() for value in values]
+    """Median and tenth percentile over the measurements of `seeds`; `without` counts measurements without a value.
+
+    Only steps count at which all of these seeds were measured: a seed that was measured more often must not weigh more.
+    """
+    of_seed = {seed: values for seed, result in group.results.items() if (values := _measured(result))}
+    steps = set.intersection(*map(set, of_seed.values())) if of_seed else set()
+    if of_seed and not steps:
+        log.warning(f"{paired.where(group)}: {METHOD}: no step has the liveness of all seeds")
+    found = [values[step] for values in of_seed.values() for step in sorted(steps)]
     known = [value for value in found if value is not None]
     return {
-        "seeds": [seed for seed, values in of_seed.items() if any(value is not None for value in values)],
+        "seeds": [seed for seed, values in of_seed.items() if any(values[step] is not None for step in steps)],
         "measured": len(known),
         "without": len(found) - len(known),
         "median": float(np.median(known)) if known else None,
@@ -338,25 +344,28 @@ def _liveness(group: Group) -> dict:
     }
 
 
-def _measured(result: Result) -> list[float | None]:
-    """A run's measurements after the first steps; for a step logged again after a resume, the last one.
+def _measured(result: Result) -> dict[int, float | None]:
+    """Step -> liveness of a run, after the first steps; for a step logged again after a resume, the last one.
 
     Raises:
         InputError: its metrics.jsonl cannot be read.
     """
     path = result.predictions.parents[1] / "metrics.jsonl"
     if not path.exists():
-        return []
+        return {}
     try:
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         of_step = {record["step"]: record["liveness"] for record in records if "liveness" in record}
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{path}: not the metrics of a run") from None
-    return [value for step, value in of_step.items() if step > LEARNED_AFTER]
+    return {step: value for step, value in of_step.items() if step > LEARNED_AFTER}
 
 
 def markdown(found: Mapping[str, Sequence[dict]]) -> str:
-    """A table for each section; for differences, a line for each method that the row budget is compared with."""
+    """A table for each section; for differences, a line for each method that the row budget is compared with.
+
+    The two scores of a line are means over the seeds that both methods have.
+    """
     scored = ["encoder", "trained on", "scored on", "metric", "budget"]
     difference = ["against", "theirs", "difference", "over seeds", "rows too"]
     tables = {
@@ -394,9 +403,9 @@ def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
         f"{record['scored_on']}, {record['rows']:,}",
         record["metric"].replace("_", " "),
         ", ".join(times) or f"{record['budget']:g}",
-        _figure(record[what]["mean"]),
+        _figure(row.get("own", record[what])["mean"]),
         f"**{other}**" if row["control"] else other,
-        _figure(row[what]["mean"]),
+        _figure(row["theirs"]["mean"]),
         "" if row["difference"] is None else f"{row['difference']:+z.2f}, {counted(row['pairs'], 'pair')}",
         _interval(row["low"], row["high"]),
         _interval(row["rows_low"], row["rows_high"]),

@@ -14,14 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figures.drawing import COLOURS, LINE_STYLES, WIDTH, picture
+from figures.drawing import COLOURS, LINE_STYLES, MARKS, WIDTH, picture
 from utils import InputError, Parser, counted, log, run_script
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 HEIGHT = 6.6  # inches
-MARKS = "osD^vPX"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

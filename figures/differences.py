@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.records import Result, read_results
-from figures.drawing import COLOURS, WIDTH, picture
+from figures.drawing import COLOURS, MARKS, WIDTH, picture
 from models.methods import METHODS
 from training.flags import positive, positive_int
 from utils import InputError, Parser, counted, log, run_script
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from experiments.tables import Group
 
 TABLES = ("main", "comparison", "robustness")
-MARKS = "osD^vPX"
 ROW = 0.21  # inches
 FRAME = 0.55  # inches, below the rows
 LINE = 0.16  # inches, per line of text there
@@ -82,9 +81,10 @@ def read_pairs(folder: Path, least: int = 2) -> list[tuple[Group, Group]]:
     Raises:
         InputError: there is no such row.
     """
-    from experiments.tables import grouped, sections  # takes a second
+    from experiments.pretraining import apart  # takes a second
+    from experiments.tables import grouped, sections
 
-    groups = grouped(read_results(folder))
+    groups = grouped(apart(read_results(folder))[1])
     naive = {group.base: group for group in groups if group.method == "naive"}
     tables = sections(groups)
     shown = {id(group): group for table in TABLES for group in tables.get(table, ()) if group.base in naive}
@@ -181,10 +181,10 @@ def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) 
     mean, low, high = found["difference"], found["low"], found["high"]
     seeds = [scores[seed] - reference[seed] for seed in scores.keys() & reference.keys()]
     axis.plot(seeds, [place] * len(seeds), "|", color=colour, markersize=9)
-    text = f"{mean:+.2f}"
+    text = f"{mean:+z.2f}"
     if low is not None:
         axis.plot([low, high], [place, place], color=colour)
-        text += f" [{low:+.2f}, {high:+.2f}]"
+        text += f" [{low:+z.2f}, {high:+z.2f}]"
     if abs(mean) <= points:
         axis.plot(mean, place, mark, color=colour, markersize=6)
     drawn = [mean, *seeds, *(() if low is None else (low, high))]

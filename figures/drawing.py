@@ -16,6 +16,7 @@ WIDTH = 9.0  # inches: at README width, about 900 pixels, a typographic point is
 DPI = 150
 # Okabe and Ito's palette for categories, without its yellow, which is invisible on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = "osD^vPX"
 LINE_STYLES = ("-", "--", ":", "-.")  # for readers who cannot tell the colours apart
 QUANTITIES = "viridis"  # from low to high: safe for colour-blind readers, and its lightness only increases
 LOOK = {

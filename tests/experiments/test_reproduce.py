@@ -162,6 +162,14 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     assert scores.exists()
 
 
+def test_a_flag_that_an_evaluation_cannot_take_is_told_before_training(stand_in, tmp_path, capsys):
+    sentences = write(tmp_path / "hard.tsv", "a\tb")
+    hard = ("--methods", "naive", "--eval_file", f"CoLA={sentences}", "--", "--eval_on", "test")
+    assert stand_in(*hard, table="robustness") == 2
+    assert "--eval_file and --eval_on test exclude each other" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_evaluation_that_was_cut_off_is_made_again(stand_in, tmp_path, capsys):
     sentences = write(tmp_path / "hard.tsv", "a\tb")
     plain = ("--methods", "naive", "--seeds", "1")
@@ -196,6 +204,8 @@ def test_runs_side_by_side_share_the_machine(stand_in, tmp_path, monkeypatch):
 
 
 def test_a_dry_run_prints_commands_that_the_scripts_take(stand_in, tmp_path, capsys):
+    assert stand_in("--methods", "naive", "--seeds", "1", "--dry_run") == 0
+    assert capsys.readouterr().err == ""  # no run yet: nothing is wrong
     stand_in("--methods", "naive", "--seeds", "1")
     capsys.readouterr()
     stand_in.runs()

@@ -91,12 +91,24 @@ def test_the_default_budget_is_compared_on_all_rows(tmp_path, capsys):
         ("naive", "num_train_epochs 6"): -10,
     }
     control, *_ = found["against"]
-    assert (control["control"], control["pairs"], round(control["score"]["mean"], 9)) == (True, 3, 55)
+    assert (control["control"], control["pairs"], round(control["theirs"]["mean"], 9)) == (True, 3, 55)
     assert control["rows_low"] < control["low"] < 25 < control["high"] < control["rows_high"]
     line = (
         "SST-2 | dev, 40 | accuracy | 0.1 | 80.00 | **random_mask, random_mask_budget 0.1** | 55.00 | +25.00, 3 pairs"
     )
     assert line in capsys.readouterr().out
+
+
+def test_the_scores_of_a_line_are_of_the_seeds_that_both_have(tmp_path, capsys, caplog):
+    for seed, right in ((1, 20), (2, 40)):
+        record(tmp_path, "asa_budget", seed, range(right), asa_budget=0.1)
+    for seed, right in ((1, 10), (3, 0)):
+        record(tmp_path, "naive", seed, range(right))
+    [found] = sections(tmp_path)["fixed"]
+    [plain] = found["against"]
+    assert (found["score"]["mean"], plain["own"]["mean"], plain["theirs"]["mean"]) == (75, 50, 25)
+    assert "| 50.00 | naive | 25.00 | +25.00, 1 pair |" in capsys.readouterr().out
+    assert "bert-base-uncased, bf16, SST-2, scored on dev: the control of seed 1, 2 is missing" in caplog.text
 
 
 def test_a_seed_s_budget_is_chosen_by_the_others_on_the_first_half(tmp_path):
@@ -164,7 +176,7 @@ def test_losses_under_masks_are_compared_by_seed(tmp_path, capsys):
     found = sections(tmp_path)
     [loss] = found["losses"]
     assert (loss["loss"]["mean"], loss["rows"]) == (10, ROWS)  # 3, 4 and 5 of 40
-    assert [(row["method"], row["control"], row["loss"]["mean"]) for row in loss["against"]] == [
+    assert [(row["method"], row["control"], row["theirs"]["mean"]) for row in loss["against"]] == [
         ("naive", False, 30),
         ("random_mask", True, 15),
     ]
@@ -231,6 +243,20 @@ def test_liveness_stands_beside_that_of_adversaries_that_learned_nothing(tmp_pat
     [fixed] = found["fixed"]  # that run is no candidate, but its score is compared
     assert differences(fixed) == {("asa_budget", "adversary_learning_rate 0"): 52.5}
     assert "| 0.1 | 1, 2 | 6 | 3.00 | 2.00 | 2 | 1.25 | 1.05 | yes |" in capsys.readouterr().out
+
+
+def test_a_seed_that_was_measured_more_often_weighs_no_more(tmp_path, caplog):
+    """Steps 120 to 200 of seed 1; of seed 2 step 200 alone, and of seed 3 none that seed 2 has."""
+    often = record(tmp_path, "asa_budget", 1, range(30), asa_budget=0.1)
+    lives(often, [9.0] * 5 + [8.0, 8.0, 8.0, 8.0, 2.0])
+    seldom = record(tmp_path, "asa_budget", 2, range(30), asa_budget=0.1)
+    (seldom / "metrics.jsonl").write_text('{"step": 200, "liveness": 4.0}\n')
+    [live] = sections(tmp_path)["liveness"]
+    assert (live["seeds"], live["measured"], live["median"]) == ([1, 2], 2, 3)
+    other = record(tmp_path, "asa_budget", 3, range(30), asa_budget=0.1)
+    (other / "metrics.jsonl").write_text('{"step": 110, "liveness": 4.0}\n')
+    assert sections(tmp_path)["liveness"] == []
+    assert "scored on dev: asa_budget: no step has the liveness of all seeds" in caplog.text
 
 
 def test_only_seeds_with_liveness_are_named(tmp_path, caplog):
