@@ -116,6 +116,8 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
     Args:
         left_out: text below the picture on what is not drawn.
     """
+    from matplotlib.transforms import blended_transform_factory  # takes half a second
+
     several = several_encoders(pairs)
     blocks: dict[tuple, list] = {}
     for group, plain in pairs:
@@ -134,7 +136,10 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
         for (_, heading), block in blocks.items():
             axis.axhline(len(labels) - 0.5, color="#bbbbbb", linewidth=0.8)
             box = {"facecolor": "white", "linewidth": 0, "pad": 1}  # covers the grid lines
-            axis.text(-points, len(labels), heading, va="center", fontweight="bold", bbox=box)
+            # From the left edge of the picture: a long heading would not fit above the axis alone.
+            from_edge = blended_transform_factory(figure.transFigure, axis.transData)
+            text = axis.text(0.005, len(labels), heading, va="center", weight="bold", bbox=box, transform=from_edge)
+            text.set_in_layout(False)  # or the layout would move the axis away from it
             labels.append("")
             for group, plain in block:
                 draw_row(axis, len(labels), group, plain, points)
