@@ -1,22 +1,114 @@
-"""Scores on a subset of the rows, from saved predictions, and their differences, paired by seed."""
+"""Scores over seeds and their differences, paired by seed: from whole sets, or on a subset of the rows."""
 
+import itertools
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import optimize, stats
 
-from data.predictions import read_predictions
 from experiments import bootstrap
-from experiments.tables import Group, compare, listed, over_seeds
+from experiments.bootstrap import CONFIDENCE
+from experiments.groups import Group, Predicted, joined, listed
 from utils import InputError, log
 
-Predicted = tuple[dict[int, list], list]  # seed -> the run's prediction for each row; and the labels
+POWER = 0.8  # power at which a difference is called detectable
+MOST_FLIPPED = 16  # the most pairs for which all sign patterns are tried
+
+
+def over_seeds(scores: Mapping[int, float]) -> dict:
+    """Mean and sample standard deviation (None for a single score)."""
+    values = list(scores.values())
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "deviation": statistics.stdev(values) if len(values) > 1 else None,
+    }
+
+
+def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict:
+    """Scores minus a reference's, paired by seed.
+
+    Returns:
+        `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
+        of the exact sign-flip test, both two-sided, and the `detectable` difference; None if there are too few pairs,
+        or all differences are equal.
+    """
+    differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
+    n = len(differences)
+    found = dict.fromkeys(("difference", "low", "high", "p", "p_flip", "detectable"))
+    if n:
+        found["difference"] = statistics.fmean(differences)
+    if n > 1 and not math.isclose(statistics.stdev(differences), 0, abs_tol=1e-9):
+        test = stats.ttest_1samp(differences, 0)  # on the differences: the paired test
+        low, high = test.confidence_interval(CONFIDENCE)
+        found |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
+        found["detectable"] = detectable(statistics.stdev(differences), n)
+    if 1 < n <= MOST_FLIPPED:
+        found["p_flip"] = sign_flips(differences)
+    return {"pairs": n, **found}
+
+
+def sign_flips(differences: Sequence[float]) -> float:
+    """The two-sided p of the exact sign-flip test: the share of all sign patterns whose sum is at least as far from 0.
+
+    Sums that differ only by rounding count as equal. scipy's `permutation_test` has a tolerance relative to the
+    observed mean and so misses ties if that is near 0; ties are common when scores come in equal steps.
+    """
+    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
+    sums = np.abs(signs @ np.asarray(differences))
+    return float(np.mean(sums >= sums[0] - 1e-9))
+
+
+def detectable(deviation: float, n: int) -> float:
+    """The true mean difference that the paired t-test finds with a probability of `POWER`.
+
+    Args:
+        deviation: the standard deviation of the pairs' differences.
+        n: the number of pairs, two or more.
+    """
+    quantile = stats.t.isf((1 - CONFIDENCE) / 2, n - 1)
+
+    def missed(shift: float) -> float:
+        """`POWER` minus the probability of a significant t; significance with the wrong sign does not count."""
+        return POWER - stats.nct.sf(quantile, n - 1, shift)
+
+    most = quantile
+    while missed(most) > 0:
+        most *= 2
+    return float(optimize.brentq(missed, 0, most)) * deviation / math.sqrt(n)
+
+
+def over_rows(group: Group, reference: Group) -> dict[str, float] | None:
+    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions.
+
+    Returns:
+        What `bootstrap.compare` does, and `detectable`: the detectable difference of the test over seeds, times the
+        ratio of the two intervals' widths.
+
+    Raises:
+        InputError: two runs were not scored on the same rows.
+    """
+    both = group, reference
+    seeds = group.results.keys() & reference.results.keys()
+    if len(seeds) < 2 or not all(each.results[seed].predictions.exists() for each in both for seed in seeds):
+        return None
+    ours, theirs = group.predicted, reference.predicted
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return None
+    check_rows(both, {group: ours, reference: theirs})
+    interval = bootstrap.compare(group.first.metric, ours[1], ours[0], theirs[0])
+    if interval is None:
+        return None
+    half, n = (interval["high"] - interval["low"]) / 2, len(seeds)
+    deviation = half / stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * math.sqrt(n)  # of pairs with as wide a t interval
+    return interval | {"detectable": detectable(deviation, n)}
 
 
 def where(group: Group) -> str:
     """A name, for messages, of what all methods compared with a group share."""
     first = group.first
-    parts = (first.args["load_model_path"], first.precision, group.task, listed(group.training))
-    return ", ".join(filter(None, (*parts, f"scored on {first.scored_on}")))
+    return joined(group.encoder, first.precision, group.task, listed(group.training), f"scored on {first.scored_on}")
 
 
 def read(group: Group) -> Predicted | None:
@@ -25,25 +117,13 @@ def read(group: Group) -> Predicted | None:
     Raises:
         InputError: two runs were not scored on the same rows.
     """
-    files = {seed: each.predictions for seed, each in group.results.items() if each.predictions.exists()}
-    columns = {seed: read_predictions(path) for seed, path in files.items()}
-    labels = next(iter(columns.values()))["label"] if columns else []
-    metric, why = group.first.metric, ""
-    if group.first.held_out:
-        why = "each seed holds out other rows"
-    elif not columns:
-        why = "its runs keep no predictions"
-    elif not bootstrap.computes(metric, labels):
-        why = f"{metric} is not computed from rows here"
-    name = ", ".join(filter(None, (group.method, listed(group.own))))
-    if why:
-        log.warning(f"{where(group)}: {name} is left out: {why}")
+    predicted, name = group.predicted, joined(group.method, listed(group.own))
+    if isinstance(predicted, str):
+        log.warning(f"{where(group)}: {name} is left out: {predicted}")
         return None
-    if missing := sorted(group.results.keys() - files.keys()):
+    if missing := sorted(group.results.keys() - predicted[0].keys()):
         log.warning(f"{where(group)}: {name} is without seed {', '.join(map(str, missing))}: no predictions are kept")
-    if any(each["label"] != labels for each in columns.values()):
-        raise InputError(f"{next(iter(files.values()))}: its rows are not those of the other seeds")
-    return {seed: bootstrap.predicted(each, metric) for seed, each in columns.items()}, labels
+    return predicted
 
 
 def check_rows(groups: Sequence[Group], read: Mapping[Group, Predicted]) -> None:
@@ -81,7 +161,7 @@ def against(metric: str, ours: Sequence[Predicted], theirs: Sequence[Predicted],
         ours, theirs: terms as for `values`, equally many on both sides, all with the same rows.
 
     Returns:
-        The fields of `tables.compare`, `rows_low` and `rows_high`, and each side's mean and deviation over the seeds
+        The fields of `compare`, `rows_low` and `rows_high`, and each side's mean and deviation over the seeds
         that both have, as `own` and `theirs`.
     """
     every = ours[0][1]

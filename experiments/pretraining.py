@@ -15,20 +15,11 @@ from data.task_kinds import Task
 from data.tasks import TASKS
 from data.text import TextTask
 from experiments import plan
+from experiments.groups import Group, grouped, joined, listed
+from experiments.paired import compare, over_rows, over_seeds
 from experiments.plan import OwnRecipe, Planned, Variant
 from experiments.records import Result, changes, parsed, read_run
-from experiments.tables import (
-    Group,
-    compare,
-    difference_text,
-    grouped,
-    listed,
-    marked,
-    over_rows,
-    over_seeds,
-    score_text,
-    table_text,
-)
+from experiments.tables import difference_text, marked, score_text, table_text
 from models.methods import METHODS
 from utils import InputError
 
@@ -210,7 +201,7 @@ def _text_row(folder: Path, result: Result) -> dict:
         "task": result.args["task_name"],
         "method": _label(result),
         "method_settings": listed(own),
-        "settings": ", ".join(filter(None, (result.precision, listed(training)))),
+        "settings": joined(result.precision, listed(training)),
         "steps": best["global_step"],
         "loss": best["eval_loss"],
         **best["metrics"],
@@ -229,7 +220,7 @@ def _task_row(arm: str, group: Group, arms: dict[str, Group]) -> dict:
         "examples": group.first.examples["eval"],
         "metric": group.first.metric,
         "method": arm,
-        "settings": ", ".join(filter(None, (group.first.precision, listed(group.training)))),
+        "settings": group.settings,
         "n": len(group.results),
         "seeds": list(group.results),
         **{f"last_{name}": value for name, value in over_seeds(scores).items()},
@@ -248,7 +239,7 @@ TEXT_COLUMNS: dict[str, Callable[[dict], object]] = {
     "grid": lambda row: row["grid"],
     "encoder": lambda row: row["encoder"],
     "text": lambda row: row["task"],
-    "trained further by": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
+    "trained further by": lambda row: joined(row["method"], row["method_settings"]),
     "settings": lambda row: row["settings"],
     "steps": lambda row: marked(row, row["steps"]),
     "held-out loss": lambda row: f"{row['loss']:.4f}",

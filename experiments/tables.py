@@ -2,27 +2,19 @@
 
 import csv
 import io
-import itertools
-import json
-import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-from scipy import optimize, stats
-
-from data.predictions import read_predictions
 from data.published import published
 from data.tasks import TASKS
-from experiments import bootstrap
 from experiments.bootstrap import CONFIDENCE
-from experiments.records import Result, changes
+from experiments.groups import Group, grouped, joined, listed
+from experiments.paired import MOST_FLIPPED, POWER, compare, over_rows, over_seeds
+from experiments.records import Result
 from models.methods import METHODS
-from utils import InputError, counted, short, write_json, write_text
+from utils import InputError, counted, write_json, write_text
 
-POWER = 0.8  # power at which a table calls a difference detectable
-MOST_FLIPPED = 16  # the most pairs for which all sign patterns are tried
 TITLES = {
     "main": "Main table",
     "comparison": "Comparison of methods",
@@ -64,107 +56,6 @@ figures from the GLUE server are scores on other data.
 - *At equal cost*: the same against plain fine-tuning for twice the epochs."""
 
 
-class Group:
-    """The runs with the same settings, over seeds, all scored on the same set."""
-
-    def __init__(self, results: Mapping[int, Result]):
-        self.results = dict(sorted(results.items()))
-        first = next(iter(self.results.values()))
-        self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
-        self.training, self.own = changes(first.args)  # settings that are not the usual ones
-        self.base = _key(first.training, first)
-        twice = {"num_train_epochs": 2 * first.args["num_train_epochs"]}
-        self.base_of_twice_the_epochs = _key(first.training | twice, first)
-
-    def scores(self, epoch: str) -> dict[int, float]:
-        """Seed -> score of the last or best epoch, for runs that have one."""
-        scores = {seed: getattr(result, epoch) for seed, result in self.results.items()}
-        return {seed: score for seed, score in scores.items() if score is not None}
-
-
-def _key(arguments, result: Result) -> str:
-    """The key that results must share to have the same settings, or to be compared."""
-    return json.dumps([arguments, result.precision, result.scored_on, result.metric, result.examples], sort_keys=True)
-
-
-def grouped(results: Iterable[Result]) -> list[Group]:
-    """The results grouped by settings.
-
-    Raises:
-        InputError: two runs with the same settings have the same seed.
-    """
-    groups: dict[str, dict[int, Result]] = {}
-    for result in results:
-        seed = result.args["seed"]
-        seeds = groups.setdefault(_key([result.args["method"], result.training, result.own], result), {})
-        if seed in seeds:
-            raise InputError(f"two runs of one setting have the seed {seed}: {seeds[seed].name} and {result.name}")
-        seeds[seed] = result
-    return [Group(seeds) for seeds in groups.values()]
-
-
-def over_seeds(scores: Mapping[int, float]) -> dict:
-    """Mean and sample standard deviation (None for a single score)."""
-    values = list(scores.values())
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "deviation": statistics.stdev(values) if len(values) > 1 else None,
-    }
-
-
-def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict:
-    """Scores minus a reference's, paired by seed.
-
-    Returns:
-        `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
-        of the exact sign-flip test, both two-sided, and the `detectable` difference; None if there are too few pairs,
-        or all differences are equal.
-    """
-    differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
-    n = len(differences)
-    found = dict.fromkeys(("difference", "low", "high", "p", "p_flip", "detectable"))
-    if n:
-        found["difference"] = statistics.fmean(differences)
-    if n > 1 and not math.isclose(statistics.stdev(differences), 0, abs_tol=1e-9):
-        test = stats.ttest_1samp(differences, 0)  # on the differences: the paired test
-        low, high = test.confidence_interval(CONFIDENCE)
-        found |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
-        found["detectable"] = detectable(statistics.stdev(differences), n)
-    if 1 < n <= MOST_FLIPPED:
-        found["p_flip"] = sign_flips(differences)
-    return {"pairs": n, **found}
-
-
-def sign_flips(differences: Sequence[float]) -> float:
-    """The two-sided p of the exact sign-flip test: the share of all sign patterns whose sum is at least as far from 0.
-
-    Sums that differ only by rounding count as equal. scipy's `permutation_test` has a tolerance relative to the
-    observed mean and so misses ties if that is near 0; ties are common when scores come in equal steps.
-    """
-    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
-    sums = np.abs(signs @ np.asarray(differences))
-    return float(np.mean(sums >= sums[0] - 1e-9))
-
-
-def detectable(deviation: float, n: int) -> float:
-    """The true mean difference that the paired t-test finds with a probability of `POWER`.
-
-    Args:
-        deviation: the standard deviation of the pairs' differences.
-        n: the number of pairs, two or more.
-    """
-    quantile = stats.t.isf((1 - CONFIDENCE) / 2, n - 1)
-
-    def missed(shift: float) -> float:
-        """`POWER` minus the probability of a significant t; significance with the wrong sign does not count."""
-        return POWER - stats.nct.sf(quantile, n - 1, shift)
-
-    most = quantile
-    while missed(most) > 0:
-        most *= 2
-    return float(optimize.brentq(missed, 0, most)) * deviation / math.sqrt(n)
-
-
 def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
     """Table -> its groups, by what varies between them."""
     families: dict[str, list[Group]] = {}
@@ -196,7 +87,7 @@ def _order(group: Group) -> tuple:
     place, task = list(METHODS).index(group.method), (*TASKS, group.task).index(group.task)
     setting = group.first.scored_on, len(group.training), group.base
     own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
-    return group.first.args["load_model_path"], task, group.task, *setting, place, own
+    return group.encoder, task, group.task, *setting, place, own
 
 
 def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list[dict]:
@@ -211,17 +102,16 @@ def rows(tables: Mapping[str, Sequence[Group]], groups: Sequence[Group]) -> list
 
 def _row(table: str, group: Group, naive: Group | None, longer: Group | None) -> dict:
     first, results = group.first, group.results.values()
-    encoder = first.args["load_model_path"]
     row = {
         "table": table,
-        "encoder": encoder,
+        "encoder": group.encoder,
         "task": group.task,
         "scored_on": first.scored_on,
         "examples": first.examples["eval"],
         "metric": first.metric,
         "method": group.method,
         "method_settings": listed(group.own),
-        "settings": ", ".join(filter(None, (first.precision, listed(group.training)))),
+        "settings": group.settings,
         "n": len(group.results),
         "seeds": list(group.results),
     }
@@ -240,42 +130,11 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
     others = "dream_questions" in group.training  # not those of the published score
     usual = first.best is not None and not group.own and not others
-    row["published"] = published(encoder, group.method, group.task) if usual else ""
+    row["published"] = published(group.encoder, group.method, group.task) if usual else ""
+    row["scored_set"] = group.scored_set
     row["runs"] = [result.name for result in results]
     row["code"] = sorted({code for result in results for code in result.code})
     return row
-
-
-def over_rows(group: Group, naive: Group) -> dict[str, float] | None:
-    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions.
-
-    Returns:
-        What `bootstrap.compare` does, and `detectable`: the detectable difference of the test over seeds, times the
-        ratio of the two intervals' widths.
-    """
-    if group.first.held_out:  # each seed holds out different rows
-        return None
-    files = [
-        {seed: result.predictions for seed, result in each.results.items() if result.predictions.exists()}
-        for each in (group, naive)
-    ]
-    seeds = sorted(files[0].keys() & files[1].keys())
-    if len(seeds) < 2 or len(seeds) < len(group.results.keys() & naive.results.keys()):
-        return None
-    read = [{seed: read_predictions(paths[seed]) for seed in seeds} for paths in files]
-    labels = read[0][seeds[0]]["label"]
-    if any(columns["label"] != labels for each in read for columns in each.values()):
-        raise InputError(f"{files[0][seeds[0]]}: its rows are not those of the runs it is compared with")
-    if not bootstrap.computes(group.first.metric, labels):
-        return None
-    found = [{seed: bootstrap.predicted(each[seed], group.first.metric) for seed in seeds} for each in read]
-    runs, reference = found
-    interval = bootstrap.compare(group.first.metric, labels, runs, reference)
-    if interval is None:
-        return None
-    half, n = (interval["high"] - interval["low"]) / 2, len(seeds)
-    deviation = half / stats.t.isf((1 - CONFIDENCE) / 2, n - 1) * math.sqrt(n)  # of pairs with as wide a t interval
-    return interval | {"detectable": detectable(deviation, n)}
 
 
 def sampling_errors(records: Sequence[dict]) -> list[str]:
@@ -284,9 +143,7 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
     for row in records:
         if error := row.get("rows_sampling_error"):
             metric, settings = row["metric"].replace("_", " "), row["settings"]
-            known = row["scored_on"].startswith(f"{row['task']} ")  # true of its own dev set under masks
-            name = row["scored_on"] if known else f"{row['task']} {row['scored_on']}"
-            of = f"{row['encoder']}, {settings}" if settings else row["encoder"]
+            name, of = row["scored_set"], joined(row["encoder"], settings)
             said[name, of, metric] = (
                 f"{name} has {row['examples']:,} rows. On other samples of as many rows, one run's"
                 f" {metric} ({of}) would have a standard deviation of about {error:.1f} points."
@@ -297,11 +154,6 @@ def sampling_errors(records: Sequence[dict]) -> list[str]:
 def _step_seconds(group: Group) -> float:
     """The median step time, over all epochs of all seeds."""
     return statistics.median(seconds for result in group.results.values() for seconds in result.step_seconds)
-
-
-def listed(values: Mapping) -> str:
-    """Settings in the form that the tables show."""
-    return ", ".join(f"{name} {short(value)}" for name, value in values.items())
 
 
 def markdown(records: Sequence[dict], lacking: Mapping[str, str], times: bool = True, more: str = "") -> str:
@@ -337,7 +189,7 @@ def _table(table: str, members: Sequence[dict], times: bool) -> str:
         "trained on" if table == "robustness" else "task": lambda row: row["task"],
         "scored on": lambda row: f"{row['scored_on']}, {row['examples']:,}",
         "metric": lambda row: row["metric"].replace("_", " "),
-        "method": lambda row: ", ".join(filter(None, (row["method"], row["method_settings"]))),
+        "method": lambda row: joined(row["method"], row["method_settings"]),
         "settings": lambda row: row["settings"],
         "n": lambda row: marked(row, row["n"]),
         "last epoch": lambda row: score_text(row, "last"),

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments import paired, pretraining
-from experiments.paired import Predicted
+from experiments.groups import Group, Predicted, grouped, joined, listed
+from experiments.paired import over_seeds
 from experiments.records import Result, read_results
-from experiments.tables import Group, grouped, listed, over_seeds
 from models.methods import ASA_BUDGET
 from training.versions import versions
 from utils import InputError, Parser, counted, log, run_script, write_json
@@ -213,9 +213,9 @@ def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Ma
 def _about(family: Sequence[Group], rows: np.ndarray) -> dict:
     first = family[0].first
     return {
-        "encoder": first.args["load_model_path"],
+        "encoder": family[0].encoder,
         "task": family[0].task,
-        "settings": ", ".join(filter(None, (first.precision, listed(family[0].training)))),
+        "settings": family[0].settings,
         "scored_on": first.scored_on,
         "metric": first.metric,
         "rows": len(rows),
@@ -394,7 +394,7 @@ def _table(columns: Sequence[str], lines) -> str:
 
 
 def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
-    other = ", ".join(filter(None, (row["method"], row["method_settings"])))
+    other = joined(row["method"], row["method_settings"])
     budgets = list(record["budget_of_seed"].values()) if "budget_of_seed" in record else []
     times = [f"{budget:g} ({budgets.count(budget)} of {len(budgets)})" for budget in sorted(set(budgets))]
     return [
@@ -416,7 +416,7 @@ def _live(record: Mapping) -> list[str]:
     drawn = record["untrained"] or {"measured": "", "median": None, "tenth": None}
     return [
         record["encoder"],
-        ", ".join(filter(None, (record["task"], record["settings"]))),
+        joined(record["task"], record["settings"]),
         f"{record['budget']:g}",
         ", ".join(map(str, record["seeds"])),
         *(

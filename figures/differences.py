@@ -24,7 +24,7 @@ from utils import InputError, Parser, counted, log, run_script
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from experiments.tables import Group
+    from experiments.groups import Group
 
 TABLES = ("main", "comparison", "robustness")
 ROW = 0.21  # inches
@@ -81,8 +81,9 @@ def read_pairs(folder: Path, least: int = 2) -> list[tuple[Group, Group]]:
     Raises:
         InputError: there is no such row.
     """
-    from experiments.pretraining import apart  # takes a second
-    from experiments.tables import grouped, sections
+    from experiments.groups import grouped  # takes a second
+    from experiments.pretraining import apart
+    from experiments.tables import sections
 
     groups = grouped(apart(read_results(folder))[1])
     naive = {group.base: group for group in groups if group.method == "naive"}
@@ -148,11 +149,11 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
 
 
 def _method(group: Group) -> str:
-    from experiments.tables import listed
+    from experiments.groups import joined, listed
 
     own = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
     named = {group.method: own.pop(group.method)} if group.method in own else {}  # its budget, for asa_budget
-    return ", ".join(filter(None, (listed(named) or group.method, listed(own))))
+    return joined(listed(named) or group.method, listed(own))
 
 
 def _name(group: Group) -> str:
@@ -160,24 +161,22 @@ def _name(group: Group) -> str:
 
 
 def _heading(group: Group) -> str:
-    from experiments.tables import listed
+    from experiments.groups import listed
 
-    on = group.first.scored_on
-    if group.first.best is not None:
-        on = f"{group.task} {on}"
-    elif not on.startswith(f"{group.task} "):  # another task's set; the own set under masks has the task's name
+    on = group.scored_set
+    if not on.startswith(f"{group.task} "):
         on = f"{group.task} models on {on}"
     settings = listed(group.training)
     return f"{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
 
 
 def _encoder(group: Group) -> str:
-    return f"{group.first.args['load_model_path']}, {group.first.precision}"
+    return f"{group.encoder}, {group.first.precision}"
 
 
 def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:
     """Draw the mean with its interval, each seed, and the numbers beside them; an arrow for values beyond the axis."""
-    from experiments.tables import compare
+    from experiments.paired import compare
 
     scores, reference = group.scores("last"), plain.scores("last")
     found = compare(scores, reference)

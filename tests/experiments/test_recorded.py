@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 import reproduce
+from experiments.paired import compare, over_seeds
 from experiments.records import read_results
-from experiments.tables import compare, over_seeds, report
+from experiments.tables import report
 
 ROOT = Path(reproduce.__file__).parent
 

@@ -15,8 +15,10 @@ from data.features import Features
 from data.predictions import write_predictions
 from data.published import published
 from data.tasks import TASKS
+from experiments.groups import grouped
+from experiments.paired import compare, detectable, over_seeds
 from experiments.records import different_settings, missing, parsed, read_results, settings
-from experiments.tables import MIXED, MIXED_NOTE, NOTES, compare, detectable, grouped, over_seeds, report
+from experiments.tables import MIXED, MIXED_NOTE, NOTES, report
 from training import arguments
 
 
