@@ -53,6 +53,7 @@ OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "
 OF_THE_TABLE = {
     "ablation-tau": ("--tau",),
     "ablation-layers": ("--asa_layers",),
+    "robustness": ("--eval_on",),
     "pretraining": ("--max_train_steps", "--load_model_path", "--train_file", "--dev_file"),
 }
 SHARED, FINE_TUNING = ("cache_dir", "bf16", "fp16", "no_cuda"), ("data_dir", "max_train_steps")

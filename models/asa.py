@@ -534,7 +534,10 @@ def lose_attention_dropout(backbone: nn.Module, lost: bool = True) -> None:
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:
     """Raise `ValueError` unless the mask has one entry per token: ASA has to know which tokens are real."""
     if input_ids is None and inputs_embeds is None:
-        raise ValueError("training with ASA needs input_ids or inputs_embeds in the batch")
+        raise ValueError(
+            "training with ASA needs input_ids or inputs_embeds in the batch (transformers' Trainer drops them unless"
+            " remove_unused_columns is False; AsaTrainer keeps them)"
+        )
     shape = input_ids.shape if input_ids is not None else inputs_embeds.shape[:-1]
     if attention_mask is not None and getattr(attention_mask, "shape", None) != shape:
         given = tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask)

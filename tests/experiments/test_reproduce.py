@@ -316,6 +316,7 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
     assert said("--", "--seed", "3") == "--seed after --: the grid sets it itself"
+    assert said("--", "--eval_on", "dev", table="robustness") == "--eval_on after --: the grid sets it itself"
     assert said("--methods", "asa_budget-0.2", "--", "--asa_budget", "0.1") == (
         "--asa_budget after --: rows of the grid set it themselves"
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 from conftest import tiny_backbone
-from test_trainer import trainer_of
 from torch import nn
+from trainers import trainer_of
 
 from models.asa import AsaModel
 from utils import never_destroy

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import tiny_backbone
 from script_runs import flags_of, message, results_of, run_folder
-from test_baselines import BASELINES, SETTINGS
+from small_baselines import BASELINES, SETTINGS
 from test_data import write
 
 import run_multi_cho
