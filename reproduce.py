@@ -19,7 +19,7 @@ from data.tasks import TASKS, find_name, names_of
 from experiments import plan
 from experiments.plan import OtherSet, Variant
 from experiments.records import missing, read_results
-from models.methods import ASA_BUDGET, METHODS
+from models.methods import ASA_BUDGET, METHODS, TAU
 from training.arguments import SCRIPTS
 from utils import InputError, Parser, counted, log, run_script
 
@@ -53,7 +53,6 @@ OF_THE_GRID = ("--output_dir", "--overwrite_output_dir", "--resume", "--seed", "
 OF_THE_TABLE = {
     "ablation-tau": ("--tau",),
     "ablation-layers": ("--asa_layers",),
-    "robustness": ("--eval_on",),
     "pretraining": ("--max_train_steps", "--load_model_path", "--train_file", "--dev_file"),
 }
 SHARED, FINE_TUNING = ("cache_dir", "bf16", "fp16", "no_cuda"), ("data_dir", "max_train_steps")
@@ -71,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder = Path(args.folder)
         output = args.output and Path(args.output)
         further, results = pretraining.apart(read_results(folder))
-        more = pretraining.section(folder, further, results, times=not args.no_times)
+        more = pretraining.section(further, results, times=not args.no_times)
         print(report(folder, results, missing(folder), output, times=not args.no_times, more=more))
         return
     folder = Path(args.output_dir)
@@ -88,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for task in [name for name, others in sets.items() if not others]:
             log.warning(f"{task}: nothing to score its models on: give --eval_file {task}=FILE")
             runs = [run for run in runs if run.task.name != task]
+        if not runs:
+            raise InputError(f"--tasks {','.join(args.tasks)}: nothing to score their models on: give --eval_file")
         runs = plan.with_evaluations(runs, sets, flags)
     for run in {run.task.name: run for run in reversed(runs) if run.task.own}.values():  # fail now, not in its turn
         if run.task.script == "run_mlm":
@@ -137,7 +138,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]
         epilog = OF_PRETRAINING if table == "pretraining" else EPILOG
         command = commands.add_parser(table, help=about, allow_abbrev=False, epilog=epilog)
         _add_grid_arguments(command, table)
-    command = commands.add_parser("report", help="the tables of all runs below a folder")
+    command = commands.add_parser("report", help="the tables of all runs below a folder", allow_abbrev=False)
     command.add_argument("folder", help="reads every results.json in it and below")
     command.add_argument("--output", metavar="FOLDER", help="write report.md, report.csv and report.json there")
     command.add_argument(
@@ -273,7 +274,7 @@ def _add_grid_arguments(command: Parser, table: str) -> None:
 def variants_of(args: argparse.Namespace) -> list[Variant]:
     """The rows of the requested table."""
     if args.command == "ablation-tau":
-        return [_variant("asa", "tau", tau, "0.5") for tau in args.taus] + [Variant("naive", "naive")]
+        return [_variant("asa", "tau", tau, f"{TAU:g}") for tau in args.taus] + [Variant("naive", "naive")]
     if args.command == "ablation-layers":
         from models.encoder_types import layer_calls
         from models.encoders import load_config
@@ -317,8 +318,10 @@ def other_sets(args: argparse.Namespace) -> dict[str, list[OtherSet]]:
     for given in args.eval_file:
         name, _, file = given.partition("=")
         task = name if name in args.own_tasks else find_name(name, TASKS, f"--eval_file {given}")
-        if task not in sets or not Path(file).is_file():
-            raise InputError(f"--eval_file {given}: give TASK=FILE, of one of --tasks, and a file that is there")
+        if task not in sets:
+            raise InputError(f"--eval_file {given}: {task} is not one of --tasks")
+        if not Path(file).is_file():
+            raise InputError(f"--eval_file {given}: no such file; give TASK=FILE")
         sets[task].append(OtherSet(task, file))
     return sets
 

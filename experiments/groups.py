@@ -2,25 +2,34 @@
 
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from data.predictions import read_predictions
 from experiments import bootstrap
 from experiments.records import Result, changes
-from utils import InputError, short
+from utils import InputError, log, short
 
 Predicted = tuple[dict[int, list], list]  # seed -> the run's prediction for each row; and the labels
 
 
 class Group:
-    """The runs with the same settings, over seeds, all scored on the same set."""
+    """The runs with the same settings, over seeds, all scored on the same set.
+
+    Attributes:
+        results: seed -> its run or evaluation; `first` is that of the lowest seed.
+        method, task, encoder: as in the arguments of the runs.
+        changed_training, changed_own: training arguments, and those of the method, that are not the usual ones (`first`
+            has all of them).
+        base: a key shared by the groups that differ in nothing but the method and its arguments.
+        base_of_twice_the_epochs: the `base` of groups that differ in training for twice the epochs too.
+    """
 
     def __init__(self, results: Mapping[int, Result]):
         self.results = dict(sorted(results.items()))
         first = next(iter(self.results.values()))
         self.first, self.method, self.task = first, first.args["method"], first.args["task_name"]
         self.encoder = first.args["load_model_path"]
-        self.training, self.own = changes(first.args)  # settings that are not the usual ones
+        self.changed_training, self.changed_own = changes(first.args)
         self.base = _key(first.training, first)
         twice = {"num_train_epochs": 2 * first.args["num_train_epochs"]}
         self.base_of_twice_the_epochs = _key(first.training | twice, first)
@@ -28,7 +37,7 @@ class Group:
     @property
     def settings(self) -> str:
         """The precision, and training settings that are not the usual ones."""
-        return joined(self.first.precision, listed(self.training))
+        return joined(self.first.precision, listed(self.changed_training))
 
     @property
     def scored_set(self) -> str:
@@ -54,9 +63,11 @@ class Group:
         if not files:
             return "its runs keep no predictions"
         columns = {seed: read_predictions(path) for seed, path in files.items()}
-        labels = next(iter(columns.values()))["label"]
-        if any(each["label"] != labels for each in columns.values()):
-            raise InputError(f"{next(iter(files.values()))}: its rows are not those of the other seeds")
+        first, *others = columns
+        labels = columns[first]["label"]
+        for seed in others:
+            if columns[seed]["label"] != labels:
+                raise InputError(f"{files[first]} and {files[seed]}: not the same rows; move one of these runs away")
         metric = self.first.metric
         if not bootstrap.computes(metric, labels):
             return f"{metric} is not computed from rows here"
@@ -79,9 +90,42 @@ def grouped(results: Iterable[Result]) -> list[Group]:
         seed = result.args["seed"]
         seeds = groups.setdefault(_key([result.args["method"], result.training, result.own], result), {})
         if seed in seeds:
-            raise InputError(f"two runs of one setting have the seed {seed}: {seeds[seed].name} and {result.name}")
+            first, second = (each.predictions.parents[1] for each in (seeds[seed], result))
+            raise InputError(f"two runs of one setting have the seed {seed}: move {first} or {second} away")
         seeds[seed] = result
     return [Group(seeds) for seeds in groups.values()]
+
+
+def where(group: Group) -> str:
+    """A name, for messages, of what all methods compared with a group share."""
+    first = group.first
+    return joined(
+        group.encoder, first.precision, group.task, listed(group.changed_training), f"scored on {first.scored_on}"
+    )
+
+
+def read_predicted(group: Group) -> Predicted | None:
+    """The saved predictions of the runs; None, and a log message, if they cannot be compared by rows.
+
+    Raises:
+        InputError: two runs were not scored on the same rows.
+    """
+    predicted, name = group.predicted, joined(group.method, listed(group.changed_own))
+    if isinstance(predicted, str):
+        log.warning(f"{where(group)}: {name} is left out: {predicted}")
+        return None
+    if missing := sorted(group.results.keys() - predicted[0].keys()):
+        log.warning(f"{where(group)}: {name} is without seed {', '.join(map(str, missing))}: no predictions are kept")
+    return predicted
+
+
+def check_rows(groups: Sequence[Group], predicted: Mapping[Group, Predicted]) -> None:
+    """Raise `InputError` if two of these groups were not scored on the same rows."""
+    first, *others = (group for group in groups if group in predicted)
+    for other in others:
+        if predicted[other][1] != predicted[first][1]:
+            paths = (next(iter(group.results.values())).predictions for group in (first, other))
+            raise InputError(f"{' and '.join(map(str, paths))}: not the same rows; report on them apart")
 
 
 def listed(values: Mapping) -> str:

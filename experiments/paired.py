@@ -10,8 +10,7 @@ from scipy import optimize, stats
 
 from experiments import bootstrap
 from experiments.bootstrap import CONFIDENCE
-from experiments.groups import Group, Predicted, joined, listed
-from utils import InputError, log
+from experiments.groups import Group, Predicted, check_rows
 
 POWER = 0.8  # power at which a difference is called detectable
 MOST_FLIPPED = 16  # the most pairs for which all sign patterns are tried
@@ -30,9 +29,10 @@ def compare(scores: Mapping[int, float], reference: Mapping[int, float]) -> dict
     """Scores minus a reference's, paired by seed.
 
     Returns:
-        `pairs`, the mean `difference`, the ends `low` and `high` of its interval, `p` of the paired t-test and `p_flip`
-        of the exact sign-flip test, both two-sided, and the `detectable` difference; None if there are too few pairs,
-        or all differences are equal.
+        `pairs` and the mean `difference`, None without a pair; the ends `low` and `high` of its interval, `p` of the
+        paired t-test (two-sided) and the `detectable` difference, None for fewer than two pairs or if all differences
+        are equal; `p_flip` of the exact sign-flip test (two-sided), None for fewer than two pairs or more than
+        `MOST_FLIPPED`.
     """
     differences = [scores[seed] - reference[seed] for seed in sorted(scores.keys() & reference.keys())]
     n = len(differences)
@@ -80,11 +80,12 @@ def detectable(deviation: float, n: int) -> float:
 
 
 def over_rows(group: Group, reference: Group) -> dict[str, float] | None:
-    """The interval over seeds and rows for the last epoch; None without two seeds or saved predictions.
+    """The interval over seeds and rows for the last epoch.
 
     Returns:
         What `bootstrap.compare` does, and `detectable`: the detectable difference of the test over seeds, times the
-        ratio of the two intervals' widths.
+        ratio of the two intervals' widths. None without two common seeds that all keep predictions, if these cannot be
+        compared by rows, or if all seeds have the same difference.
 
     Raises:
         InputError: two runs were not scored on the same rows.
@@ -105,40 +106,15 @@ def over_rows(group: Group, reference: Group) -> dict[str, float] | None:
     return interval | {"detectable": detectable(deviation, n)}
 
 
-def where(group: Group) -> str:
-    """A name, for messages, of what all methods compared with a group share."""
-    first = group.first
-    return joined(group.encoder, first.precision, group.task, listed(group.training), f"scored on {first.scored_on}")
-
-
-def read(group: Group) -> Predicted | None:
-    """The saved predictions of the runs; None, and a log message, if they cannot be compared by rows.
-
-    Raises:
-        InputError: two runs were not scored on the same rows.
-    """
-    predicted, name = group.predicted, joined(group.method, listed(group.own))
-    if isinstance(predicted, str):
-        log.warning(f"{where(group)}: {name} is left out: {predicted}")
-        return None
-    if missing := sorted(group.results.keys() - predicted[0].keys()):
-        log.warning(f"{where(group)}: {name} is without seed {', '.join(map(str, missing))}: no predictions are kept")
-    return predicted
-
-
-def check_rows(groups: Sequence[Group], read: Mapping[Group, Predicted]) -> None:
-    """Raise `InputError` if two of these groups were not scored on the same rows."""
-    first, *others = (group for group in groups if group in read)
-    for other in others:
-        if read[other][1] != read[first][1]:
-            paths = (next(iter(group.results.values())).predictions for group in (first, other))
-            raise InputError(f"{' and '.join(map(str, paths))}: not the same rows; report on them apart")
-
-
 def of_seeds(arms: Mapping[float, Predicted], picks: Mapping[int, float]) -> Predicted | None:
     """For each seed, the run of the arm picked for it; all arms have the same rows. None if there is none."""
     runs = {seed: arms[pick][0][seed] for seed, pick in picks.items() if pick in arms and seed in arms[pick][0]}
     return (runs, next(iter(arms.values()))[1]) if runs else None
+
+
+def interval_text(low: float | None, high: float | None) -> str:
+    """An interval as tables and figures show it; empty if there is none."""
+    return "" if low is None or high is None else f"[{low:+z.2f}, {high:+z.2f}]"
 
 
 def scores(metric: str, found: Predicted, rows: np.ndarray) -> dict[int, float]:

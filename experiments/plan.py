@@ -43,6 +43,7 @@ class Planned:
     name: its folder below the grid's folder.
     args: the parsed arguments of `command`; for an evaluation, those of the training.
     needs: the run whose last checkpoint an evaluation uses.
+    scored: the file that an evaluation scores; empty if it scores a task's own test set.
     after: the run whose best epoch is the encoder that this run fine-tunes.
     """
 
@@ -53,6 +54,7 @@ class Planned:
     command: list[str]
     args: dict
     needs: "Planned | None" = None
+    scored: str = ""
     after: "Planned | None" = None
 
     @property
@@ -63,9 +65,12 @@ class Planned:
     @property
     def steps(self) -> int:
         """The number of optimizer steps of a run on the complete training set."""
+        return self.args["max_train_steps"] or self.args["num_train_epochs"] * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
         assert self.task.recipe is not None  # `plan_runs` has checked this
-        epoch = math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
-        return self.args["max_train_steps"] or self.args["num_train_epochs"] * epoch
+        return math.ceil(self.task.recipe.train_examples / self.args["train_batch_size"])
 
 
 # The suffixes of the data files in a folder that is a task: tables, and files with a word and its tag per line.
@@ -104,9 +109,9 @@ def plan_runs(
         InputError: a task has no published settings, a script does not accept the flags, one of them is set by a row,
             or two rows have the same settings.
     """
-    own = {flag for variant in variants for flag in variant.flags[::2]}
+    of_rows = {flag for variant in variants for flag in variant.flags[::2]}
     for part in flags:
-        if part.partition("=")[0] in own:
+        if part.partition("=")[0] in of_rows:
             raise InputError(f"{part} after --: rows of the grid set it themselves")
     runs = []
     for task in tasks:
@@ -141,25 +146,31 @@ def with_evaluations(
         flags: passed to every evaluation.
 
     Raises:
-        InputError: two sets would have the same folder.
+        InputError: two sets would have the same folder, or the script does not accept the flags.
     """
     planned = []
     for run in runs:
         planned.append(run)
         others = sets.get(run.task.name, ())
-        if len({other.label for other in others}) < len(others):
-            raise InputError(f"--eval_file: two of {run.task.name} have the same name")
+        labels = [other.label for other in others]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise InputError(
+                f"--eval_file: two sets of {run.task.name} would have the folder {twice[0]}: rename a file"
+            )
         for other in others:
             folder = run.folder / other.label
             file_flag = "--dev_file" if run.task.own else "--eval_file"
-            given = ["--task_name", other.task, *((file_flag, other.file) if other.file else ("--eval_on", "test"))]
             length = run.args["max_seq_length"]
-            given += ["--do_eval", *([] if isinstance(length, Default) else ["--max_seq_length", str(length)]), *flags]
+            given = [] if isinstance(length, Default) else ["--max_seq_length", str(length)]
+            scored = (file_flag, other.file) if other.file else ("--eval_on", "test")
+            given = ["--do_eval", *given, *flags, "--task_name", other.task, *scored]  # the last of two flags counts
             # A flag of the grid that an evaluation cannot take must not be found out after the training.
             parsed(run.task, [*given, "--output_dir", str(folder), "--test_model_file", os.devnull])
             command = [*script_command(run.task.script), *given, "--output_dir", str(folder)]
             name = f"{run.name}/{other.label}"
-            planned.append(Planned(name, folder, run.task, run.variant, command, run.args, needs=run))
+            planned.append(
+                Planned(name, folder, run.task, run.variant, command, run.args, needs=run, scored=other.file)
+            )
     return planned
 
 
@@ -249,8 +260,8 @@ def state(run: Planned) -> str:
             return "new"
         args = read_run(path)["args"]
         scored = args.get("eval_file") or next(iter(args.get("dev_file") or ()), None)
-        if scored and scored not in run.command:
-            raise InputError(f"{run.folder}: it has the scores of another file ({scored}): move it away")
+        if Path(scored or "").name != Path(run.scored).name:  # wherever they are
+            raise InputError(f"{run.folder}: it has the scores of {scored or 'a test set'}: move it away")
         return "finished"
     results = results_of(run)
     if results and run.after and not _is_of(results, run.after):
@@ -286,7 +297,7 @@ def command_of(run: Planned) -> list[str]:
 def last_checkpoint(run: Planned) -> Path:
     """The weights after a run's last epoch: the last recorded epoch, or the last planned one if none is recorded."""
     epochs = (results_of(run) or {}).get("epochs")
-    last = epochs[-1]["epoch"] if epochs else run.args["num_train_epochs"] - 1
+    last = epochs[-1]["epoch"] if epochs else math.ceil(run.steps / run.steps_per_epoch) - 1
     return run.folder / f"{last}_pytorch_model.bin"
 
 

@@ -90,11 +90,15 @@ def apart(results: Sequence[Result]) -> tuple[list[Result], list[Result]]:
     further: list[Result] = []
     others: list[Result] = []
     for result in results:
-        of_text, evaluation = "mlm_probability" in result.args, result.best is None
+        of_text, evaluation = _is_of_text(result), result.best is None
         if of_text and evaluation:
             continue
         (further if not evaluation and (of_text or trained_by(result)) else others).append(result)
     return further, others
+
+
+def _is_of_text(result: Result) -> bool:
+    return "mlm_probability" in result.args
 
 
 def trained_by(result: Result) -> str | None:
@@ -105,19 +109,20 @@ def trained_by(result: Result) -> str | None:
     return label if of_grid and (folder, best) == (FOLDER, "best") else None
 
 
-def section(
-    folder: Path, further: Sequence[Result], others: Sequence[Result], times: bool = True
-) -> tuple[str, list[dict]]:
+def section(further: Sequence[Result], others: Sequence[Result], times: bool = True) -> tuple[str, list[dict]]:
     """The tables, as Markdown, and their rows for the results from `apart`; empty if there are none.
 
     Args:
         times: include how long pre-training took.
+
+    Raises:
+        InputError: runs of one row have the same seed, or began with different encoders; or a file cannot be read.
     """
     if not further:
         return "", []
-    trained = [result for result in further if "mlm_probability" in result.args]
+    trained = [result for result in further if _is_of_text(result)]
     trained.sort(key=lambda result: (_grid(result), *_place(_label(result))))
-    rows = [_text_row(folder, result) for result in trained]
+    rows = [_text_row(result) for result in trained]
     tuned = []
     for grid in sorted({_grid(result) for result in further}):
         encoders = {result.args["load_model_path"] for result in trained if _grid(result) == grid}
@@ -125,7 +130,7 @@ def section(
         compared = [result for result in plain if result.args["load_model_path"] in encoders]
         compared += [_in_grid(result) for result in further if result not in trained and _grid(result) == grid]
         of_grid = {"grid": grid or ".", "encoder": ", ".join(sorted(encoders)) or "unknown"}
-        tuned += [row | of_grid for row in _task_rows(folder, grouped(compared))]
+        tuned += [row | of_grid for row in _task_rows(grouped(compared))]
     left_out = {"grid"} if len({row["grid"] for row in rows + tuned}) == 1 else set()
     left_out |= set() if times else {"minutes"}
     tables = [_table(members, columns, left_out) for members, columns in ((rows, TEXT_COLUMNS), (tuned, TASK_COLUMNS))]
@@ -140,16 +145,16 @@ def _in_grid(result: Result) -> Result:
 
 def _grid(result: Result) -> str:
     """The folder of the grid that a pre-training run, or a fine-tuning run after it, belongs to."""
-    below = 2 if "mlm_probability" in result.args else 3  # pretraining/METHOD, TASK/after-METHOD/SEED
+    below = 2 if _is_of_text(result) else 3  # pretraining/METHOD, TASK/after-METHOD/SEED
     return "/".join(result.name.split("/")[:-below])
 
 
 def _label(result: Result) -> str:
     """The name of a pre-training run: that of its folder."""
-    return result.name.rpartition("/")[2] or result.args["method"]
+    return result.folder.resolve().name
 
 
-def _task_rows(folder: Path, groups: Sequence[Group]) -> list[dict]:
+def _task_rows(groups: Sequence[Group]) -> list[dict]:
     """The rows of one grid's fine-tuning: task by task, the original encoder first.
 
     Raises:
@@ -159,9 +164,11 @@ def _task_rows(folder: Path, groups: Sequence[Group]) -> list[dict]:
     for group in groups:
         arms, arm = alike.setdefault(_shared(group), {}), trained_by(group.first) or AS_IT_WAS
         runs = [*group.results.values(), *(arms[arm].results.values() if arm in arms else ())]
-        weights = {read_run(folder / run.name / "results.json").get("encoder_sha256") for run in runs} - {None}
+        weights = {read_run(run.folder / "results.json").get("encoder_sha256") for run in runs} - {None}
         if arm in arms or len(weights) > 1:
-            raise InputError(f"{' and '.join(run.name for run in runs)}: not of the same encoder; report on them apart")
+            raise InputError(
+                f"{' and '.join(run.name for run in runs)}: not of the same encoder; move those of one encoder away"
+            )
         arms[arm] = group
 
     def place(arms: dict[str, Group]) -> int:
@@ -191,8 +198,8 @@ def _shared(group: Group) -> str:
     )
 
 
-def _text_row(folder: Path, result: Result) -> dict:
-    best = read_run(folder / result.name / "results.json")["best"]
+def _text_row(result: Result) -> dict:
+    best = read_run(result.folder / "results.json")["best"]
     training, own = changes(result.args)
     return {
         "table": FOLDER,

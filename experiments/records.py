@@ -17,7 +17,7 @@ from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import execution
 from training.saved_settings import OF_MODEL
-from utils import InputError, counted, short
+from utils import InputError, counted, log, short
 
 PLAN = "grid.json"  # in a grid's folder: its planned runs
 # Beside `execution`, arguments for how a run computes, not what. Gradient accumulation and checkpointing give the same
@@ -124,6 +124,7 @@ class Result:
 
     precision: that of the training.
     name: its folder below the reported folder.
+    folder: its folder; for an evaluation, that of the run.
     args: the arguments of the training.
     training, own: everything that decides the result except the seed, as in `settings`.
     examples: split -> number of examples.
@@ -131,15 +132,19 @@ class Result:
     masks: the masks it was scored under, in words; empty for none.
     same_rows: whether it was scored on the rows of the training's own evaluation.
     held_out: whether these are rows held out of the training set, other ones with each seed.
+    metric: the name of the score.
     last: the score after the last epoch, in per cent.
-    best: the score of the best epoch, which is chosen by this same score; None for an evaluation on another set.
+    best: the score of the best epoch, which is chosen by this same score, or by the loss in masked language modelling;
+        None for an evaluation on another set.
     metrics: all scores after the last epoch.
     step_seconds: seconds per training step, one number per epoch.
+    minutes: how long all training steps took.
     predictions: the predictions file, which may not exist.
     code: the known versions of this project that the training used, in order.
     """
 
     name: str
+    folder: Path
     args: dict
     training: dict
     own: dict
@@ -187,6 +192,25 @@ def read_run(path: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{path}: not the results file of a run")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The records of a metrics.jsonl, in order. The last line may be incomplete, as a stopped run leaves it.
+
+    Raises:
+        InputError: another line is not a record.
+    """
+    records = []
+    lines = path.read_bytes().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            records.append({**record, "step": int(record["step"])})
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}: not a record of a training step") from None
+            log.warning(f"{path}, line {number}: cut short, left out")
+    return records
 
 
 def is_finished(run: dict) -> bool:
@@ -238,6 +262,7 @@ def _of_run(folder: Path, name: str, run: dict) -> Result:
     _check_numbers(args["seed"], *([] if score is None else [score]))
     return Result(
         name=name,
+        folder=folder / name,
         args=args,
         training=training,
         own=own,

@@ -10,7 +10,7 @@ from data.published import published
 from data.tasks import TASKS
 from experiments.bootstrap import CONFIDENCE
 from experiments.groups import Group, grouped, joined, listed
-from experiments.paired import MOST_FLIPPED, POWER, compare, over_rows, over_seeds
+from experiments.paired import MOST_FLIPPED, POWER, compare, interval_text, over_rows, over_seeds
 from experiments.records import Result
 from models.methods import METHODS
 from utils import InputError, counted, write_json, write_text
@@ -35,6 +35,7 @@ NOTES = {
     "r3f": "with dropout in the encoder, its divergence is that between two draws of dropout, twice R-Drop's. Noise of"
     " 1e-5 changes it by less than 1 %, in bf16 and in fp32",
 }
+TIMES = ("minutes", "step_seconds", "step_cost")
 SAID_ONCE = ("encoder", "settings")  # columns that are left out if all rows have the same value
 RULES = f"""\
 Scores are in per cent: mean ± standard deviation over n seeds. All finished seeds count; none is chosen. Published
@@ -49,11 +50,11 @@ figures from the GLUE server are scores on other data.
   - p of the paired t-test;
   - *detectable*, where the interval includes 0: the true difference that would be found with {POWER:.0%} probability;
   - *flips*: p of the exact sign-flip test, for up to {MOST_FLIPPED} pairs; with n pairs it cannot be below 2/2^n;
-  - *rows too*, where all these runs keep their predictions: the interval over seeds, widened by how much the difference
-    changes when the evaluated rows are resampled (bootstrap). If it includes 0, the approximate *detectable* difference
-    with this interval follows;
+  - *rows too*, after the last epoch and where all these runs keep their predictions: the interval over seeds, widened
+    by how much the difference changes when the evaluated rows are resampled (bootstrap). If it includes 0, the
+    approximate *detectable* difference with this interval follows;
   - the number of pairs.
-- *At equal cost*: the same against plain fine-tuning for twice the epochs."""
+- *At equal cost*: the same, over seeds alone, against plain fine-tuning for twice the epochs."""
 
 
 def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
@@ -66,7 +67,7 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
         if family[0].first.best is None:
             tables["robustness"] += family
             continue
-        plain = [group for group in family if not group.own]
+        plain = [group for group in family if not group.changed_own]
         of_the_paper = [group for group in plain if group.method in ("naive", "asa")]
         baselines = [group for group in family if group.method not in ("naive", "asa")]
         tables["main"] += of_the_paper
@@ -74,7 +75,7 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
             tables["comparison"] += of_the_paper + baselines
         shown = of_the_paper + baselines
         for table, argument in (("ablation-tau", "tau"), ("ablation-layers", "asa_layers")):
-            varied = [group for group in family if group.method == "asa" and group.own.keys() <= {argument}]
+            varied = [group for group in family if group.method == "asa" and group.changed_own.keys() <= {argument}]
             if len(varied) > 1:
                 tables[table] += [group for group in plain if group.method == "naive"] + varied
                 shown = shown + varied
@@ -85,7 +86,7 @@ def sections(groups: Sequence[Group]) -> dict[str, list[Group]]:
 
 def _order(group: Group) -> tuple:
     place, task = list(METHODS).index(group.method), (*TASKS, group.task).index(group.task)
-    setting = group.first.scored_on, len(group.training), group.base
+    setting = group.first.scored_on, len(group.changed_training), group.base
     own = [(value is None, value) for _, value in sorted(group.first.own.items())]  # None: all layers
     return group.encoder, task, group.task, *setting, place, own
 
@@ -110,7 +111,7 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
         "examples": first.examples["eval"],
         "metric": first.metric,
         "method": group.method,
-        "method_settings": listed(group.own),
+        "method_settings": listed(group.changed_own),
         "settings": group.settings,
         "n": len(group.results),
         "seeds": list(group.results),
@@ -128,8 +129,8 @@ def _row(table: str, group: Group, naive: Group | None, longer: Group | None) ->
     row["minutes"] = statistics.fmean(result.minutes for result in results)
     row["step_seconds"] = _step_seconds(group)
     row["step_cost"] = row["step_seconds"] / _step_seconds(naive) if naive and _step_seconds(naive) else None
-    others = "dream_questions" in group.training  # not those of the published score
-    usual = first.best is not None and not group.own and not others
+    others = "dream_questions" in group.changed_training  # not those of the published score
+    usual = first.best is not None and not group.changed_own and not others
     row["published"] = published(group.encoder, group.method, group.task) if usual else ""
     row["scored_set"] = group.scored_set
     row["runs"] = [result.name for result in results]
@@ -242,14 +243,14 @@ def difference_text(row: Mapping, epoch: str) -> str:
         return "no pair"
     said = f"{row[f'{epoch}_difference']:+z.2f}"
     if row[f"{epoch}_low"] is not None:
-        said += f" [{row[f'{epoch}_low']:+z.2f}, {row[f'{epoch}_high']:+z.2f}], p {_p(row[f'{epoch}_p'])}"
+        said += f" {interval_text(row[f'{epoch}_low'], row[f'{epoch}_high'])}, p {_p(row[f'{epoch}_p'])}"
     if row[f"{epoch}_low"] is not None and row[f"{epoch}_low"] <= 0 <= row[f"{epoch}_high"]:
         said += f", detectable {row[f'{epoch}_detectable']:.2f}"
     if row[f"{epoch}_p_flip"] is not None:
         said += f", flips {_p(row[f'{epoch}_p_flip'])}"
     rows = "rows" if epoch == "last" else f"{epoch}_rows"
     if row.get(f"{rows}_low") is not None:
-        said += f", rows too [{row[f'{rows}_low']:+z.2f}, {row[f'{rows}_high']:+z.2f}]"
+        said += f", rows too {interval_text(row[f'{rows}_low'], row[f'{rows}_high'])}"
         if row[f"{rows}_low"] <= 0 <= row[f"{rows}_high"]:
             said += f", detectable {row[f'{rows}_detectable']:.2f}"
     return f"{said}, {counted(pairs, 'pair')}"
@@ -274,7 +275,8 @@ def report(
         more: another table, and its rows.
 
     Raises:
-        InputError: there is nothing to report, or two runs with the same settings have the same seed.
+        InputError: there is nothing to report, two runs with the same settings have the same seed, or predictions
+            cannot be read or are not of the same rows.
     """
     if not results and not lacking and not more[1]:
         raise InputError(f"{folder}: no results.json of an evaluated run in it or below")
@@ -282,6 +284,8 @@ def report(
     records = rows(sections(groups), groups)
     text = markdown(records, lacking, times, more[0])
     records += more[1]
+    if not times:
+        records = [{name: value for name, value in row.items() if name not in TIMES} for row in records]
     if output:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / "report.md", text + "\n")

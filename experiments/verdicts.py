@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 from experiments import paired, pretraining
-from experiments.groups import Group, Predicted, grouped, joined, listed
-from experiments.paired import over_seeds
-from experiments.records import Result, read_results
+from experiments.groups import Group, Predicted, check_rows, grouped, joined, listed, read_predicted, where
+from experiments.paired import interval_text, over_seeds
+from experiments.records import Result, read_metrics, read_results
 from models.methods import ASA_BUDGET
 from training.versions import versions
 from utils import InputError, Parser, counted, log, run_script, write_json
@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Compare the runs below the given folders, print Markdown tables, and write JSON.
 
     Raises:
-        InputError: there is nothing to compare. Nothing has been written by then.
+        InputError: there is nothing to compare, a file cannot be read, two runs of one setting have the same seed, or
+            two runs were not scored on the same rows. Nothing has been written by then.
     """
     parser = Parser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a grid's folder, or any with runs in it")
@@ -70,10 +71,10 @@ def sections(groups: Sequence[Group]) -> dict[str, list[dict]]:
             twice = family[0].base_of_twice_the_epochs
             families.append([*family, *(group for group in by_base.get(twice, ()) if group.method == "naive")])
     wanted = dict.fromkeys(group for family in families for group in family if _is_compared(group))
-    read = {group: predicted for group in wanted if (predicted := paired.read(group))}
+    read = {group: predicted for group in wanted if (predicted := read_predicted(group))}
     families = [family for family in families if any(group in read for group in family if group.method == METHOD)]
     for family in families:
-        paired.check_rows(family, read)
+        check_rows(family, read)
     picks = {
         _training(family[0]): chosen
         for family in families
@@ -91,12 +92,12 @@ def sections(groups: Sequence[Group]) -> dict[str, list[dict]]:
 def budget_of(group: Group) -> float | None:
     """The share of a row budget, or of its random-mask control; None if the method has any other setting."""
     share = SHARE.get(group.method)
-    return group.first.own.get(share) if share and group.own.keys() <= {share} else None
+    return group.first.own.get(share) if share and group.changed_own.keys() <= {share} else None
 
 
 def untrained(group: Group) -> float | None:
     """The row budget of adversaries that stay as they were drawn; None for any other setting."""
-    if group.method != METHOD or not group.own.keys() <= {SHARE[METHOD], RATE} or group.first.own[RATE] != 0:
+    if group.method != METHOD or not group.changed_own.keys() <= {SHARE[METHOD], RATE} or group.first.own[RATE] != 0:
         return None
     return group.first.own[SHARE[METHOD]]
 
@@ -142,7 +143,7 @@ def fixed(family: Sequence[Group], read: Read) -> dict | None:
     """The budget fixed beforehand against all other methods, on all rows; None if it was not run."""
     ours = _arms(family, read, METHOD).get(FIXED)
     if ours is None:
-        log.warning(f"{paired.where(family[0])}: no run of {METHOD} with the budget {FIXED:g}")
+        log.warning(f"{where(family[0])}: no run of {METHOD} with the budget {FIXED:g}")
         return None
     control = _arms(family, read, CONTROL).get(FIXED)
     rows = np.arange(len(ours[1]))
@@ -162,7 +163,7 @@ def choices(family: Sequence[Group], read: Read) -> dict[int, float]:
     seeds = sorted(set.intersection(*of_arms))
     if lacking := set.union(*of_arms) - set(seeds):
         said = ", ".join(map(str, sorted(lacking)))
-        log.warning(f"{paired.where(family[0])}: seeds without a run of each budget, left out of the choice: {said}")
+        log.warning(f"{where(family[0])}: seeds without a run of each budget, left out of the choice: {said}")
     if len(seeds) < 2:
         return {}
     scored = {beta: _first_half(family[0], found) for beta, found in arms.items()}
@@ -191,7 +192,7 @@ def chosen_by_others(family: Sequence[Group], read: Read, picks: Mapping[str, Ma
         return None
     if lacking := of_seed.keys() - ours[0].keys():
         said = ", ".join(f"{seed} ({of_seed[seed]:g})" for seed in sorted(lacking))
-        log.warning(f"{paired.where(family[0])}: no runs of the chosen budgets: seed {said}")
+        log.warning(f"{where(family[0])}: no runs of the chosen budgets: seed {said}")
         return None
     first, count = family[0].first, len(ours[1])
     rows = halves(count)[1] if first.same_rows else np.arange(count)
@@ -236,11 +237,11 @@ def _compared(
     if lacking := set(ours[0]) - set(control[0] if control else ()):
         said = ", ".join(map(str, sorted(lacking)))
         log.warning(
-            f"{paired.where(family[0])}: the control of seed {said} is missing:"
+            f"{where(family[0])}: the control of seed {said} is missing:"
             f" {CONTROL} with {SHARE[CONTROL]} {budget} and no other setting of its own"
         )
     sides = [(CONTROL, f"{SHARE[CONTROL]} {budget}", control)] if control else []
-    sides += [(group.method, listed(group.own | group.training), read[group]) for group in others]
+    sides += [(group.method, listed(group.changed_own | group.changed_training), read[group]) for group in others]
     return {
         "seeds": sorted(ours[0]),
         "score": over_seeds(paired.scores(metric, ours, rows)),
@@ -267,7 +268,7 @@ def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -
     for group in family:
         counts = budget_of(group) == FIXED or (group.method != METHOD and budget_of(group) is None)
         if group in read and counts and (whole := unmasked.get(_trained(group))):
-            paired.check_rows([whole, group], read)
+            check_rows([whole, group], read)
             sides[group] = [read[whole], read[group]]
     ours = next((sides[group] for group in sides if group.method == METHOD), None)
     if ours is None:
@@ -278,7 +279,7 @@ def losses(family: Sequence[Group], read: Read, unmasked: Mapping[str, Group]) -
         | {"budget": FIXED, "loss": over_seeds(paired.values(first.metric, ours, rows))}
         | {
             "against": [
-                {"method": group.method, "method_settings": listed(group.own | group.training)}
+                {"method": group.method, "method_settings": listed(group.changed_own | group.changed_training)}
                 | {"control": budget_of(group) == FIXED}
                 | paired.against(first.metric, ours, theirs, rows)
                 for group, theirs in sides.items()
@@ -300,25 +301,25 @@ def liveness(groups: Sequence[Group]) -> list[dict]:
         elif untrained(group) is not None:
             drawn[key] = group
         else:
-            log.warning(f"{paired.where(group)}: {METHOD}, {listed(group.own)} is left out: not a setting of this plan")
+            log.warning(
+                f"{where(group)}: {METHOD}, {listed(group.changed_own)} is left out: not a setting of this plan"
+            )
     records = []
     for key, group in sorted(trained.items()):
         found = _liveness(group)
         if not found["measured"]:
+            log.warning(f"{where(group)}: {METHOD} {key[1]:g} has no liveness: train it with --liveness_steps")
             continue
         reference = _liveness(drawn[key]) if key in drawn else None
         if reference is None or not reference["measured"]:
             reference = None
-            log.warning(
-                f"{paired.where(group)}: {METHOD} {key[1]:g} has no run with --{RATE} 0 to compare its liveness with"
-            )
+            log.warning(f"{where(group)}: {METHOD} {key[1]:g} has no run with --{RATE} 0 to compare its liveness with")
         if lacking := group.results.keys() - found["seeds"]:
             said = ", ".join(map(str, sorted(lacking)))
-            log.warning(f"{paired.where(group)}: {METHOD} {key[1]:g} has no liveness of the seeds {said}")
+            log.warning(f"{where(group)}: {METHOD} {key[1]:g} has no liveness of the seeds {said}")
         alive = reference and found["median"] > reference["median"] and found["tenth"] >= 1
-        about = {name: value for name, value in _about([group], np.arange(0)).items() if name in ("encoder", "task")}
         records.append(
-            {**about, "settings": listed(group.training), "budget": key[1], **found}
+            {"encoder": group.encoder, "task": group.task, "settings": group.settings, "budget": key[1], **found}
             | {"untrained": reference, "adversary": None if reference is None else bool(alive)}
         )
     return records
@@ -332,7 +333,7 @@ def _liveness(group: Group) -> dict:
     of_seed = {seed: values for seed, result in group.results.items() if (values := _measured(result))}
     steps = set.intersection(*map(set, of_seed.values())) if of_seed else set()
     if of_seed and not steps:
-        log.warning(f"{paired.where(group)}: {METHOD}: no step has the liveness of all seeds")
+        log.warning(f"{where(group)}: {METHOD}: no step has the liveness of all seeds")
     found = [values[step] for values in of_seed.values() for step in sorted(steps)]
     known = [value for value in found if value is not None]
     return {
@@ -350,14 +351,9 @@ def _measured(result: Result) -> dict[int, float | None]:
     Raises:
         InputError: its metrics.jsonl cannot be read.
     """
-    path = result.predictions.parents[1] / "metrics.jsonl"
-    if not path.exists():
-        return {}
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        of_step = {record["step"]: record["liveness"] for record in records if "liveness" in record}
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: not the metrics of a run") from None
+    path = result.folder / "metrics.jsonl"
+    records = read_metrics(path) if path.exists() else []
+    of_step = {record["step"]: record["liveness"] for record in records if "liveness" in record}
     return {step: value for step, value in of_step.items() if step > LEARNED_AFTER}
 
 
@@ -399,7 +395,7 @@ def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
     times = [f"{budget:g} ({budgets.count(budget)} of {len(budgets)})" for budget in sorted(set(budgets))]
     return [
         record["encoder"],
-        record["task"],
+        joined(record["task"], record["settings"]),
         f"{record['scored_on']}, {record['rows']:,}",
         record["metric"].replace("_", " "),
         ", ".join(times) or f"{record['budget']:g}",
@@ -407,8 +403,8 @@ def _line(record: Mapping, row: Mapping, what: str) -> list[str]:
         f"**{other}**" if row["control"] else other,
         _figure(row["theirs"]["mean"]),
         "" if row["difference"] is None else f"{row['difference']:+z.2f}, {counted(row['pairs'], 'pair')}",
-        _interval(row["low"], row["high"]),
-        _interval(row["rows_low"], row["rows_high"]),
+        interval_text(row["low"], row["high"]),
+        interval_text(row["rows_low"], row["rows_high"]),
     ]
 
 
@@ -430,10 +426,6 @@ def _live(record: Mapping) -> list[str]:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
-
-
-def _interval(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"[{low:+z.2f}, {high:+z.2f}]"
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def draw(path: str | Path, pairs: Sequence[tuple[Group, Group]], points: float, 
 def _method(group: Group) -> str:
     from experiments.groups import joined, listed
 
-    own = {name.removeprefix(f"{group.method}_"): value for name, value in group.own.items()}
+    own = {name.removeprefix(f"{group.method}_"): value for name, value in group.changed_own.items()}
     named = {group.method: own.pop(group.method)} if group.method in own else {}  # its budget, for asa_budget
     return joined(listed(named) or group.method, listed(own))
 
@@ -166,7 +166,7 @@ def _heading(group: Group) -> str:
     on = group.scored_set
     if not on.startswith(f"{group.task} "):
         on = f"{group.task} models on {on}"
-    settings = listed(group.training)
+    settings = listed(group.changed_training)
     return f"{on}: {group.first.metric.replace('_', ' ')}" + (f" ({settings})" if settings else "")
 
 
@@ -176,7 +176,7 @@ def _encoder(group: Group) -> str:
 
 def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) -> None:
     """Draw the mean with its interval, each seed, and the numbers beside them; an arrow for values beyond the axis."""
-    from experiments.paired import compare
+    from experiments.paired import compare, interval_text
 
     scores, reference = group.scores("last"), plain.scores("last")
     found = compare(scores, reference)
@@ -188,7 +188,7 @@ def draw_row(axis: Axes, place: int, group: Group, plain: Group, points: float) 
     text = f"{mean:+z.2f}"
     if low is not None:
         axis.plot([low, high], [place, place], color=colour)
-        text += f" [{low:+z.2f}, {high:+z.2f}]"
+        text += f" {interval_text(low, high)}"
     if abs(mean) <= points:
         axis.plot(mean, place, mark, color=colour, markersize=6)
     drawn = [mean, *seeds, *(() if low is None else (low, high))]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.records import read_metrics
 from figures.drawing import COLOURS, LINE_STYLES, QUANTITIES, WIDTH, picture
 from models.methods import METHODS
 from utils import InputError, Parser, counted, log, run_script, short
@@ -125,16 +126,7 @@ def read_windows(path: Path) -> list[dict]:
     Raises:
         InputError: a line other than the last is not a record.
     """
-    lines = path.read_bytes().splitlines()
-    windows = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-            windows[int(record["step"])] = record
-        except (ValueError, KeyError, TypeError):
-            if number < len(lines):
-                raise InputError(f"{path}, line {number}: not a record of a training step") from None
-            log.warning(f"{path}, line {number}: cut short, left out")
+    windows = {record["step"]: record for record in read_metrics(path)}
     steps = sorted(windows)
     whole = [step for step in steps if "learning_rate" in windows[step]]  # not records of liveness alone
     if len(whole) > 2 and 2 * (whole[-1] - whole[-2]) < whole[-2] - whole[-3]:

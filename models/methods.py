@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PROTOCOLS = ("corrected", "release")
 ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
 R3F_NOISES = ("uniform", "normal")
+TAU = 0.5  # the default: tau^2 is the weight of ASA's penalty
 ASA_BUDGET = 0.1  # the default share of its keys that each query hides
 RANDOM_MASK_KEEP_RATE = 0.9
 

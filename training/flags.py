@@ -14,6 +14,7 @@ from models.methods import (
     PROTOCOLS,
     R3F_NOISES,
     RANDOM_MASK_KEEP_RATE,
+    TAU,
 )
 from training import trackers
 from utils import Parser
@@ -117,8 +118,8 @@ def build_parser(description: str, tasks: Iterable[str], **defaults) -> Parser:
     group.add_argument(
         "--tau",
         type=non_negative,
-        default=0.5,
-        help="tau^2 is the weight of the penalty on unmasked pairs; asa_budget has no penalty (default: 0.5)",
+        default=TAU,
+        help="tau^2 is the weight of the penalty on unmasked pairs; asa_budget has no penalty (default: %(default)s)",
     )
     group.add_argument(
         "--asa_budget",

@@ -161,7 +161,7 @@ def test_seeds_from_before_and_after_a_move_are_one_row(tmp_path):
         write_run(tmp_path, "naive", seed, [60.0], name=f"SST-2/naive/{seed}", load_model_path="tiny")
         flags = {"load_model_path": f"{place}/pretraining/asa/best"}
         write_run(tmp_path, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
-    _, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
+    _, rows = pretraining.section(*pretraining.apart(read_results(tmp_path)))
     assert [(row["method"], row["seeds"]) for row in rows[1:]] == [("not at all", [1, 2]), ("asa", [1, 2])]
 
 
@@ -170,8 +170,8 @@ def test_seeds_of_two_encoders_are_not_one_row(tmp_path):
         flags = {"load_model_path": f"{seed}/pretraining/asa/best"}
         folder = write_run(tmp_path, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
         (folder / "results.json").write_text(json.dumps(results_of(folder) | {"encoder_sha256": str(seed)}))
-    said = message(pretraining.section, tmp_path, *pretraining.apart(read_results(tmp_path)))
-    assert said == "SST-2/after-asa/1 and SST-2/after-asa/2: not of the same encoder; report on them apart"
+    said = message(pretraining.section, *pretraining.apart(read_results(tmp_path)))
+    assert said == "SST-2/after-asa/1 and SST-2/after-asa/2: not of the same encoder; move those of one encoder away"
 
 
 def test_other_fine_tuning_from_a_pretrained_encoder_has_the_usual_tables(tmp_path):
@@ -222,7 +222,7 @@ def test_rows_of_several_grids_can_be_told_apart(tmp_path):
             write_run(tmp_path / grid, "naive", seed, [60.0], name=f"SST-2/naive/{seed}", load_model_path=encoder)
             flags = {"load_model_path": f"{grid}/pretraining/asa/best", "warmup_proportion": 0.5 / seed}
             write_run(tmp_path / grid, "naive", seed, [61.0], name=f"SST-2/after-asa/{seed}", **flags)
-    text, rows = pretraining.section(tmp_path, *pretraining.apart(read_results(tmp_path)))
+    text, rows = pretraining.section(*pretraining.apart(read_results(tmp_path)))
     cells = [line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("|")]
     assert [row[:4] for row in cells[2:4]] == [["one", "tiny", "text", "asa"], ["other", "small", "text", "asa"]]
     [said] = [line for line in text.splitlines() if line.startswith("All rows: ")]
@@ -295,7 +295,7 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
             write_run(tmp_path, "naive", seed, [50.0, score], name=f"SST-2/{arm}/{seed}", load_model_path=path)
     further, others = pretraining.apart(read_results(tmp_path))
     assert (len(further), len(others)) == (6, 2)
-    text, rows = pretraining.section(tmp_path, further, others)
+    text, rows = pretraining.section(further, others)
     tables = [line for line in text.splitlines() if line.startswith("|")]
     settings = "fp32, max_train_steps 40, train_file text.txt, dev_file held.txt"
     said = [line for line in text.splitlines() if line.startswith("All rows: ")]
@@ -320,12 +320,12 @@ def test_the_table_puts_each_beside_the_encoder_as_it_was(tmp_path):
         "naive",
         "asa",
     ]
-    assert pretraining.section(tmp_path, [], others) == ("", [])
+    assert pretraining.section([], others) == ("", [])
     write_evaluation(tmp_path / "pretraining" / "asa", "on-more", "text")
     write_evaluation(tmp_path / "SST-2" / "after-asa" / "1", "on-more", "SST-2")
     write_evaluation(tmp_path / "SST-2" / "naive" / "1", "on-more", "SST-2")
     further, others = pretraining.apart(read_results(tmp_path))
-    assert pretraining.section(tmp_path, further, others) == (text, rows)
+    assert pretraining.section(further, others) == (text, rows)
     assert [result.name for result in others if result.best is None] == [
         "SST-2/after-asa/1/on-more",
         "SST-2/naive/1/on-more",

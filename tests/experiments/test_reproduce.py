@@ -156,6 +156,12 @@ def test_robustness_asks_for_its_sets_and_weights_before_it_trains(stand_in, tmp
     scores = write(folder / "on-hard" / "evaluation.json", json.dumps({"args": {"eval_file": str(sentences)}}))
     assert stand_in(*hard, "--dry_run", table="robustness") == 0
     assert "# 2 runs, 2 finished" in capsys.readouterr().out
+    moved = (*plain, "--eval_file", f"CoLA={write(tmp_path / 'moved' / 'hard.tsv', 'a')}", "--dry_run")
+    assert stand_in(*moved, table="robustness") == 0
+    assert "# 2 runs, 2 finished" in capsys.readouterr().out
+    scores.write_text(json.dumps({"args": {"eval_file": "hard.csv"}}))
+    assert stand_in(*hard, "--dry_run", table="robustness") == 2
+    assert f"{folder / 'on-hard'}: it has the scores of hard.csv: move it away" in capsys.readouterr().err
     (folder / "results.json").unlink()
     assert stand_in(*hard, "--dry_run", table="robustness") == 0
     assert "# 2 runs, 0 finished" in capsys.readouterr().out
@@ -316,7 +322,6 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert said("--seeds", "42").startswith("argument --seeds: 42 would be 42 seeds: for the seed 42 alone give '42,'")
     assert said("--taus", "0,x", table="ablation-tau").startswith("argument --taus: '0,x' is not a list of numbers")
     assert said("--", "--seed", "3") == "--seed after --: the grid sets it itself"
-    assert said("--", "--eval_on", "dev", table="robustness") == "--eval_on after --: the grid sets it itself"
     assert said("--methods", "asa_budget-0.2", "--", "--asa_budget", "0.1") == (
         "--asa_budget after --: rows of the grid set it themselves"
     )
@@ -326,7 +331,9 @@ def test_what_cannot_be_planned(stand_in, tmp_path, capsys):
     assert "unrecognized arguments: --taux" in said("--", "--taux", "3")
     assert "invalid choice: 'assa'" in said("--methods", "assa")
     assert said("--keep_checkpoints", "none", table="robustness").startswith("--keep_checkpoints none: robustness")
-    assert said("--eval_file", "SST-2=nowhere", table="robustness").startswith("--eval_file SST-2=nowhere: give TASK=")
+    for given, why in (("SST-2=x", "SST-2 is not one of --tasks"), ("CoLA=x", "no such file; give TASK=FILE")):
+        assert said("--eval_file", given, table="robustness") == f"--eval_file {given}: {why}"
+    assert said(table="robustness") == "--tasks CoLA: nothing to score their models on: give --eval_file"
     assert not (tmp_path / "runs").exists()
     assert stand_in("--seeds", "1") == 0
     capsys.readouterr()
@@ -402,7 +409,7 @@ def test_a_real_grid(tmp_path, encoder_folder):
         write(tmp_path / "data" / "QQP" / f"{split}.tsv", "question1\tquestion2\tis_duplicate", *rows)
     places = ["--data_dir", str(tmp_path / "data"), "--encoder", encoder_folder, "--output_dir", str(tmp_path / "runs")]
     flags = ["--tasks", "QQP", "--methods", "naive", "--seeds", "1", "--no_cuda", "--max_train_steps", "1"]
-    reproduce.main(["robustness", *places, *flags, "--", "--max_seq_length", "16"])
+    reproduce.main(["robustness", *places, *flags, "--", "--max_seq_length", "16", "--eval_on", "dev"])
     folder = tmp_path / "runs" / "QQP" / "naive" / "seed42"
     trained = results_of(folder)
     assert (trained["args"]["max_seq_length"], trained["args"]["seed"]) == (16, 42)

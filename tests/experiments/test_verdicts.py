@@ -93,9 +93,8 @@ def test_the_default_budget_is_compared_on_all_rows(tmp_path, capsys):
     control, *_ = found["against"]
     assert (control["control"], control["pairs"], round(control["theirs"]["mean"], 9)) == (True, 3, 55)
     assert control["rows_low"] < control["low"] < 25 < control["high"] < control["rows_high"]
-    line = (
-        "SST-2 | dev, 40 | accuracy | 0.1 | 80.00 | **random_mask, random_mask_budget 0.1** | 55.00 | +25.00, 3 pairs"
-    )
+    shown = "SST-2, bf16 | dev, 40 | accuracy | 0.1 | 80.00"
+    line = f"{shown} | **random_mask, random_mask_budget 0.1** | 55.00 | +25.00, 3 pairs"
     assert line in capsys.readouterr().out
 
 
@@ -266,6 +265,9 @@ def test_only_seeds_with_liveness_are_named(tmp_path, caplog):
     [live] = sections(tmp_path)["liveness"]
     assert live["seeds"] == [1]
     assert "asa_budget 0.1 has no liveness of the seeds 2" in caplog.text
+    record(tmp_path, "asa_budget", 1, range(30), asa_budget=0.2)
+    assert len(sections(tmp_path)["liveness"]) == 1
+    assert "asa_budget 0.2 has no liveness: train it with --liveness_steps" in caplog.text
     assert "asa_budget, adversary_learning_rate 0.001 is left out: not a setting of this plan" in caplog.text
 
 
