@@ -6,6 +6,7 @@ python run_tok_clas.py --do_train --do_eval --task_name WNUT-2017 --load_model_p
 import argparse
 from collections.abc import Sequence
 
+from data.classes import saved_labels
 from data.own import task_of
 from data.readers import with_labels
 from data.tasks import TOKEN_TASKS
@@ -20,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         InputError: an argument or an input file cannot be used. Nothing has been written by then.
     """
     args = arguments.of_script("run_tok_clas", argv)
-    task = with_labels(task_of(args, TOKEN_TASKS), args.data_dir)
+    saved = None if args.do_train else saved_labels(args.test_model_file)
+    task = with_labels(task_of(args, TOKEN_TASKS), args.data_dir, saved)
     args.task_name = task.name
     # Imported here because they take seconds to load: --help and argument errors do not have to wait for them.
     import numpy as np

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Sampler
 from transformers import DataCollatorForMultipleChoice
 
-from data.metrics import IGNORED_LABEL
+from data.task_kinds import IGNORED_LABEL
 
 
 class StepSampler(Sampler[list[int]]):

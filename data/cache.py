@@ -29,7 +29,6 @@ from utils import InputError, atomic_folder, counted, file_sha256, log, write_js
 CACHED_FROM = 4_000_000  # bytes of data files; a smaller set is tokenised about as fast as it is looked up
 KEPT = 10_000_000_000  # bytes of sets in a cache folder; MNLI has 0.1e9
 IN_USE = 3600  # seconds in which a set that was used stays in any case: runs have several, larger than `KEPT` or not
-CHUNK = 10_000  # examples tokenised at once
 OWN_COLUMNS = ("lengths", "choices", "first_tokens")  # stored in addition to `Features.columns`
 ENTRY = re.compile(r"\.?(?P<entry>[^.].*-[0-9a-f]{24})(?P<unfinished>\.tmp|\.old)?")  # the names of the cache's folders
 
@@ -163,7 +162,7 @@ def _store(path: Path, examples: Examples, make: Callable[[list], Features]) -> 
     """Tokenise chunk by chunk, so that the whole set is never in memory."""
     from datasets.arrow_writer import ArrowWriter
 
-    chunks = examples.chunks(CHUNK)
+    chunks = examples.chunks(Features.CHUNK)
     with withheld() as messages:  # logged at every start, even if another run tokenised the set
         first = next(chunks)
     examples.told = False

@@ -1,5 +1,6 @@
 """Multiple choice in the user's own tables: choices in one list or one column each, answers in various forms."""
 
+import itertools
 import re
 import string
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Any
 from data.examples import ChoiceExample, Tally, index_of, whole
 from data.formats import checked_text, place_of, quoted, rows_of, text_column
 from data.task_kinds import ChoiceColumns
-from utils import InputError, counted
+from utils import InputError, counted, log
 
 # A blank in a question stands alone: an underscore inside a word is not a blank.
 BLANK, IN_A_WORD = re.compile(r"(?<!\w)_+(?!\w)"), re.compile(r"[^\W_]_+[^\W_]")
@@ -84,9 +85,10 @@ def read_choice_table(
             else:
                 raise _no_choice(answer, columns.answers, found, where)
         texts = [_text(row, name, where) for name in (columns.context, columns.question) if name]
-        # Without a question, the second text is the choice alone.
-        context, question = texts if len(texts) == 2 else (texts[0], "_")
-        blank = len(texts) == 1 or bool(BLANK.search(question) and not IN_A_WORD.search(question))
+        if columns.context is None and _has_blank(texts[0]):
+            context, question = "", texts[0]
+        else:  # without a question, the second text is the choice alone
+            context, question = texts if len(texts) == 2 else (texts[0], "_")
         examples.append(
             ChoiceExample(
                 context,
@@ -94,11 +96,15 @@ def read_choice_table(
                 tuple(found.texts[place] or "" for place in there),
                 label,
                 index_of(row, where),
-                cloze=blank,
+                cloze=_has_blank(question),
                 names=tuple(called[place] for place in there),
             )
         )
     return examples
+
+
+def _has_blank(question: str) -> bool:
+    return bool(BLANK.search(question) and not IN_A_WORD.search(question))
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict]]:
@@ -165,19 +171,31 @@ def kind_of_answers(columns: ChoiceColumns, paths: Sequence[Path], of_all: bool 
     """
     right: Counter[str] = Counter()
     wrong: dict[str, InputError] = {}
+    different: dict[frozenset[str], str] = {}  # two kinds -> where they first mean different choices
     total = 0
     for path in paths:
         for where, row in _rows(path):
             total += 1
             found, answer = choices_of(row, columns, where), _answer(row, columns, where)
-            for kind in ANSWERS:
-                if found.right(answer, kind) is not None:
+            meant = {kind: found.right(answer, kind) for kind in ANSWERS}
+            for kind, place in meant.items():
+                if place is not None:
                     right[kind] += 1
                 else:
                     wrong.setdefault(kind, _no_choice(answer, kind, found, where))
+            for kinds in itertools.combinations(ANSWERS, 2):
+                if meant[kinds[0]] != meant[kinds[1]]:
+                    different.setdefault(frozenset(kinds), where)
     if not total:
         raise InputError(f"{', '.join(map(str, paths))}: the file has no rows")
     best = max(ANSWERS, key=lambda kind: right[kind])
     if right[best] < (total if of_all else 1):
         raise wrong[best]
+    for other in ANSWERS:
+        if other != best and right[other] == right[best] == total and frozenset((best, other)) in different:
+            plain = "letters" if best == "text" else "the texts of the choices"
+            log.warning(
+                f"{different[frozenset((best, other))]}: the answer is taken for the {best} of a choice; as {other} it"
+                f" would be another choice, and both fit all rows; if that is wrong, give the answers as {plain}"
+            )
     return best

@@ -10,7 +10,7 @@ from pathlib import Path
 from data.classes import named
 from data.conll import read_tagged
 from data.examples import INDEX_COLUMNS, SENTENCE_TABLES, label_word, tagged_rows, whole
-from data.formats import arrow_features, class_names, place_of, quoted, rows_of
+from data.formats import arrow_features, class_names, has_blank_lines, place_of, quoted, rows_of
 from data.task_kinds import Names
 from utils import InputError, log
 
@@ -198,7 +198,7 @@ def script_of(train: Path) -> str:
         return "run_multi_cho"
     # Files with one word and its tag per line are tab-separated too, but have no header.
     known = any(_matching(columns, group) for group in (*TEXTS, *LABELS))
-    return "run_tok_clas" if suffix == ".tsv" and not known else "run_sent_clas"
+    return "run_tok_clas" if suffix == ".tsv" and not known and has_blank_lines(train) else "run_sent_clas"
 
 
 def count_rows(train: Path, script: str) -> int:
@@ -230,9 +230,9 @@ def find_labels(paths: Sequence[Path], column: str) -> Names:
     numbers = {word: _number(word) for word in times}
     given = f"{', '.join(map(str, paths))}: column {quoted(column)}"
     if None not in numbers.values():
-        if all(number is not None and number.is_integer() for number in numbers.values()):
-            numbers = {whole(word): number for word, number in numbers.items()}
-        elif len(numbers) > MOST_NUMBERS:
+        numbers = {whole(word): number for word, number in numbers.items()}
+        whole_numbers = all(number is not None and number.is_integer() for number in numbers.values())
+        if not whole_numbers and len(numbers) > MOST_NUMBERS:
             raise InputError(
                 f"{given} has {len(numbers)} different numbers, which are no classes: add --regression to predict"
                 " numbers, or give another --label_column"

@@ -13,7 +13,7 @@ from utils import InputError, counted, log
 TREEBANK_WIDTH = 10
 TREEBANK_ID = re.compile(r"\d+(?:([-.])\d+)?")
 TREEBANK_WORD, TREEBANK_TAGS = 1, {3: "UPOS", 4: "XPOS"}
-NO_TAG = "_"  # no tag, in a treebank
+EMPTY = "_"  # an empty field in a treebank
 SPAN_TAG = re.compile(r"[BILUES]-.+")
 
 
@@ -63,7 +63,7 @@ def read_tagged(
             continue
         if not columns[word]:
             raise InputError(f"{path}, line {line}: the row has no word")
-        if labelled and treebank and columns[tag] in ("", NO_TAG):
+        if labelled and treebank and columns[tag] in ("", EMPTY):
             named = f"column {tag + 1} ({TREEBANK_TAGS[tag]})"
             raise InputError(f"{path}, line {line}: the row has no tag: {named} is {quoted(columns[tag])}")
         words.append(columns[word])
@@ -110,9 +110,9 @@ def _tag_column(path: Path, rows: list[tuple[int, list[str]]]) -> int:
     """The column of a treebank's tags: the first that has any."""
     words = [row for _, row in rows if len(row) == TREEBANK_WIDTH and not row[0].startswith("#") and not _no_word(row)]
     first, *others = TREEBANK_TAGS
-    if words and all(row[first] == NO_TAG for row in words):
+    if words and all(row[first] == EMPTY for row in words):
         for other in others:
-            if any(row[other] != NO_TAG for row in words):
+            if any(row[other] != EMPTY for row in words):
                 names = [f"column {column + 1} ({TREEBANK_TAGS[column]})" for column in (first, other)]
                 log.info(f"{path}: {names[0]} is '_' throughout: the tags are read from {names[1]}")
                 return other

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.examples import ChoiceExample, WordsExample
+from data.examples import ChoiceExample, WordsExample, on_one_line
 from data.readers import read_set, task_folder, with_labels
 from data.task_kinds import DataSet, Task, TokenTask
 from data.tasks import TASKS, find_name
@@ -133,12 +133,8 @@ def documents_of(examples: Iterable) -> Iterator[tuple[str, frozenset[str]]]:
             texts, more = (example.context,), (example.question, *example.choices)
         else:
             texts = example.texts
-        whole = _on_one_line(" ".join((*texts, *more)))
-        yield whole, frozenset(filter(None, (*map(_on_one_line, texts), whole)))
-
-
-def _on_one_line(text: str) -> str:
-    return " ".join(text.split())
+        whole = on_one_line(" ".join((*texts, *more)))
+        yield whole, frozenset(filter(None, (*map(on_one_line, texts), whole)))
 
 
 def divide(documents: Mapping[str, frozenset[str]], share: float, seed: int) -> tuple[list[str], list[str]]:

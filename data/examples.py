@@ -26,11 +26,12 @@ from data.formats import (
     tab_separated_rows,
     text_column,
 )
-from data.task_kinds import BINARY, ChoiceTask, RowList, SentenceTask, Task, TokenTask
+from data.task_kinds import BINARY, IGNORED_LABEL, ChoiceTask, RowList, SentenceTask, Task, TokenTask
 from utils import InputError, counted, log
 
 INDEX_COLUMNS = ("index", "id", "uid", "ind", "fold-ind", "pairID", "idx", "guid")
-LISTED = 10  # labels listed in a message
+LISTED = 10  # unknown labels listed in a message
+MOST_LABELS = 30  # of the labels that a task has
 
 
 @dataclass(slots=True)
@@ -159,7 +160,8 @@ def _labelled_unit(task: Task) -> str:
 
 def _lacks(task: SentenceTask | TokenTask, label: str, where: str) -> str:
     kind = "tag" if isinstance(task, TokenTask) else "label"
-    return f"{where}: unknown {kind} {quoted(label)}; {task.name} has {', '.join(task.labels)}"
+    known = ", ".join(task.labels[:MOST_LABELS]) + ", ..." * (len(task.labels) > MOST_LABELS)
+    return f"{where}: unknown {kind} {quoted(label)}; {task.name} has {known}"
 
 
 def read_sentences(task: SentenceTask, path: Path, labelled: bool, tally: Tally | None = None) -> list[Example]:
@@ -212,7 +214,7 @@ def _part(path: Path, rows: Iterator[tuple[int, dict]], only: RowList) -> Iterat
 def index_of(row: dict, where: str) -> str | None:
     """The row's id, in a form that fits into a table."""
     name = next((name for name in _index_columns(tuple(row)) if row[name] not in (None, "")), None)
-    return None if name is None else in_a_table(checked_text(str(row[name]), f"column {name!r}", where))
+    return None if name is None else on_one_line(checked_text(str(row[name]), f"column {name!r}", where))
 
 
 @functools.lru_cache
@@ -223,8 +225,8 @@ def _index_columns(columns: tuple[str, ...]) -> list[str]:
     return [name for name in found if name is not None]
 
 
-def in_a_table(text: str) -> str:
-    """The text on one line and without tabs."""
+def on_one_line(text: str) -> str:
+    """The text with single spaces in place of all white space."""
     return " ".join(text.split())
 
 
@@ -302,7 +304,7 @@ def _dialogues(task: ChoiceTask, path: Path, labelled: bool) -> Iterator[tuple[s
         match dialogue:
             case [list(turns), list(questions), str() | int() | float() as name]:
                 context = " ".join(checked_text(turn, "a turn", place) for turn in turns)
-                name = in_a_table(checked_text(name, "the id", place))
+                name = on_one_line(checked_text(name, "the id", place))
             case _:
                 raise InputError(f"{place}: [turns, questions, id] is expected")
         for ordinal, row in enumerate(questions[:1] if task.questions == "first" else questions, 1):
@@ -359,6 +361,8 @@ def _choice_rows(path: Path) -> Callable:
 
 def _texts(row: dict, name: str, where: str) -> tuple[str, ...]:
     texts = row.get(name)
+    if isinstance(texts, str):
+        raise InputError(f"{where}: {name!r} is one text where a list of texts is expected")
     if not isinstance(texts, list):
         raise InputError(f"{where}: there is no list {name!r}")
     return tuple(checked_text(text, f"each of {name!r}", where) for text in texts)
@@ -432,7 +436,9 @@ def tagged_rows(
         if labelled:
             if not isinstance(row.get(tags), list):
                 raise InputError(f"{where}: there is no list {tags!r}")
-            said = [whole(checked_text(tag, f"each of {tags!r}", where)) for tag in row[tags]]
+            said = [whole(checked_text(tag, f"each of {tags!r}", where).strip()) for tag in row[tags]]
+            if str(IGNORED_LABEL) in said:
+                raise InputError(f"{where}: {IGNORED_LABEL} in {tags!r} stands for no tag: give each word its tag")
             if len(said) != len(found):
                 many = counted(len(said), "tag"), counted(len(found), "word")
                 raise InputError(f"{where}: {many[0]} in {tags!r} for {many[1]} in {words!r}")

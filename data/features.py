@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from data.examples import ChoiceExample, Example, WordsExample
-from data.metrics import IGNORED_LABEL
+from data.task_kinds import IGNORED_LABEL
 from utils import InputError
 
 # A blank in DREAM has up to 24 underscores. The release replaces each of them by the choice.
@@ -26,6 +26,8 @@ class Features(Dataset):
     report: how much was truncated at the length limit, for the log and the results.
     first_tokens: for a token task, the position of each word's first token in its row; None for a word without one.
     """
+
+    CHUNK = 10_000  # examples tokenised at once, and documents packed together: no row has text of two blocks
 
     def __init__(
         self,

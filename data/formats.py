@@ -36,8 +36,8 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise InputError(f"{path}, line 1: lines end in carriage returns alone, as on old Macs: convert it")
                 yield line, text.rstrip("\r\n")
     except UnicodeDecodeError as error:
-        byte, reason = _bad_byte(path) or (error.start, error.reason)
-        raise InputError(f"{path}: not valid UTF-8 near byte {byte} ({reason}); convert it") from None
+        line, reason = _bad_line(path) or (line + 1, error.reason)
+        raise InputError(f"{path}, line {line}: not valid UTF-8 ({reason}); save the file as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
@@ -52,14 +52,14 @@ def _without_blank_end(numbered: Iterator[tuple[int, str]]) -> Iterator[tuple[in
             blank.clear()
 
 
-def _bad_byte(path: Path) -> tuple[int, str] | None:
-    """Position and reason of the first bad byte: the decoder of an open file counts from the start of its buffer."""
+def _bad_line(path: Path) -> tuple[int, str] | None:
+    """Line and reason of the first bad byte: the decoder of an open file reads ahead."""
     content = path.read_bytes()
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return error.start, "it looks like UTF-16" if utf16 else error.reason
+        return content.count(b"\n", 0, error.start) + 1, "it looks like UTF-16" if utf16 else error.reason
     return None
 
 
@@ -98,10 +98,12 @@ def csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
     reader = csv.reader((text + "\n" for _, text in _without_blank_end(lines(path))), strict=True)
     columns = None
     while True:
+        begins = reader.line_num + 1
         try:
             values = next(reader, None)
         except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+            row = f"; its row begins in line {begins}: is a quote not closed?" if begins < reader.line_num else ""
+            raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error}{row})") from None
         if values is None:
             return
         if columns is None:
@@ -157,6 +159,8 @@ def _json(text: str, path: Path, line: int | None = None):
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        if line == 1 and text.strip() == "{":
+            raise InputError(f"{path}, line 1: an object over several lines; one per line is expected") from None
         raise InputError(
             f"{path}, line {line or error.lineno}: not valid JSON ({error.msg}, column {error.colno})"
         ) from None
@@ -199,6 +203,8 @@ def arrow_parts(path: Path) -> Iterator:
             # Images and audio, which would be decoded.
             unread = [name for name, kind in part.features.items() if hasattr(kind, "decode_example")]
             yield part.remove_columns(unread) if unread else part
+    except InputError:
+        raise
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         said = next(iter(str(error).splitlines()), "")
         raise InputError(f"{path}: not a readable {path.suffix.lower().removeprefix('.')} file ({said})") from None
@@ -211,6 +217,8 @@ def _parquet_parts(path: Path) -> Iterator:
 
     with parquet.ParquetFile(path) as file:
         schema = file.schema_arrow
+        if twice := [name for name, times in Counter(schema.names).items() if times > 1]:
+            raise InputError(f"{path}: it has the column {quoted(twice[0])} twice: rename or remove one")
         for batch in itertools.chain(file.iter_batches(ROWS_AT_ONCE), [None] * (file.metadata.num_rows == 0)):
             table = pyarrow.Table.from_batches([batch], schema) if batch is not None else schema.empty_table()
             yield datasets.Dataset(datasets.table.InMemoryTable(table), fingerprint="")  # computing one takes time
@@ -316,6 +324,17 @@ def word_lines(path: Path, document_mark: str | None = None) -> Iterator[tuple[i
         yield line, [] if ends else [column.strip(" ") for column in columns]
 
 
+def has_blank_lines(path: Path) -> bool:
+    """Whether there is text before and after a blank line."""
+    begun = blank = False
+    for _, text in lines(path):
+        if text.strip() and blank:
+            return True
+        begun = begun or bool(text.strip())
+        blank = begun and not text.strip()
+    return False
+
+
 def text_column(row: dict, names: tuple[str, ...], where: str) -> str:
     """The text in the first of these columns that the row has.
 
@@ -352,7 +371,9 @@ def checked_text(value, name: str, where: str) -> str:
     if type(value) is int or (type(value) is float and math.isfinite(value)):  # not True: its type is bool
         return str(value)
     if not isinstance(value, str):
-        kind = {type(None): "null", list: "a list"}.get(type(value), type(value).__name__)
+        kind = {type(None): "null", list: "a list", float: f"{value} (a missing value?)"}.get(
+            type(value), type(value).__name__
+        )
         raise InputError(f"{where}: {name} must be text, not {kind}")
     try:
         value.encode()

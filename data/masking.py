@@ -13,10 +13,9 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from data.features import Features, check_length
-from data.metrics import IGNORED_LABEL
+from data.task_kinds import IGNORED_LABEL
 from utils import InputError
 
-PACKED_TOGETHER = 10_000  # documents per block: the token cache works in blocks, and no row has text of two
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens that become the mask token, or a random token
 TRAINING, EVALUATION = 1, 2  # makes the random streams different
 
@@ -47,8 +46,8 @@ def packed_features(
     separator = after[:1] if tokenizer.sep_token_id is None else [tokenizer.sep_token_id]
     columns: dict[str, list] = {"input_ids": [], **({"starts": []} if whole_words else {})}
     tokens = 0
-    for first in range(0, len(documents), PACKED_TOGETHER):
-        texts = list(documents[first : first + PACKED_TOGETHER])
+    for first in range(0, len(documents), Features.CHUNK):
+        texts = list(documents[first : first + Features.CHUNK])
         encoding = tokenizer(
             texts, add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False, verbose=False
         )
@@ -186,8 +185,8 @@ class MaskedRows(Features):
     def identity(self) -> str:
         """A checksum of all tokens."""
         found = hashlib.sha256()
-        for first in range(0, len(self), PACKED_TOGETHER):
-            rows = self.columns["input_ids"][first : first + PACKED_TOGETHER]
+        for first in range(0, len(self), Features.CHUNK):
+            rows = self.columns["input_ids"][first : first + Features.CHUNK]
             found.update(np.concatenate([np.array(ids, dtype=np.int32) for ids in rows]).tobytes())
         return found.hexdigest()
 

@@ -10,12 +10,12 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.exceptions import UndefinedMetricWarning
 
+from data.task_kinds import IGNORED_LABEL
 from utils import log
 
 # One number or tag per row, or a list of them.
 Values = Sequence | np.ndarray
 
-IGNORED_LABEL = -100  # for a position without a label, as in PyTorch, and a row whose label the model lacks
 NO_CLASS = -1  # instead of a class if the model's output is not a number
 NO_TAG = "not a number"  # the same for the tag of a word
 # The libraries' warnings about an undefined score, for which they return 0 or nan.

@@ -39,7 +39,7 @@ from data.columns import (
 )
 from data.examples import SENTENCE_TABLES
 from data.formats import arrow_features, class_names
-from data.own_flags import FILES, is_own, set_names
+from data.own_flags import FILES, METRICS, is_own, set_names
 from data.own_sets import SPLITS, files_of, sets_of
 from data.task_kinds import ChoiceColumns, ChoiceTask, DataSet, Names, SentenceTask, Task, TaskKind, TokenTask
 from data.tasks import TASKS, find_task, names_of
@@ -79,6 +79,8 @@ def sentence_task(args: argparse.Namespace) -> SentenceTask:
     regression = args.regression or saved == ()
     texts = given_columns("--text_columns", args.text_columns, first, columns, most=2)
     label = given_columns("--label_column", args.label_column, first, columns)
+    if {*texts} & {*label}:
+        raise InputError(f"--label_column {args.label_column}: it is one of --text_columns too: give another")
     said = {"--text_columns": texts, "--label_column": label}
     # A test set may have columns that look like labels.
     needed = args.do_train or args.do_eval or (not regression and _labels_in_training_file(files, saved))
@@ -326,7 +328,8 @@ def _metrics(args: argparse.Namespace, usual: Names, labels: Names) -> Names:
     numbers = usual == OF_NUMBERS
     if (first in OF_NUMBERS) != numbers:
         kind = "numbers (--regression)" if numbers else "classes"
-        raise InputError(f"--metric {first}: these data have {kind}; choose one of {', '.join(usual)}")
+        fit = usual if numbers else [name for name in METRICS["run_sent_clas"] if name not in OF_NUMBERS]
+        raise InputError(f"--metric {first}: these data have {kind}; choose one of {', '.join(fit)}")
     if first == "f1" and len(labels) != 2:
         raise InputError(f"--metric f1 is of the second of two labels, and these data have {len(labels)}: use macro_f1")
     return (first, *(name for name in usual if name != first))

@@ -87,6 +87,11 @@ def check_evaluation(args: argparse.Namespace, has_dev: bool, what: str) -> None
         raise InputError(f"--dev_fraction: the data have a dev set already ({what}): leave the flag out")
     if has_dev or not args.do_eval or args.eval_on != "dev":
         return
+    if not args.do_train and not args.dev_fraction and args.dataset_name:
+        raise InputError(
+            f"--do_eval: {what} has no dev set: add one, or give --eval_on test; or, to score what a training held out,"
+            " its --dev_fraction and --seed"
+        )
     if not args.do_train and not args.dev_fraction:
         raise InputError(
             "--do_eval needs --dev_file, the rows to score; or, to score what a training held out, its --train_file,"

@@ -28,7 +28,22 @@ def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, lis
                 raise InputError(f"--dataset_name {args.dataset_name}: it has no {split} set")
         check_evaluation(args, "dev" in found, args.dataset_name)
         return {split: found.get(split, []) for split in SPLITS}
-    files = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in SPLITS}
+    files = given_files(args, tuple(SPLITS), suffixes)
+    warn_of_trained_on(args, files, "rows")
+    sets = {split: [[path] for path in paths] for split, paths in files.items()}
+    return sets | {"train": [files["train"]] if files["train"] else []}
+
+
+def given_files(args: argparse.Namespace, splits: Sequence[str], suffixes: Sequence[str]) -> dict[str, list[Path]]:
+    """Split -> the files that its flag names.
+
+    Args:
+        suffixes: allowed suffixes; empty for any.
+
+    Raises:
+        InputError: a file is missing or has another suffix.
+    """
+    files = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in splits}
     for split, paths in files.items():
         for path in paths:
             if not path.is_file():
@@ -39,12 +54,15 @@ def files_of(args: argparse.Namespace, suffixes: Sequence[str]) -> dict[str, lis
                     f"--{split}_file {path}: its name must end in one of {', '.join(suffixes[:-1])}, which says how it"
                     " is read"
                 )
+    return files
+
+
+def warn_of_trained_on(args: argparse.Namespace, files: Mapping[str, Sequence[Path]], what: str) -> None:
+    """Warn if the run scores a file that it trains on, which says nothing about new `what`."""
     trained_on = {path.resolve() for path in files["train"]}
     for path in files["dev"]:
         if path.resolve() in trained_on and args.do_train and args.do_eval:
-            log.warning(f"{path}: a --dev_file that is trained on says nothing about new rows")
-    sets = {split: [[path] for path in paths] for split, paths in files.items()}
-    return sets | {"train": [files["train"]] if files["train"] else []}
+            log.warning(f"{path}: a --dev_file that is trained on says nothing about new {what}")
 
 
 def split_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from data import own, own_sets
 from data.columns import columns_of, given_columns, guessed_texts, tell
+from data.formats import has_blank_lines
 from data.stream import first_texts
 from data.task_kinds import DataSet, Names
-from data.text import SUFFIXES_OF_TEXT, TEXT, TextTask, has_blank_lines
+from data.text import SUFFIXES_OF_TEXT, TEXT, TextTask
 from utils import InputError, log
 
 SPLITS = ("train", "dev")
@@ -34,23 +35,8 @@ def text_task(args: argparse.Namespace) -> TextTask:
 
 def _files(args: argparse.Namespace) -> dict[str, list[Path]]:
     """Split -> its files, for the splits that the run needs."""
-    if args.dataset_name:
-        found = _data_set(args)
-    else:
-        found = {split: [Path(path) for path in getattr(args, f"{split}_file") or ()] for split in SPLITS}
-        for split, paths in found.items():
-            for path in paths:
-                if not path.is_file():
-                    what = "a folder: name its files, or give it as --dataset_name" if path.is_dir() else "no such file"
-                    raise InputError(f"--{split}_file {path}: {what}")
-                if path.suffix.lower() not in SUFFIXES_OF_TEXT:
-                    raise InputError(
-                        f"--{split}_file {path}: its name must end in one of {', '.join(SUFFIXES_OF_TEXT[:-1])}, which"
-                        " says how it is read"
-                    )
-    both = {path.resolve() for path in found["train"]} & {path.resolve() for path in found["dev"]}
-    if both and args.do_train and args.do_eval:
-        log.warning(f"{min(both)}: a --dev_file that is trained on says nothing about new text")
+    found = _data_set(args) if args.dataset_name else own_sets.given_files(args, SPLITS, SUFFIXES_OF_TEXT)
+    own_sets.warn_of_trained_on(args, found, "text")
     return found
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from data.choices import read_choice_table
+from data.classes import named
 from data.conll import read_tagged
 from data.examples import Tally, read_choices, read_sentences, read_words
 from data.formats import row_ids
-from data.task_kinds import ChoiceTask, DataSet, RowList, SentenceTask, Share, Task, TokenTask
+from data.task_kinds import ChoiceTask, DataSet, Names, RowList, SentenceTask, Share, Task, TokenTask
 from data.tasks import names_of
 from data.text import TextTask, documents, read_documents
 from utils import InputError, log
@@ -222,16 +223,21 @@ def divided(examples: list, share: Share, paths: Sequence[Path]) -> list:
     return [examples[number] for number in kept]
 
 
-def with_labels(task: TokenTask, data_dir: str) -> TokenTask:
+def with_labels(task: TokenTask, data_dir: str, saved: Names | None = None) -> TokenTask:
     """The task with its tags; if it has none, those of its training file, sorted.
 
-    A checkpoint is a plain state dict without tag names, so evaluation needs the file too.
+    Args:
+        saved: the classes of the model that is evaluated, if any: where they are tags, the file is not needed. A
+            checkpoint that is a plain state dict does not name them.
 
     Raises:
         InputError: the training file is missing or cannot be read.
     """
     if task.labels:
         return task
+    if saved and named(saved):
+        log.info(f"{task.name}: {len(saved)} tags, those of the model")
+        return dataclasses.replace(task, labels=saved)
     assert task.train is not None  # a task without a training set has labels
     paths = _paths(task.train, task_folder(data_dir, task.name))
     assert paths is not None  # a training set is never optional

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from data.examples import ChoiceExample, Example, WordsExample, in_a_table
+from data.examples import ChoiceExample, Example, WordsExample, on_one_line
 from data.metrics import NO_CLASS, NO_TAG
 from data.task_kinds import SentenceTask
 from utils import InputError, counted, write_text
@@ -38,7 +38,7 @@ def write_submission(
     if task.regression:
         words = [f"{score:.6g}" if task.own else f"{score:.3f}" for score in _clipped(predictions, task.score_range)]
     else:
-        words = [in_a_table(task.labels[int(label)]) for label in predictions]
+        words = [on_one_line(task.labels[int(label)]) for label in predictions]
     if _is_json(path):
         said: list[dict] = [{"prediction": float(word)} for word in words] if task.regression else []
         if not task.regression:
@@ -48,7 +48,7 @@ def write_submission(
         return _write_objects(path, examples, said)
     header, rows = ["prediction"], [[word] for word in words]
     if task.own and not task.regression:
-        header += [f"probability_{in_a_table(label)}" for label in task.labels]
+        header += [f"probability_{on_one_line(label)}" for label in task.labels]
         rows = [[word, *_probabilities(row)] for word, row in zip(words, logits, strict=True)]
     return _write_indexed(path, examples, header, rows)
 
@@ -90,7 +90,7 @@ def write_choices(
     for example, row in zip(examples, scores, strict=True):
         best = row.argmax()
         figures = _probabilities(row) if own else [f"{score:.6g}" for score in row]
-        word = in_a_table(example.names[best]) if own else str(best)
+        word = on_one_line(example.names[best]) if own else str(best)
         rows.append([word, *figures, *[""] * (most - len(row))])
     return _write_indexed(path, examples, header, rows)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeVar
 
 BINARY = ("0", "1")
+IGNORED_LABEL = -100  # for a position without a label, as in PyTorch, and a row whose label the model lacks
 Names = tuple[str, ...]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from data.columns import SUFFIXES
-from data.formats import lines, place_of, rows_of, text_column
+from data.formats import has_blank_lines, lines, place_of, rows_of, text_column
 from data.task_kinds import Names, Task
 from utils import InputError
 
@@ -61,17 +61,6 @@ def _of_text_file(path: Path) -> Iterator[str]:
         elif document:
             yield "\n".join(document)
             document = []
-
-
-def has_blank_lines(path: Path) -> bool:
-    """Whether there is text before and after a blank line."""
-    begun = blank = False
-    for _, text in lines(path):
-        if text.strip() and blank:
-            return True
-        begun = begun or bool(text.strip())
-        blank = begun and not text.strip()
-    return False
 
 
 def _of_table(path: Path, columns: Names) -> Iterator[str]:

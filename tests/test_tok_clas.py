@@ -130,6 +130,8 @@ def test_ptb_takes_its_tags_from_the_training_file(data_dir, tmp_path):
     assert with_labels(WNUT, "nowhere") is WNUT
     (tmp_path / "PTB").mkdir()
     assert "train.txt: no such file" in message(with_labels, PTB, str(tmp_path))
+    assert with_labels(PTB, "nowhere", ("NN", "DT")).labels == ("NN", "DT")  # those of a model that names its classes
+    assert with_labels(PTB, str(data_dir), ("LABEL_0", "LABEL_1")).labels == task.labels
 
 
 @pytest.mark.parametrize("name", ["WNUT17", "wnut-17", "Wnut2017", "wnut-2017"])

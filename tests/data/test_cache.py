@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from data import cache
 from data.cache import StoredFeatures, cached
-from data.features import choice_features, sentence_features, word_features
+from data.features import Features, choice_features, sentence_features, word_features
 from data.readers import Examples
 from data.tasks import CHOICE_TASKS, SENTENCE_TASKS, TOKEN_TASKS
 from utils import file_sha256
@@ -32,7 +32,7 @@ SST, STS, DREAM, WNUT = (
 @pytest.fixture(autouse=True)
 def small_sets_too(monkeypatch):
     monkeypatch.setattr(cache, "CACHED_FROM", 0)
-    monkeypatch.setattr(cache, "CHUNK", 2)
+    monkeypatch.setattr(Features, "CHUNK", 2)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def sentence_features(*args, **settings):
     sys.stdin.readline()
     return features.sentence_features(*args, **settings)
 
-cache.CACHED_FROM, cache.CHUNK = 0, 2
+cache.CACHED_FROM, features.Features.CHUNK = 0, 2
 use = cache.cached(sys.argv[2], sentence_features, AutoTokenizer.from_pretrained(sys.argv[3]), max_seq_length=16)
 print("starts", flush=True)
 print(json.dumps(list(use(readers.Examples(tasks.SENTENCE_TASKS["SST-2"], [Path(sys.argv[4])], True)))))

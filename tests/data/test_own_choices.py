@@ -108,6 +108,33 @@ def test_a_blank_that_stands_alone_takes_the_choice(tmp_path):
     rows = [{"context": "a film", "question": text, "choices": ["warm", "dull"], "label": 1} for text in questions]
     _, examples = choice_examples(table(tmp_path / "x.jsonl", rows))
     assert [row.cloze for row in examples] == [True, True, False, False]
+    alone = [{name: row[name] for name in ("question", "choices", "label")} for row in rows]
+    _, examples = choice_examples(table(tmp_path / "alone.jsonl", alone))
+    assert [(row.context, row.question) for row in examples] == [
+        *(("", text) for text in questions[:2]),
+        *((text, "_") for text in questions[2:]),
+    ]
+    assert all(row.cloze for row in examples)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answers", "taken", "other"),
+    [
+        (["1", "2", "3"], ["2", "1"], "text", "number from 0"),
+        (["a", "b", "c", "d"], [1, 2, 3], "number from 0", "number from 1"),
+        (["a", "b"], ["A", "B"], "letter", None),
+        (["a", "b"], [0, 1], "number from 0", None),
+    ],
+)
+def test_answers_that_can_be_read_in_two_ways_are_warned_of(choices, answers, taken, other, tmp_path, caplog):
+    rows = [{"question": "which?", "choices": choices, "answer": answer} for answer in answers]
+    task, _ = choice_examples(table(tmp_path / "x.jsonl", rows))
+    assert task.columns.answers == taken
+    if other is None:
+        assert "is taken for" not in caplog.text
+    else:
+        said = f"line 1: the answer is taken for the {taken} of a choice; as {other} it would be another choice"
+        assert said in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,8 @@ def test_flags_choose_the_columns(tmp_path):
         (["b", "10", "a"], ("10", "a", "b")),
         ([10, 9, 2], ("2", "9", "10")),
         (["10", "9.0", "2"], ("2", "9", "10")),
-        ([0.5, 2.0, -1.0], ("-1.0", "0.5", "2.0")),
+        ([0.5, 2.0, -1.0], ("-1", "0.5", "2")),
+        (["1.5", "1.0", "1"], ("1", "1.5")),
         ([True, False, True], ("False", "True")),
     ],
 )
@@ -260,3 +261,22 @@ def test_own_data_are_called_after_their_file_or_folder(flags, name, tmp_path, m
     task, _ = task_and_sets("--do_train", *flags)
     assert task.name == name
     assert (f"these data are called {name} (" in caplog.text) == ("--task_name" not in flags)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = [pyarrow.array(values) for values in (["a film"], ["a plot"], [1])]
+    parquet.write_table(pyarrow.Table.from_arrays(columns, ["text", "text", "label"]), tmp_path / "x.parquet")
+    said = message(task_and_sets, "--do_train", "--train_file", str(tmp_path / "x.parquet"))
+    assert said == f"{tmp_path / 'x.parquet'}: it has the column 'text' twice: rename or remove one"
+
+
+def test_the_label_is_not_a_text_too(tmp_path):
+    file = table(tmp_path / "x.csv", rows_of_films(4))
+    flags = ("--text_columns", "text,label", "--label_column", "label")
+    said = message(task_and_sets, "--do_train", "--train_file", file, *flags)
+    assert said == "--label_column label: it is one of --text_columns too: give another"
+    said = message(task_and_sets, "--do_train", "--train_file", file, "--metric", "spearman")
+    assert said.endswith("these data have classes; choose one of accuracy, f1, macro_f1, matthews")

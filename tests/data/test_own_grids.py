@@ -111,6 +111,13 @@ def test_a_run_that_has_cut_rows_to_its_encoder_is_finished(tmp_path, monkeypatc
     assert scored.command[scored.command.index("--max_seq_length") + 1] == "40"
 
 
+def test_a_tsv_file_without_blank_lines_is_a_table(tmp_path):
+    """Whatever its columns are called: as a file with a word per line it would be one sentence."""
+    phrases = [{"phrase": f"film {number}", "verdict": "ab"[number % 2]} for number in range(6)]
+    table(tmp_path / "mine" / "train.tsv", phrases)
+    assert plan.folder_task(str(tmp_path / "mine")).script == "run_sent_clas"
+
+
 def test_folders_that_cannot_be_a_task_of_a_grid(tmp_path):
     def said(tasks: str) -> str:
         return message(reproduce.parse_arguments, ["main", "--tasks", tasks, "--output_dir", str(tmp_path)])

@@ -98,7 +98,16 @@ def test_entities_with_tags_for_ends_and_single_words_by_value(ends):
     ("rows", "flags", "said"),
     [
         ([{"tokens": ["a", "b"], "tags": ["O"]}], "", "x.jsonl, row 1: 1 tag in 'tags' for 2 words in 'tokens'"),
-        ([{"tokens": "a b", "tags": "O O"}], "", "x.jsonl, row 1: there is no list 'tokens'"),
+        (
+            [{"tokens": "a b", "tags": "O O"}],
+            "",
+            "x.jsonl, row 1: 'tokens' is one text where a list of texts is expected",
+        ),
+        (
+            [{"tokens": ["a", "b"], "tags": [1, -100]}],
+            "",
+            "x.jsonl, row 1: -100 in 'tags' stands for no tag: give each",
+        ),
         ([{"tokens": ["a"], "tags": [None]}], "", "x.jsonl, row 1: each of 'tags' must be text, not null"),
         ([{"tokens": ["a", 7], "tags": ["O", "O"]}], "", "x.jsonl: the tag of every word is 'O'; at least two tags"),
         ([{"tokens": ["a", "b"], "tags": ["A", "C"]}], "--metric entity_f1", "--metric entity_f1 is of entities: the"),

@@ -12,8 +12,9 @@ from conftest import WORDS
 from script_runs import message
 from test_data import write
 
-from data import cache, formats, masking
+from data import cache, formats
 from data.cache import cached
+from data.features import Features
 from data.masking import MaskedCollator, MaskedRows, Masking, packed_features
 from data.readers import Examples
 from data.text import TextTask, read_documents
@@ -104,8 +105,7 @@ def test_blocks_of_documents_are_packed_alike_from_the_cache_and_without_one(
     tokenizer, documents, tmp_path, monkeypatch
 ):
     path = write(tmp_path / "text.txt", *documents)
-    for module, name in ((masking, "PACKED_TOGETHER"), (cache, "CHUNK")):
-        monkeypatch.setattr(module, name, 7)
+    monkeypatch.setattr(Features, "CHUNK", 7)
     monkeypatch.setattr(cache, "CACHED_FROM", 0)
     settings = {"max_seq_length": 24, "packing": True, "whole_words": True}
     made = packed_features(documents, tokenizer, **settings)
