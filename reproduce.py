@@ -279,7 +279,8 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
         from models.encoder_types import layer_calls
         from models.encoders import load_config
 
-        chosen = args.layers or [*thirds(layer_calls(load_config(args.encoder, None, args.cache_dir))), "all"]
+        config = load_config(args.encoder, None, args.cache_dir, "--encoder")
+        chosen = args.layers or [*thirds(layer_calls(config)), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
     return list(dict.fromkeys(row(name) for name in args.methods))
 

@@ -14,7 +14,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train and evaluate, as the arguments request.
 
     Raises:
-        InputError: an argument or an input file cannot be used. Nothing has been written by then.
+        InputError: an argument or an input file cannot be used, and nothing but caches has been written; or training
+            cannot go on: its loss is not finite, or memory or disk is full.
+        Interrupted: by SIGTERM or Ctrl-C in training; the state has been saved.
     """
     args = arguments.of_script("run_mlm", argv)
     task = text_task(args)
@@ -41,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         trained_on = rows is features.train
         found = MaskedRows(rows, masking, args.seed if trained_on else None)
         if not any(found[row]["words"] for row in range(len(found))):
+            files = args.train_file if trained_on else args.dev_file
             raise InputError(
-                f"the {'training' if trained_on else 'held-out'} text has no word to mask for this tokenizer: give more"
-                " text, or leave out --whole_word_mask"
+                f"{', '.join(files or [args.dataset_name])}: no word to mask for this tokenizer: give more text"
+                f"{', or leave out --whole_word_mask' * args.whole_word_mask}"
             )
         return found
 

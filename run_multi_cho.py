@@ -16,7 +16,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, evaluate and predict, as the arguments request.
 
     Raises:
-        InputError: an argument or an input file cannot be used. Nothing has been written by then.
+        InputError: an argument or an input file cannot be used, and nothing but caches has been written; or training
+            cannot go on: its loss is not finite, or memory or disk is full.
+        Interrupted: by SIGTERM or Ctrl-C in training; the state has been saved.
     """
     args = arguments.of_script("run_multi_cho", argv)
     task = task_of(args, CHOICE_TASKS)

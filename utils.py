@@ -77,7 +77,7 @@ def run_script(main) -> None:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     # torchrun and accelerate give the first process rank 0: it logs for all.
-    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
+    log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.ERROR)
     try:
         with logging_redirect_tqdm([logging.getLogger()]):
             main()
@@ -319,6 +319,13 @@ def short(value) -> str:
     if isinstance(value, list):  # a list of layers
         return " ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def as_typed(name: str, value) -> str:
+    """An argument as it is given on the command line, for a message."""
+    if value is None or isinstance(value, bool):
+        return f"--{name}" if value else f"no --{name}"
+    return f"--{name} {short(value)}"
 
 
 def keep_freed_memory() -> bool:

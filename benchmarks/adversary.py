@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from data.readers import read_set, task_folder
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
-from training.flags import natural, positive_int
+from training.flags import natural, positive_int, share
 from utils import InputError, Parser, finite, keep_freed_memory, log, run_script, write_json
 
 # Slow imports are made where they are needed: --help and argument errors do not have to wait for them.
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, seeds=[42], steps=200, every=50)
     parser.add_argument("--taus", type=numbers, default=numbers("0.5,0.1,0.01"), help="(default: 0.5,0.1,0.01)")
-    parser.add_argument("--budgets", type=numbers, default=[], help="row budgets, such as 0.1 (default: none)")
+    parser.add_argument("--budgets", type=shares, default=[], help="row budgets, such as 0.1 (default: none)")
     parser.add_argument("--learning_rates", type=numbers, help="(default: the recipe's)")
     parser.add_argument("--no_dropout", action="store_true", help="measure without dropout; training keeps its own")
     parser.add_argument(
@@ -121,6 +121,10 @@ def numbers(text: str) -> list[float]:
         return [float(word) for word in text.split(",") if word]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers, as 0.5,0.1") from None
+
+
+def shares(text: str) -> list[float]:
+    return [share(word) for word in text.split(",") if word]
 
 
 def whole_numbers(text: str) -> list[int]:

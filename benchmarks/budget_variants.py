@@ -20,7 +20,7 @@ from benchmarks.adversary import Setting, begin, make_parser, other_batches, rec
 from data.task_kinds import Recipe, SentenceTask
 from data.tasks import SENTENCE_TASKS, find_task
 from training.flags import share
-from utils import keep_freed_memory, log, run_script, write_json
+from utils import InputError, keep_freed_memory, log, run_script, write_json
 
 if TYPE_CHECKING:
     from data.features import Features
@@ -86,7 +86,10 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__, seeds=[42, 13], steps=150, every=10)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="(default: all)")
     parser.add_argument("--budget", type=share, default=0.1, help="(default: %(default)s)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.steps // args.every * args.every <= MEASURED_FROM:
+        raise InputError(f"--steps {args.steps}: nothing is measured before step {MEASURED_FROM + 1}: give more")
+    return args
 
 
 def follow(

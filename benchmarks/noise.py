@@ -91,9 +91,12 @@ def measure(
     from models.encoders import load_config, load_pretrained
 
     torch.manual_seed(0)
-    name, changes = args.load_model_path, {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    config = load_config(name, None, None, num_labels=2, **({} if dropout else changes))
+    name = args.load_model_path
+    config = load_config(name, None, None, num_labels=2)
     backbone = load_pretrained(AutoModelForSequenceClassification, name, config, None, "eager")
+    for each in backbone.modules():  # whatever the type calls it in its configuration
+        if isinstance(each, torch.nn.Dropout) and not dropout:
+            each.p = 0.0
     kind, settings, sizes = SETTINGS[method]
     module = getattr(baselines, kind)
     model = module(backbone, **settings, **dict(zip(sizes, noise, strict=True))).train()

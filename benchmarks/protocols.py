@@ -66,7 +66,7 @@ def measure(args: argparse.Namespace, task, auto_class: str, collator: str, feat
 
     from data import features as making
     from models.asa import PROTOCOLS, AsaModel
-    from models.encoders import load_config, load_pretrained
+    from models.encoders import attention_implementation, load_config, load_pretrained
     from models.heads import named_labels
     from models.tokenizer import load_tokenizer
 
@@ -79,13 +79,15 @@ def measure(args: argparse.Namespace, task, auto_class: str, collator: str, feat
     means = {figure: {"task": task.name, "figure": figure} for figure in FIGURES}
     for protocol in PROTOCOLS:
         set_seed(args.seed)
-        model = AsaModel(load_pretrained(head, name, config, None, "sdpa"), protocol=protocol).train()
+        attention = attention_implementation(config, None, training=False, on_cpu=True)  # SDPA where the type has it
+        model = AsaModel(load_pretrained(head, name, config, None, attention), protocol=protocol).train()
         padding = "max_length" if protocol == "release" else "longest"
         collate = getattr(transformers, collator)(tokenizer, padding=padding, max_length=args.max_seq_length)
         outputs = []
         for start in range(0, len(features), args.batch_size):
             set_seed(start)
-            outputs.append(model(**collate([features[row] for row in range(start, start + args.batch_size)])))
+            rows = range(start, min(start + args.batch_size, len(features)))
+            outputs.append(model(**collate([features[row] for row in rows])))
         for figure in FIGURES:
             means[figure][protocol] = torch.stack([output[figure] for output in outputs]).mean().item()
     return list(means.values())

@@ -16,7 +16,7 @@ from data.task_kinds import Task
 from models.methods import METHODS, unused_flags
 from training import arguments
 from training.arguments import execution
-from training.saved_settings import OF_MODEL
+from training.saved_settings import OF_MODEL, as_now
 from utils import InputError, counted, log, short
 
 PLAN = "grid.json"  # in a grid's folder: its planned runs
@@ -63,27 +63,12 @@ def _defaults(script: str, *data_and_protocol: str) -> dict:
     return vars(arguments.of_script(script, ["--do_train", data, name, "--protocol", protocol])) | {"train_file": None}
 
 
-def protocol_of(args: dict) -> str:
-    """The protocol of a recorded run: the default one was called "paper" at first."""
-    protocol = args.get("protocol", "corrected")
-    return {"paper": "corrected"}.get(protocol, protocol)
-
-
-def with_later_flags(args: dict) -> dict:
-    """A recorded run's arguments, plus newer ones whose present defaults differ from what the run did.
-
-    FreeLB's noise was not scaled at first, and SMART's average had only one momentum.
-    """
-    later = {"freelb_embedding_norm": 0.0, "smart_early_momentum": args.get("smart_momentum")}
-    return {name: value for name, value in later.items() if value is not None} | args
-
-
 def settings(args: dict) -> tuple[dict, dict]:
     """Everything that decides a run's result except the seed: the training arguments, and those of its method.
 
     An argument that the run's script did not have yet counts as its default; arguments of other methods do not count.
     """
-    args = with_later_flags(args) | {"protocol": protocol_of(args)}
+    args = as_now(args)
     args = defaults(task_of(args), args["protocol"]) | args | own_data(args)
     unread = {"num_train_epochs"} if args["max_train_steps"] else set()
     unread |= execution(args) | HOW | IDENTITY | unused_flags(args["method"])
@@ -96,7 +81,7 @@ def settings(args: dict) -> tuple[dict, dict]:
 def changes(args: dict) -> tuple[dict, dict]:
     """Like `settings`, without published values and a method's defaults."""
     task = task_of(args)
-    usual = defaults(task, protocol_of(args)) | (task.recipe.settings() if task.recipe else {})
+    usual = defaults(task, as_now(args)["protocol"]) | (task.recipe.settings() if task.recipe else {})
     usual |= {name: args.get(name) for name in ("task_name", "load_model_path")} | {"protocol": "corrected"}
 
     def changed(part: dict) -> dict:
@@ -323,7 +308,7 @@ def _of_evaluation(folder: Path, name: str, run: dict, evaluation: dict) -> Resu
     masks = _masks(args, args["eval_masks"]) if args.get("eval_masks") else ""
     if masks:
         given += f" under {masks}"
-    read, trained_on = ({**each, "protocol": protocol_of(each)} for each in (args, run["args"]))
+    read, trained_on = map(as_now, (args, run["args"]))
     of_model = (flag for flag in OF_MODEL if _differs(read, trained_on, flag))
     trained = vars(_of_run(folder, name, run))
     precision = evaluation.get("precision", trained["precision"])

@@ -1,7 +1,7 @@
 """Adversarial Self-Attention and what it is compared with, as modules around a Hugging Face model.
 
 Installed with pip, this package is called `adversarial_self_attention` and holds the files that need only PyTorch and
-transformers:
+transformers (`AsaTrainer` also needs accelerate, like transformers' Trainer):
 
     from adversarial_self_attention import AsaModel
 """

@@ -177,9 +177,7 @@ class AsaModel(nn.Module):
             raise ValueError("this AsaModel was detached from its backbone: make another one to train with ASA")
         check_attention_mask(**batch)
         if HOOKS_RUN_AGAIN and plain(self.backbone).is_gradient_checkpointing:
-            raise ValueError(
-                f"with ASA, gradient checkpointing does not work with transformers {transformers.__version__}: use 5.23"
-            )
+            raise ValueError(TOO_OLD_TO_CHECKPOINT)
 
         batch["return_dict"] = True
         # Mean squared error has no ignored label, which one forward pass needs.
@@ -222,8 +220,11 @@ class AsaModel(nn.Module):
         """Enable gradient checkpointing on the backbone, like its own method of this name; the Trainer calls it.
 
         Raises:
-            ValueError: the model does not support it, or reentrant checkpointing is requested.
+            ValueError: the model or this version of transformers does not support it, or reentrant checkpointing is
+                requested.
         """
+        if HOOKS_RUN_AGAIN:
+            raise ValueError(TOO_OLD_TO_CHECKPOINT)
         given = {"use_reentrant": False} | (activation_checkpointing_kwargs or {})
         if given["use_reentrant"]:
             raise ValueError(REENTRANT)
@@ -274,7 +275,7 @@ class AsaModel(nn.Module):
         try:
             yield self._pass
             if self._pass.calls != len(self.adversaries):
-                raise RuntimeError(f"{len(self.adversaries)} layers, of which {self._pass.calls} were called")
+                raise RuntimeError(self._saw(self._pass.calls))
         finally:  # after a failed step, too, the backbone is unmasked
             self._pass = None
             self._restore_scores()
@@ -290,6 +291,12 @@ class AsaModel(nn.Module):
                 attention, _, method = path.rpartition(".")
                 self._biased.append((layer.get_submodule(attention), method))
                 self._handles += hook_score_bias(*self._biased[-1])
+
+    def _saw(self, calls: int) -> str:
+        return (
+            f"made for {len(self.adversaries)} encoder layers, of which {calls} were called: the backbone was replaced,"
+            " copied or changed; make a new model around it"
+        )
 
     def _restore_scores(self) -> None:
         for attention, method in self._biased:
@@ -311,6 +318,8 @@ class AsaModel(nn.Module):
         """Forward pre-hook of an encoder layer: replace the incoming mask by the adversarial one."""
         if self._pass is None:
             return None
+        if self._pass.calls == len(self.adversaries):
+            raise RuntimeError(self._saw(self._pass.calls + 1))
         adversary = self.adversaries[self._pass.calls]
         self._pass.calls += 1
         if adversary is None:
@@ -522,13 +531,17 @@ def lose_attention_dropout(backbone: nn.Module, lost: bool = True) -> None:
     """Turn off attention dropout in a RoBERTa: the release's copy of RoBERTa lacks it, for every method.
 
     Args:
-        lost: False turns it on again, with the probability in the configuration.
+        lost: False turns on again what was turned off, with its former probability.
     """
-    config: Any = backbone.config
-    if config.model_type == "roberta":
-        for layer in encoder_layers(backbone):
-            attention: Any = layer.attention  # RoBERTa's layers have this attribute
-            attention.self.dropout.p = 0.0 if lost else config.attention_probs_dropout_prob
+    config: Any = plain(backbone).config
+    for layer in encoder_layers(backbone) if config.model_type == "roberta" else ():
+        attention: Any = layer.attention  # RoBERTa's layers have this attribute
+        dropout = attention.self.dropout
+        if lost and not hasattr(dropout, "lost_p"):
+            dropout.lost_p, dropout.p = dropout.p, 0.0
+        elif not lost and hasattr(dropout, "lost_p"):
+            dropout.p = dropout.lost_p
+            del dropout.lost_p
 
 
 def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None, **_) -> None:
@@ -546,6 +559,9 @@ def check_attention_mask(attention_mask=None, input_ids=None, inputs_embeds=None
         )
 
 
+TOO_OLD_TO_CHECKPOINT = (
+    f"with ASA, gradient checkpointing does not work with transformers {transformers.__version__}: use 5.23"
+)
 REENTRANT = "with ASA, gradient checkpointing must have use_reentrant=False, or the mask may have no gradient"
 
 

@@ -111,7 +111,8 @@ class RandomMask(AsaModel):
         keep_rate: the probability of keeping a pair.
         budget: instead of `keep_rate`, mask exactly as many keys per row as `AsaModel` does under this budget, with the
             same bias: the control for that method.
-        protocol, layers, one_forward, divergence_weight: as for `AsaModel`.
+        protocol, layers, divergence_weight: as for `AsaModel`.
+        one_forward: as for `AsaModel`, but True by default.
     """
 
     def __init__(
@@ -352,6 +353,10 @@ class Smart(FineNoise):
         self.radius, self.bregman = radius, bregman
         self.momentum, self.early_momentum, self.share_done = momentum, early_momentum, 1.0
         if bregman:
+            trained = [name for name, each in backbone.named_parameters() if each.requires_grad and each.ndim > 1]
+            if not trained:
+                raise ValueError("no weight matrix of the model is trained: SMART cannot follow its steps")
+            self._last_trained = trained[-1]
             self.average = copy.deepcopy(backbone).requires_grad_(False).eval()
             self.register_buffer("seen", self._watched().detach().clone())
 
@@ -393,8 +398,8 @@ class Smart(FineNoise):
             mean.lerp_(weight, 1 - momentum)
 
     def _watched(self) -> torch.Tensor:
-        """The weight whose change shows that there was a step: the head's last one. A bias may have no gradient."""
-        return [parameter for parameter in self.backbone.parameters() if parameter.ndim > 1][-1]
+        """A trained weight, whose change shows that there was a step. A bias may have no gradient."""
+        return self.backbone.get_parameter(self._last_trained)
 
 
 class R3F(FineNoise):

@@ -1,4 +1,4 @@
-"""The divergence between two predictions, which ASA, R-Drop and other baselines add to the loss (section 3.3).
+"""The divergence between two predictions, which ASA, R-Drop and other baselines add to the loss.
 
 Shapes: B examples, L tokens, V words of a vocabulary.
 """

@@ -221,17 +221,12 @@ def hook_score_bias(attention: nn.Module, method: str) -> list:
     """Let an attention without float masks add a bias to its scores, as part of what `method` returns.
 
     DeBERTa turns its mask into booleans, which have no gradient. If the mask argument is a pair (mask, bias), with a
-    bias (B, L, L), the bias is added to the method's result for the duration of that call. These hooks serve any model,
-    so hooks left by an earlier one, which was copied with the backbone or never detached, are removed first.
+    bias (B, L, L), the bias is added to the method's result for the duration of that call. These hooks serve any model:
+    where there are several, left by a model that was copied with the backbone or never detached, the first adds it.
 
     Returns:
         The handles of the hooks.
     """
-    for hooks in (attention._forward_pre_hooks, attention._forward_hooks):
-        for number in [
-            number for number, hook in hooks.items() if getattr(hook, "func", None) in (_add_bias, _after_call)
-        ]:
-            del hooks[number]
     return [
         attention.register_forward_pre_hook(functools.partial(_add_bias, method=method), with_kwargs=True),
         # Also after an exception: checkpointing raises one to end the recomputation of a layer early.
@@ -240,10 +235,10 @@ def hook_score_bias(attention: nn.Module, method: str) -> list:
 
 
 def _add_bias(attention: nn.Module, args: tuple, kwargs: dict, method: str):
-    restore_scores(attention, method)
     mask = args[1] if len(args) > 1 else kwargs["attention_mask"]
     if not isinstance(mask, tuple):
         return None
+    restore_scores(attention, method)
     mask, bias = mask
     scores = getattr(attention, method)
 

@@ -134,7 +134,7 @@ def load_config(
     transformers.logging.disable_progress_bar()
     huggingface_hub.logging.set_verbosity_error()
     try:
-        where = resolve(name)
+        where = resolve(name, flag)
         if not {"id2label", "num_labels"} & changes.keys():
             written, _ = PreTrainedConfig.get_config_dict(where, cache_dir=cache_dir)
             if not written.get("id2label") and (names := declared_classes(written)):  # the library drops these
@@ -284,7 +284,7 @@ def load_folder(
     """
     try:
         model, report = auto_class.from_pretrained(
-            resolve(name),
+            resolve(name, flag),
             config=config,
             cache_dir=cache_dir,
             attn_implementation=attn_implementation,

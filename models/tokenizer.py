@@ -43,7 +43,7 @@ def load_tokenizer(
     changes = settings | ({"do_lower_case": True} if lower_case else {})
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            resolve(name), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
+            resolve(name, flag), cache_dir=cache_dir, use_fast=not slow, trust_remote_code=False, **changes
         )
     except Exception as error:
         raise InputError(f"{flag} {name}: its tokenizer cannot be loaded ({reason(error)})") from None

@@ -121,7 +121,8 @@ class AsaTrainer(Trainer):
         """The contribution of this part of a batch to the optimizer step's loss; in evaluation, the Trainer's own loss.
 
         Args:
-            num_items_in_batch: (2,), the batch's number of examples and of labels.
+            num_items_in_batch: (2,), the batch's number of examples and of labels. Without it, this part is taken for
+                the whole batch.
         """
         if not model.training:
             labelled = None if num_items_in_batch is None else num_items_in_batch[1]
@@ -130,6 +131,8 @@ class AsaTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, labelled)
         outputs = model(**inputs)
         labels, task_loss = inputs["labels"], outputs.task_loss
+        if num_items_in_batch is None:
+            num_items_in_batch = self.accelerator.reduce(_sizes(labels))
         apart = outputs.divergence
         penalty = outputs.loss - task_loss - apart
         # The gradient is averaged over the processes, but their contributions to the loss have to be summed.

@@ -9,9 +9,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.saved_settings import as_now
 from utils import InputError, Parser, log
 
-# Not taken from a recorded run: where it was, how it was continued, its name, and over how many processes.
+# Not taken from a recorded run: where it was, how it was continued, and over how many processes it was sharded.
 NOT_TAKEN = {
     *("output_dir", "overwrite_output_dir", "resume", "resume_changed_code"),
     *("config", "args_from", "test_model_file", "fsdp"),
@@ -29,10 +30,9 @@ FOLLOWING = {
     "pad_to_max_length": ("group_by_length",),
     "load_model_path": ("model_type", "attn_implementation"),
     "no_cuda": ("attn_implementation",),
-    "dataset_name": ("dataset_config_name", "dev_fraction"),
-    **dict.fromkeys(
-        ("train_file", "dev_file", "test_file"), ("dataset_config_name", "stream_train_rows", "stream_dev_rows")
-    ),
+    "dataset_name": ("task_name", "dataset_config_name", "dev_fraction"),  # by default, data give the task its name
+    "train_file": ("task_name", "dataset_config_name", "stream_train_rows", "stream_dev_rows"),
+    **dict.fromkeys(("dev_file", "test_file"), ("dataset_config_name", "stream_train_rows", "stream_dev_rows")),
 }
 
 
@@ -83,14 +83,12 @@ def _tell_replaced(values: dict, given: set[str], origin: str) -> None:
 def _recorded(path: Path, parser: argparse.ArgumentParser) -> dict:
     path = path / "results.json" if path.is_dir() else path
     try:
-        args = dict(json.loads(path.read_text(encoding="utf-8"))["args"])
+        args = as_now(json.loads(path.read_text(encoding="utf-8"))["args"])
     except OSError as error:
         raise InputError(f"--args_from {path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"--args_from {path}: not the results.json of a run") from None
     args = {name: value for name, value in args.items() if name not in NOT_TAKEN}
-    if args.get("protocol") == "paper":  # its former name
-        args["protocol"] = "corrected"
     known = {action.dest for action in parser._actions}
     if unknown := sorted(args.keys() - known):
         log.info(f"--args_from {path}: left out, as this script does not have them: {', '.join(unknown)}")

@@ -165,19 +165,20 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         InputError: the arguments contradict each other.
     """
     args = parser.parse_args(argv)
+    args.test_model_file = args.test_model_file or None  # in the release, empty by default
     if "mlm_probability" in args:
         text_arguments.check(args)
     if not (args.do_train or args.do_eval or args.do_test):
         choices = "--do_train or --do_eval" if "mlm_probability" in args else "--do_train, --do_eval or --do_test"
         raise InputError(f"nothing to do: give {choices}")
-    args.test_model_file = args.test_model_file or None  # in the release, empty by default
     if not args.output_dir:
         raise InputError("--output_dir is empty: name the folder of this run")
     if not args.load_model_path:
         raise InputError("--load_model_path is empty: name an encoder")
-    if args.lr_scheduler_type == "polynomial" and args.learning_rate <= POLYNOMIAL_END:
+    polynomial = args.do_train and args.lr_scheduler_type == "polynomial"
+    if polynomial and args.learning_rate <= POLYNOMIAL_END:
         raise InputError(f"--learning_rate {args.learning_rate:g}: polynomial decay ends at {POLYNOMIAL_END:g}")
-    if args.lr_scheduler_type == "polynomial" and args.warmup_proportion == 1:
+    if polynomial and args.warmup_proportion == 1:
         raise InputError("--warmup_proportion 1: polynomial decay needs steps after the warm-up: give less")
     if args.random_mask_budget is not None and args.random_mask_keep_rate != RANDOM_MASK_KEEP_RATE:
         raise InputError("--random_mask_budget and --random_mask_keep_rate exclude each other: give one of them")
@@ -211,8 +212,8 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
         _check_eval_file(args)
     if args.eval_masks is not None:
         _check_eval_masks(args)
-    args.report_to = trackers.chosen(args.report_to)
-    if args.optimizer == "apex_fused_adam":
+    args.report_to = trackers.chosen(args.report_to) if args.do_train else "none"
+    if args.do_train and args.optimizer == "apex_fused_adam":
         _check_apex(args)
     # The release pads everything to the full length, in random batches.
     args.pad_to_max_length = args.pad_to_max_length or args.protocol == "release"

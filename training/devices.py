@@ -26,9 +26,6 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
     if precision == "fp16" and not on_gpu:
         precision = "bf16" if has_bf16() else "no"
         log.info(f"--fp16 needs a CUDA GPU: going on in {'bf16' if precision == 'bf16' else 'fp32'}")
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-    if on_gpu and here > gpus:  # Accelerate would let them share a GPU, which NCCL does not allow
-        raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
     # On CPU, several processes find each other only if `cpu` is set.
     cpu = args.no_cuda or not torch.accelerator.is_available()
     try:
@@ -48,6 +45,13 @@ def make_accelerator(args: argparse.Namespace) -> Accelerator:
         how = accelerator.distributed_type.value
         raise InputError(f"{how}: launch with plain data parallelism, and add --fsdp where a GPU cannot hold the model")
     return accelerator
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Raise `InputError` if there are more processes than GPUs."""
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if torch.cuda.is_available() and not args.no_cuda and here > gpus:  # which NCCL does not allow
+        raise InputError(f"{here} processes cannot share {counted(gpus, 'GPU')}: start fewer, or add --no_cuda")
 
 
 def wait_for_all(accelerator: Accelerator) -> None:

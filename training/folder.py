@@ -23,7 +23,7 @@ from training.card import is_card
 from training.state import damage, latest_good
 from training.trackers import EVENTS_SUFFIX
 from training.versions import versions
-from utils import InputError, file_sha256, finite, remove_folder, write_json, write_text, writing
+from utils import InputError, as_typed, file_sha256, finite, remove_folder, write_json, write_text, writing
 
 # The names that a run writes in its folder. Files with other names are not the run's and are never removed.
 CHECKPOINT = re.compile(r"\d+_pytorch_model\.bin")
@@ -238,9 +238,10 @@ class RunFolder:
         compared = given.keys() & begun["args"].keys() - execution(given)
         for name in sorted(compared, key=lambda name: (name in SETTLED, name)):
             if given[name] != begun["args"][name]:
+                now, then = (as_typed(name, args[name]) for args in (given, begun["args"]))
                 raise InputError(
-                    f"--{name} {given[name]}: the run in {self.path} began with {begun['args'][name]}:"
-                    " resume it with that, or begin another in another --output_dir"
+                    f"{now}: the run in {self.path} began with {then}: resume it with that, or begin another in another"
+                    " --output_dir"
                 )
 
     def check_same(self, record: dict) -> None:

@@ -48,8 +48,8 @@ def probe(run: Run, features: Splits[Features]) -> None:
             raise InputError(f"{_origin(run.args)}: {error}") from None
         except torch.OutOfMemoryError:
             raise InputError(
-                f"{device}: not enough memory for two rows of {max(rows.lengths)} tokens, the longest of {name}: lower"
-                " --max_seq_length, or use --gradient_checkpointing"
+                f"{device}: not enough memory for a few rows of {max(rows.lengths)} tokens, the longest of {name}:"
+                f" lower --max_seq_length{', or use --gradient_checkpointing' * training}"
             ) from None
         except Exception as error:  # the library lets any exception through
             said = next(iter(str(error).splitlines()), "")

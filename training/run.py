@@ -36,7 +36,7 @@ from models.encoders import (
 from models.heads import class_words
 from models.masked_words import predict_given_words
 from models.tokenizer import fit_together, load_tokenizer, positions
-from training.devices import make_accelerator, wait_for_all
+from training.devices import check_processes, make_accelerator, wait_for_all
 from training.evaluation import (
     Head,
     Run,
@@ -66,6 +66,7 @@ def prepare(
     Raises:
         InputError: a data file is missing, or the encoder or the output folder cannot be used.
     """
+    check_processes(args)
     examples = read_splits(task, args)
     model, tokens = sources(args.load_model_path, args.test_model_file)
     config = load_config(model.name, args.model_type, args.cache_dir, model.flag, **config_changes)
@@ -180,7 +181,8 @@ def execute(
     if args.resume:
         folder.check_same(record)
     interruption = Interruption(accelerator) if args.do_train else None
-    trackers = Trackers(args.report_to, folder.path, folder.trackers, bool(args.resume))
+    report_to = args.report_to if accelerator.is_main_process else "none"
+    trackers = Trackers(report_to, folder.path, folder.trackers, bool(args.resume) and accelerator.is_main_process)
     run = Run(args, head, accelerator, model, tokenizer, folder, interruption, trackers, whole)
     probe(run, features)
     wait_for_all(accelerator)  # no process writes or removes anything before all have come this far

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from data.own_flags import own_data
-from utils import InputError, log
+from utils import InputError, as_typed, log
 
 # Settings that decide what a model reads and how it is scored.
 OF_MODEL = (
@@ -15,6 +16,17 @@ OF_MODEL = (
 OF_MASKS = ("method", "asa_budget")  # of the adversaries of --eval_masks
 HELD_OUT = ("seed", "dev_fraction")
 TRAINED_ON = ("train_file",)
+
+
+def as_now(args: Mapping) -> dict:
+    """A recorded run's arguments as they would be given now.
+
+    The protocol `corrected` was called `paper` at first. FreeLB's noise was not scaled, and SMART's average had only
+    one momentum.
+    """
+    later = {"freelb_embedding_norm": 0.0, "smart_early_momentum": args.get("smart_momentum")}
+    protocol = {"protocol": "corrected"} if args.get("protocol", "paper") == "paper" else {}
+    return {name: value for name, value in later.items() if value is not None} | dict(args) | protocol
 
 
 def compare_with_training(args: argparse.Namespace) -> None:
@@ -43,8 +55,8 @@ def settings_of_run(source: str | None) -> dict:
     """The recorded arguments of the run that a checkpoint lies in; empty if there is none."""
     path = Path(source or "").parent / "results.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["args"]) if source else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        return as_now(json.loads(path.read_text(encoding="utf-8"))["args"]) if source else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
@@ -52,6 +64,7 @@ def _warn(args: argparse.Namespace, source: str | None, trained: dict, names: tu
     for name in names:
         if name in args and name in trained and getattr(args, name) != trained[name]:
             log.warning(
-                f"{source}: trained with --{name} {trained[name]}, and now used with {getattr(args, name)}"
+                f"{source}: trained with {as_typed(name, trained[name])}, and now used with"
+                f" {as_typed(name, getattr(args, name))}"
                 f" (--args_from {Path(source or '').parent} takes the settings of the training)"
             )

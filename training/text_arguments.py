@@ -73,12 +73,12 @@ def check(args: argparse.Namespace) -> None:
         flag = next(f"--stream_{split}_rows" for split, rows in streamed.items() if rows)
         if not args.dataset_name or Path(args.dataset_name).is_dir():
             raise InputError(f"{flag} is of a data set on the Hub: give its name as --dataset_name")
+        if not (args.do_train or args.do_eval):
+            args.do_train = args.test_model_file is None and bool(streamed["train"])
+            args.do_eval = bool(streamed["dev"]) or not args.do_train
         for split, wanted, to_do in (("train", args.do_train, "--do_train"), ("dev", args.do_eval, "--do_eval")):
             if wanted and not streamed[split]:
                 raise InputError(f"{to_do} needs --stream_{split}_rows, how many rows to fetch")
-        if not (args.do_train or args.do_eval):
-            args.do_train = args.test_model_file is None and bool(streamed["train"])
-            args.do_eval = bool(streamed["dev"])
     if not (args.train_file or args.dev_file or args.dataset_name):
         raise InputError("--train_file is missing: give the text to train on, or --dataset_name")
     if not (args.do_train or args.do_eval):

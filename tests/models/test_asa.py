@@ -1,6 +1,7 @@
 """The method: agreement with the release, invariances, gradients, and the encoders it works with."""
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from asa_models import ATTENTIONS, ENCODERS, asa, close, training_step
 from conftest import HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from models import methods
@@ -82,6 +84,44 @@ def test_the_release_s_roberta_has_no_attention_dropout(protocol, dropped):
     assert {layer.attention.self.dropout.p for layer in layers} == {0.25}  # the model as it was given
     model = asa("bert", protocol=protocol, attention_probs_dropout_prob=0.25)
     assert {layer.attention.self.dropout.p for layer in model.backbone.bert.encoder.layer} == {0.25}
+
+
+@pytest.mark.parametrize("protocol", ["corrected", "release"])
+def test_attention_dropout_that_was_changed_stays_so(protocol):
+    backbone = tiny_backbone("roberta", attention_probs_dropout_prob=0.25)
+    for layer in backbone.roberta.encoder.layer:
+        layer.attention.self.dropout.p = 0.1
+    model = copy.deepcopy(AsaModel(backbone, protocol=protocol))
+    layers = model.backbone.roberta.encoder.layer
+    assert {layer.attention.self.dropout.p for layer in layers} == {0.0 if protocol == "release" else 0.1}
+    model.detach()
+    assert {layer.attention.self.dropout.p for layer in layers} == {0.1}
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+def test_a_second_model_around_a_backbone_leaves_the_first_as_it_is(model_type):
+    backbone, batch = tiny_backbone(model_type), tiny_batch()
+    first = AsaModel(backbone).train()
+    torch.manual_seed(1)
+    before = first(**batch).loss
+    second = AsaModel(backbone).train()
+    torch.manual_seed(1)
+    assert torch.equal(first(**batch).loss, before)
+    second(**batch)
+    second.detach()
+    torch.manual_seed(1)
+    assert torch.equal(first(**batch).loss, before)
+
+
+def test_a_backbone_that_was_changed_is_told():
+    model, batch = AsaModel(tiny_backbone()).train(), tiny_batch()
+    model.backbone.bert.encoder.layer = model.backbone.bert.encoder.layer[:1]
+    with pytest.raises(RuntimeError, match="made for 3 encoder layers, of which 1 were called: the backbone was repl"):
+        model(**batch)
+    model = AsaModel(tiny_backbone()).train()
+    model.backbone.bert.encoder.layer = nn.ModuleList([*model.backbone.bert.encoder.layer] * 2)
+    with pytest.raises(RuntimeError, match="of which 4 were called"):
+        model(**batch)
 
 
 # --- the plain model ---

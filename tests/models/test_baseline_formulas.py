@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from models import methods
 from models.baselines import mean_embedding_norm
 from models.encoders import checkpoint_layers
+from utils import InputError
 
 
 def task_loss(kind: str, logits, labels):
@@ -271,6 +272,24 @@ def test_smart_s_average_follows_faster_in_the_first_tenth():
         expected = momentum * expected + (1 - momentum) * weight.detach()
         model(**batch)
         assert torch.allclose(found, expected, rtol=1e-12)
+
+
+def test_smart_s_average_follows_where_the_last_layer_is_frozen():
+    """As with adapters; without a trained matrix there is nothing to follow."""
+    backbone, batch = tiny_backbone(), tiny_batch()
+    backbone.classifier.requires_grad_(False)
+    args = argparse.Namespace(**SETTINGS["smart"])
+    model = methods.build("smart", backbone, args).train()
+    weight = backbone.bert.encoder.layer[0].attention.self.query.weight
+    expected = weight.detach().clone()
+    model(**batch)
+    move(model)
+    model(**batch)
+    expected = 0.9 * expected + 0.1 * weight.detach()
+    assert torch.allclose(model.average.bert.encoder.layer[0].attention.self.query.weight, expected, rtol=1e-12)
+    backbone.requires_grad_(False)
+    with pytest.raises(InputError, match="--method smart: no weight matrix of the model is trained"):
+        methods.build("smart", backbone, args)
 
 
 @pytest.mark.parametrize("noise", ["uniform", "normal"])

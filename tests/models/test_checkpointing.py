@@ -61,6 +61,8 @@ def test_a_transformers_that_runs_hooks_again_is_refused(monkeypatch):
     model.backbone.activation_checkpointing_enable()
     with pytest.raises(ValueError, match=f"gradient checkpointing does not work with transformers {__version__}"):
         model(**batch)
+    with pytest.raises(ValueError, match=f"gradient checkpointing does not work with transformers {__version__}"):
+        model.gradient_checkpointing_enable()
 
 
 def test_settings_that_leave_checkpoint_reentrant_are_refused():

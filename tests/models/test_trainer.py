@@ -174,6 +174,13 @@ def test_a_loss_function_of_one_s_own(tmp_path):
     assert logged(trainer, "loss") == pytest.approx(losses, rel=1e-6)
 
 
+def test_a_part_without_numbers_is_a_whole_batch(tmp_path):
+    """As a trainer of one's own may pass its inputs on."""
+    trainer = trainer_of(AsaModel(tiny_backbone(), tau=0.2), tmp_path)
+    loss = trainer.compute_loss(trainer.model.train(), tiny_batch())
+    assert loss.item() == pytest.approx(trainer.model(**tiny_batch()).loss.item(), rel=1e-12)
+
+
 def test_two_processes_are_one(tmp_path):
     """Also where they have unequal numbers of labels, in training as in evaluation."""
     import two_trainers

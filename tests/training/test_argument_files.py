@@ -6,7 +6,7 @@ import pytest
 from script_runs import message
 from test_data import write
 
-from training import arguments
+from training import arguments, trackers
 
 TRAIN = ["--do_train", "--task_name", "SST-2"]
 
@@ -48,6 +48,8 @@ def test_flags_beside_a_file_win(tmp_path):
             ["--random_mask_keep_rate", "0.8"],
             {"random_mask_budget": None, "random_mask_keep_rate": 0.8},
         ),
+        (["--train_file", "mine.csv"], ["--train_file", "other.csv"], {"task_name": None}),
+        (["--train_file", "mine.csv"], ["--dev_file", "more.csv"], {"task_name": "SST-2", "train_file": ["mine.csv"]}),
         ([], ["--protocol", "release"], {"pad_to_max_length": True, "group_by_length": False}),
         (["--protocol", "release"], ["--protocol", "corrected"], {"pad_to_max_length": False, "group_by_length": True}),
         ([], ["--pad_to_max_length"], {"group_by_length": False}),
@@ -74,6 +76,23 @@ def test_other_data_than_those_of_a_recorded_run(tmp_path):
     write(tmp_path / "results.json", json.dumps({"args": recorded}))
     again = of("--args_from", tmp_path, "--dataset_name", "films")
     assert (recorded["dev_fraction"], again["dev_fraction"]) == (0.1, None)
+
+
+def test_what_only_training_reads_does_not_stop_an_evaluation(tmp_path, monkeypatch):
+    """The tracker and the optimizer of a recorded run may be missing where its model is scored."""
+    monkeypatch.setattr(trackers, "_installed", lambda name: False)
+    recorded = of(*TRAIN) | {"report_to": "wandb", "optimizer": "apex_fused_adam"}
+    write(tmp_path / "results.json", json.dumps({"args": recorded}))
+    (tmp_path / "x.bin").touch()
+    assert of("--args_from", tmp_path, "--do_eval", "--test_model_file", tmp_path / "x.bin")["report_to"] == "none"
+    assert message(of, "--args_from", tmp_path).startswith("--report_to wandb: the package is not installed")
+
+
+def test_what_older_runs_did_is_repeated(tmp_path):
+    recorded = of(*TRAIN, "--method", "freelb")
+    del recorded["freelb_embedding_norm"]
+    write(tmp_path / "results.json", json.dumps({"args": recorded}))
+    assert of("--args_from", tmp_path)["freelb_embedding_norm"] == 0.0
 
 
 def test_a_configuration_beside_a_recorded_run_wins(tmp_path):

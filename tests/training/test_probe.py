@@ -174,7 +174,7 @@ def test_any_other_error_is_one_sentence(tokenizer):
     )
     error = torch.OutOfMemoryError("CUDA out of memory")
     assert message(probe, run, Splits(rows_of(), {}, {})) == (
-        "cpu: not enough memory for two rows of 8 tokens, the longest of the training set: lower --max_seq_length, or"
+        "cpu: not enough memory for a few rows of 8 tokens, the longest of the training set: lower --max_seq_length, or"
         " use --gradient_checkpointing"
     )
     hook.remove()

@@ -214,10 +214,16 @@ def test_a_state_by_name(arguments, uninterrupted, tmp_path):
 
 
 REFUSED = {
-    "learning rate": (["--learning_rate", "2e-3"], "--learning_rate 0.002: the run in {folder} began with 0.001:"),
-    "method": (["--method", "naive"], "--method naive: the run in {folder} began with asa:"),
-    "length": (["--num_train_epochs", "3"], "--num_train_epochs 3: the run in {folder} began with 2:"),
-    "precision": (["--bf16"], "--bf16 True: the run in {folder} began with False:"),
+    "learning rate": (
+        ["--learning_rate", "2e-3"],
+        "--learning_rate 0.002: the run in {folder} began with --learning_rate",
+    ),
+    "method": (["--method", "naive"], "--method naive: the run in {folder} began with --method asa:"),
+    "length": (
+        ["--num_train_epochs", "3"],
+        "--num_train_epochs 3: the run in {folder} began with --num_train_epochs",
+    ),
+    "precision": (["--bf16"], "--bf16: the run in {folder} began with no --bf16:"),
     "a new folder": (["--output_dir", "{folder}-2"], "--resume: there is no run in --output_dir {folder}-2:"),
     "no state": (["--resume", "{folder}"], "--resume {folder}: not a state in {folder}/states"),
     "contradiction": (["--overwrite_output_dir"], "--resume and --overwrite_output_dir exclude each other"),

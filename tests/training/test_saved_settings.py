@@ -30,8 +30,8 @@ def test_other_settings_are_told(scored, tmp_path, caplog):
     dev = ["--dev_file", "y.csv"]
     compare_with_training(scored(["--max_seq_length", "256", "--text_columns", "a,b"], dev))
     run = tmp_path / "run"
-    for setting in ("--max_seq_length 256, and now used with 128", "--text_columns a,b, and now used with None"):
-        said = f"{run / 'best'}: trained with {setting} (--args_from {run} takes the settings of the training)"
+    for then, now in (("--max_seq_length 256", "--max_seq_length 128"), ("--text_columns a,b", "no --text_columns")):
+        said = f"{run / 'best'}: trained with {then}, and now used with {now} (--args_from {run} takes the settings of the training)"
         assert said in caplog.text
     caplog.clear()
     compare_with_training(scored(["--max_seq_length", "256"], [*dev, "--max_seq_length", "256"]))
@@ -41,15 +41,15 @@ def test_other_settings_are_told(scored, tmp_path, caplog):
 
 def test_a_state_dict_does_not_know_its_encoder(scored, caplog):
     compare_with_training(scored(["--load_model_path", "other"], [], "2_pytorch_model.bin"))
-    assert "trained with --load_model_path other, and now used with bert-base-uncased" in caplog.text
+    assert "trained with --load_model_path other, and now used with --load_model_path bert-base-uncased" in caplog.text
 
 
 def test_masks_of_another_budget_are_told(scored, tmp_path, caplog):
     masks = ["--eval_masks", str(tmp_path / "run" / "2_pytorch_model.bin"), "--method", "asa_budget"]
     compare_with_training(scored(["--method", "asa_budget", "--asa_budget", "0.2"], ["--dev_file", "y.csv", *masks]))
-    assert "2_pytorch_model.bin: trained with --asa_budget 0.2, and now used with 0.1" in caplog.text
+    assert "2_pytorch_model.bin: trained with --asa_budget 0.2, and now used with --asa_budget 0.1" in caplog.text
     compare_with_training(scored(["--method", "asa_budget"], ["--dev_file", "y.csv", *masks[:2]]))
-    assert "2_pytorch_model.bin: trained with --method asa_budget, and now used with asa" in caplog.text
+    assert "2_pytorch_model.bin: trained with --method asa_budget, and now used with --method asa" in caplog.text
 
 
 @pytest.mark.parametrize(("flag", "value"), [("--seed", "7"), ("--dev_fraction", "0.2")])
