@@ -31,7 +31,8 @@ def test_other_settings_are_told(scored, tmp_path, caplog):
     compare_with_training(scored(["--max_seq_length", "256", "--text_columns", "a,b"], dev))
     run = tmp_path / "run"
     for then, now in (("--max_seq_length 256", "--max_seq_length 128"), ("--text_columns a,b", "no --text_columns")):
-        said = f"{run / 'best'}: trained with {then}, and now used with {now} (--args_from {run} takes the settings of the training)"
+        advice = f"(--args_from {run} takes the settings of the training)"
+        said = f"{run / 'best'}: trained with {then}, and now used with {now} {advice}"
         assert said in caplog.text
     caplog.clear()
     compare_with_training(scored(["--max_seq_length", "256"], [*dev, "--max_seq_length", "256"]))
