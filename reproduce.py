@@ -279,8 +279,10 @@ def variants_of(args: argparse.Namespace) -> list[Variant]:
         from models.encoder_types import layer_calls
         from models.encoders import load_config
 
-        config = load_config(args.encoder, None, args.cache_dir, "--encoder")
-        chosen = args.layers or [*thirds(layer_calls(config)), "all"]
+        chosen = args.layers
+        if not chosen:
+            config = load_config(args.encoder, None, args.cache_dir, "--encoder")
+            chosen = [*thirds(layer_calls(config)), "all"]
         return [_variant("asa", "asa_layers", layers, "all") for layers in chosen] + [Variant("naive", "naive")]
     return list(dict.fromkeys(row(name) for name in args.methods))
 
