@@ -10,7 +10,6 @@ import torch
 from asa_models import ATTENTIONS, ENCODERS, asa, close, training_step
 from conftest import HEADS, SIZES, relative_error, tiny_backbone, tiny_batch
 from safetensors import safe_open
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from models import methods
@@ -96,32 +95,6 @@ def test_attention_dropout_that_was_changed_stays_so(protocol):
     assert {layer.attention.self.dropout.p for layer in layers} == {0.0 if protocol == "release" else 0.1}
     model.detach()
     assert {layer.attention.self.dropout.p for layer in layers} == {0.1}
-
-
-@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
-def test_a_second_model_around_a_backbone_leaves_the_first_as_it_is(model_type):
-    backbone, batch = tiny_backbone(model_type), tiny_batch()
-    first = AsaModel(backbone).train()
-    torch.manual_seed(1)
-    before = first(**batch).loss
-    second = AsaModel(backbone).train()
-    torch.manual_seed(1)
-    assert torch.equal(first(**batch).loss, before)
-    second(**batch)
-    second.detach()
-    torch.manual_seed(1)
-    assert torch.equal(first(**batch).loss, before)
-
-
-def test_a_backbone_that_was_changed_is_told():
-    model, batch = AsaModel(tiny_backbone()).train(), tiny_batch()
-    model.backbone.bert.encoder.layer = model.backbone.bert.encoder.layer[:1]
-    with pytest.raises(RuntimeError, match="made for 3 encoder layers, of which 1 were called: the backbone was repl"):
-        model(**batch)
-    model = AsaModel(tiny_backbone()).train()
-    model.backbone.bert.encoder.layer = nn.ModuleList([*model.backbone.bert.encoder.layer] * 2)
-    with pytest.raises(RuntimeError, match="of which 4 were called"):
-        model(**batch)
 
 
 # --- the plain model ---

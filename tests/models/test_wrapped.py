@@ -117,3 +117,29 @@ def test_one_graph(one_forward):
     for name, gradient in gradients(model).items():
         assert (gradient - expected[name]).norm() <= 1e-10 * expected[name].norm() + 1e-14, name
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("model_type", ["bert", "deberta-v2"])
+def test_a_second_model_around_a_backbone_leaves_the_first_as_it_is(model_type):
+    backbone, batch = tiny_backbone(model_type), tiny_batch()
+    first = AsaModel(backbone).train()
+    torch.manual_seed(1)
+    before = first(**batch).loss
+    second = AsaModel(backbone).train()
+    torch.manual_seed(1)
+    assert torch.equal(first(**batch).loss, before)
+    second(**batch)
+    second.detach()
+    torch.manual_seed(1)
+    assert torch.equal(first(**batch).loss, before)
+
+
+def test_a_backbone_that_was_changed_is_told():
+    model, batch = AsaModel(tiny_backbone()).train(), tiny_batch()
+    model.backbone.bert.encoder.layer = model.backbone.bert.encoder.layer[:1]
+    with pytest.raises(RuntimeError, match="made for 3 encoder layers, of which 1 were called: the backbone was repl"):
+        model(**batch)
+    model = AsaModel(tiny_backbone()).train()
+    model.backbone.bert.encoder.layer = nn.ModuleList([*model.backbone.bert.encoder.layer] * 2)
+    with pytest.raises(RuntimeError, match="of which 4 were called"):
+        model(**batch)
